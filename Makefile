@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# make                    user space, and the module if this machine has a
+#                         kernel build directory (KDIR)
+# make module KDIR=...    the module alone; DEBUG=1: with delay hooks; W=1, C=1
+# make check              unit tests and VM cases on the stable kernel
+# make check CASES='a b'  only these cases
+# make check-long         with the cases that take longer
+# make check-kernels      the VM cases on the stable, backports and sid kernels
+# make demo               the main job, end to end, in a VM
+# make lint               what reviewers' tools say
+# make install            DESTDIR=, PREFIX=
+# make clean
+
+TOP := $(CURDIR)
+KDIR ?= $(wildcard /lib/modules/$(shell uname -r)/build)
+PREFIX ?= /usr/local
+export PREFIX DESTDIR CASES KDIR DEBUG W C V
+
+.PHONY: all module userspace selftests check check-long check-kernels demo \
+	lint install clean help deps
+
+all: userspace $(if $(KDIR),module)
+
+help:
+	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile | tail -n +3
+
+deps:
+	@tools/deps
+
+module:
+	@tools/kernel/module
+
+userspace:
+	@if [ -f userspace/Makefile ]; then $(MAKE) -C userspace; \
+	else echo "there is no userspace/ yet"; fi
+
+selftests: userspace
+	@$(MAKE) -C selftests
+
+check:
+	@tools/check
+
+check-long:
+	@tools/check --long
+
+check-kernels:
+	@tools/check --kernels
+
+demo:
+	@tools/deps demo
+	@tools/demo
+
+lint:
+	@tools/lint
+
+install: userspace
+	$(MAKE) -C userspace install
+	@if [ -n "$(KDIR)" ]; then tools/kernel/module && \
+		$(MAKE) -C "$(KDIR)" \
+			M="$(TOP)/build/$$(cat $(KDIR)/include/config/kernel.release)" \
+			$(if $(DESTDIR),INSTALL_MOD_PATH="$(DESTDIR)") \
+			modules_install; \
+	else echo "no KDIR: the module is not installed"; fi
+
+clean:
+	rm -rf build
+	@if [ -f userspace/Makefile ]; then $(MAKE) -C userspace clean; fi
