@@ -362,8 +362,8 @@ int qcow2_write(struct qcow2_image *img, uint64_t offset, const void *buf,
 /**
  * qcow2_flush - make everything so far durable, in crash-safe order
  *
- * Data, fsync; refcounts and new L2 tables, fsync; what refers to them (L1, L2
- * tables that were durable already, header), fsync. After a crash the image is
+ * Data, refcounts and new L2 tables, fsync; what refers to them (refcount table,
+ * then L1, L2 tables that were durable already, header), fsync. After a crash the image is
  * as the previous flush left it (apart from ranges overwritten in place), with
  * leaked clusters at most; before the first flush it has no header.
  *
@@ -371,7 +371,8 @@ int qcow2_write(struct qcow2_image *img, uint64_t offset, const void *buf,
  * have completed, and nobody allocates or writes meanwhile. After a failure
  * it is not known what reached the disk: all further writing calls
  * and flushes fail with -ESHUTDOWN; reading goes on. Memory held for metadata
- * does not grow with the distance between flushes.
+ * does not grow with the distance between flushes (but for 16 bytes per
+ * compressed cluster that is replaced).
  */
 int qcow2_flush(struct qcow2_image *img, struct qcow2_error *err);
 
@@ -405,8 +406,8 @@ struct qcow2_check_report {
  *
  * Reads the file, so changes that were not flushed are -EBUSY. Return: 0 when
  * the check was done, whatever it found; an error when it could not be done
- * (-EOPNOTSUPP with internal snapshots). Memory: 2 bytes per
- * cluster of the file at most.
+ * (-EOPNOTSUPP with internal snapshots). Bitmaps are counted when they are valid
+ * (autoclear bit 0). Memory: 2 bytes per cluster of the file, where it is used.
  */
 int qcow2_check(struct qcow2_image *img, unsigned int layer,
 		struct qcow2_check_report *report, struct qcow2_error *err);

@@ -1,0 +1,501 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * Compare refcounts with use
+ *
+ * Every table is read once at most, whatever a damaged image says: a cluster of
+ * tables that is met a second time is a corruption and not followed. So time
+ * and memory are bounded by the file.
+ */
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "qcow2-int.h"
+
+#define ull(x)	((unsigned long long)(x))
+
+#define PAGE_BITS	11		/* counts per page */
+#define PAGE_COUNTS	(1u << PAGE_BITS)
+
+struct page {
+	uint64_t nr;
+	struct page *next;
+	uint16_t count[PAGE_COUNTS];
+};
+
+struct check {
+	struct q2_layer *l;
+	struct qcow2_check_report *r;
+	struct qcow2_error *err;
+	uint64_t clusters;		/* of the file */
+	struct page **hash;
+	uint64_t mask, pages;
+	struct page *last;
+	uint64_t *reft, reft_entries;
+	unsigned int block_bits;	/* counts per refcount block */
+	struct q2_cache blocks;
+	bool have_corruption_text;
+};
+
+static void __attribute__((format(printf, 3, 4)))
+note(struct check *c, bool corruption, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (corruption)
+		c->r->corruptions++;
+	else
+		c->r->leaks++;
+	if (c->have_corruption_text || (!corruption && c->r->first[0]))
+		return;
+	va_start(ap, fmt);
+	vsnprintf(c->r->first, sizeof(c->r->first), fmt, ap);
+	va_end(ap);
+	c->have_corruption_text = corruption;
+}
+
+static int no_memory(struct check *c)
+{
+	return q2_err(c->err, ENOMEM, "%s: out of memory for the check", c->l->name);
+}
+
+static int grow_hash(struct check *c)
+{
+	uint64_t size = c->hash ? (c->mask + 1) * 2 : 64, i;
+	struct page **h = calloc(size, sizeof(*h)), *p, *next;
+
+	if (!h)
+		return no_memory(c);
+	for (i = 0; c->hash && i <= c->mask; i++) {
+		for (p = c->hash[i]; p; p = next) {
+			next = p->next;
+			p->next = h[p->nr & (size - 1)];
+			h[p->nr & (size - 1)] = p;
+		}
+	}
+	free(c->hash);
+	c->hash = h;
+	c->mask = size - 1;
+	return 0;
+}
+
+static struct page *find_page(struct check *c, uint64_t nr)
+{
+	struct page *p;
+
+	if (c->last && c->last->nr == nr)
+		return c->last;
+	for (p = c->hash[nr & c->mask]; p && p->nr != nr; p = p->next)
+		;
+	if (p)
+		c->last = p;
+	return p;
+}
+
+static uint16_t used(struct check *c, uint64_t cluster)
+{
+	struct page *p = find_page(c, cluster >> PAGE_BITS);
+
+	return p ? p->count[cluster & (PAGE_COUNTS - 1)] : 0;
+}
+
+/* count a use of [off, off + len), which @what lives in; @again: was in use before */
+static int use(struct check *c, uint64_t off, uint64_t len, const char *what, bool *again)
+{
+	uint64_t first = off >> c->l->cluster_bits, end;
+
+	*again = false;
+	if (!len)
+		return 0;
+	end = ((off + len - 1) >> c->l->cluster_bits) + 1;
+	if (end > c->clusters) {
+		note(c, true, "%s at %llu reaches past the end of the file", what, ull(off));
+		end = q2_min(end, c->clusters);
+	}
+	for (; first < end; first++) {
+		struct page *p = find_page(c, first >> PAGE_BITS);
+		uint16_t *count;
+
+		if (!p) {
+			if (c->pages > c->mask && grow_hash(c))
+				return -ENOMEM;
+			p = calloc(1, sizeof(*p));
+			if (!p)
+				return no_memory(c);
+			p->nr = first >> PAGE_BITS;
+			p->next = c->hash[p->nr & c->mask];
+			c->hash[p->nr & c->mask] = p;
+			c->pages++;
+			c->last = p;
+		}
+		count = &p->count[first & (PAGE_COUNTS - 1)];
+		if (*count)
+			*again = true;
+		if (*count < UINT16_MAX)
+			++*count;
+		c->r->end_offset = q2_max(c->r->end_offset, (first + 1) << c->l->cluster_bits);
+	}
+	return 0;
+}
+
+/* a table that must be alone in its clusters; *skip: not to be followed */
+static int use_table(struct check *c, uint64_t off, uint64_t len, const char *what, bool *skip)
+{
+	int ret = use(c, off, len, what, skip);
+
+	if (!ret && *skip)
+		note(c, true, "%s at %llu overlaps other metadata, or is in use twice", what, ull(off));
+	return ret;
+}
+
+static int get_block(struct check *c, uint64_t idx, struct q2_ent **out)
+{
+	struct q2_ent *e = q2_cache_find(&c->blocks, idx);
+	int ret;
+
+	if (!e) {
+		e = q2_cache_victim(&c->blocks);
+		if (!e)
+			return no_memory(c);
+		q2_cache_drop(&c->blocks, e);
+		ret = q2_pread(c->l, e->buf, c->l->cluster_size, c->reft[idx], "a refcount block", c->err);
+		if (ret)
+			return ret;
+		q2_cache_insert(&c->blocks, e, idx);
+	}
+	*out = e;
+	return 0;
+}
+
+/* what the image says; blocks that are missing or bad count 0 */
+static int refcount(struct check *c, uint64_t cluster, uint64_t *count)
+{
+	uint64_t idx = cluster >> c->block_bits;
+	struct q2_ent *e;
+	int ret;
+
+	*count = 0;
+	if (idx >= c->reft_entries || !c->reft[idx])
+		return 0;
+	ret = get_block(c, idx, &e);
+	if (!ret)
+		*count = q2_refcount_in(e->buf, c->l->refcount_order,
+					cluster & ((1ull << c->block_bits) - 1));
+	return ret;
+}
+
+static int check_copied(struct check *c, uint64_t entry, const char *what, uint64_t nr)
+{
+	uint64_t count;
+	int ret = refcount(c, (entry & Q2_OFFSET_MASK) >> c->l->cluster_bits, &count);
+
+	if (!ret && (count == 1) != !!(entry & Q2_COPIED))
+		note(c, true, "%s %llu is 0x%llx: COPIED flag does not fit the refcount %llu", what,
+		     ull(nr), ull(entry), ull(count));
+	return ret;
+}
+
+static int check_refblocks(struct check *c)
+{
+	struct qcow2_error e;
+	uint64_t i;
+
+	for (i = 0; i < c->reft_entries; i++) {
+		uint64_t off = c->reft[i];
+		bool skip;
+		int ret;
+
+		if (!off)
+			continue;
+		if (q2_refb_ok(c->l, i, off, &e)) {
+			note(c, true, "refcount table entry %llu: bad offset 0x%llx", ull(i), ull(off));
+			c->reft[i] = 0;
+			continue;
+		}
+		ret = use_table(c, off, c->l->cluster_size, "refcount block", &skip);
+		if (ret)
+			return ret;
+		if (skip)
+			c->reft[i] = 0;
+	}
+	return 0;
+}
+
+static int check_l2_entry(struct check *c, uint64_t guest, uint64_t entry)
+{
+	struct q2_layer *l = c->l;
+	uint64_t off, len;
+	bool again;
+	int ret;
+
+	if (!entry)
+		return 0;
+	if (entry & Q2_COMPRESSED) {
+		c->r->compressed_clusters++;
+		c->r->allocated_clusters++;
+		if (entry & Q2_COPIED)
+			note(c, true, "L2 entry of guest offset %llu: compressed and COPIED", ull(guest));
+		q2_compressed_place(l, entry, &off, &len);
+		return use(c, off, len, "compressed data", &again);
+	}
+	if (entry & Q2_L2_RESERVED)
+		note(c, true, "L2 entry of guest offset %llu is 0x%llx: reserved bits are set",
+		     ull(guest), ull(entry));
+	if (entry & Q2_ZERO)
+		c->r->zero_clusters++;
+	off = entry & Q2_OFFSET_MASK;
+	if (!off) {
+		if (entry & Q2_COPIED)
+			note(c, true, "L2 entry of guest offset %llu: COPIED without an offset", ull(guest));
+		return 0;
+	}
+	if (!(entry & Q2_ZERO))
+		c->r->allocated_clusters++;
+	if (!q2_aligned(l, off)) {
+		note(c, true, "L2 entry of guest offset %llu: data offset %llu is not aligned", ull(guest),
+		     ull(off));
+		return 0;
+	}
+	ret = use(c, off, l->cluster_size, "data", &again);
+	if (!ret)
+		ret = check_copied(c, entry, "L2 entry of guest offset", guest);
+	return ret;
+}
+
+static int check_l1(struct check *c)
+{
+	struct q2_layer *l = c->l;
+	uint64_t *t = malloc(l->cluster_size), i, j, n = 1ull << l->l2_bits;
+	int ret = 0;
+
+	if (!t)
+		return no_memory(c);
+	for (i = 0; !ret && i < l->l1_entries; i++) {
+		uint64_t entry = l->l1[i], off = entry & Q2_OFFSET_MASK;
+		bool skip;
+
+		if (!entry)
+			continue;
+		if (entry & Q2_L1_RESERVED) {
+			note(c, true, "L1 entry %llu is 0x%llx: reserved bits are set", ull(i), ull(entry));
+			if (!off)
+				continue;
+		}
+		if (!q2_aligned(l, off) || !q2_within(off, l->cluster_size, l->file_size) || !off) {
+			note(c, true, "L1 entry %llu: L2 table offset %llu is not aligned or not within the file",
+			     ull(i), ull(off));
+			continue;
+		}
+		ret = use_table(c, off, l->cluster_size, "L2 table", &skip);
+		if (!ret)
+			ret = check_copied(c, entry, "L1 entry", i);
+		if (ret || skip)
+			continue;
+		ret = q2_pread(l, t, l->cluster_size, off, "an L2 table", c->err);
+		for (j = 0; !ret && j < n; j++)
+			ret = check_l2_entry(c, ((i << l->l2_bits) + j) << l->cluster_bits, be64toh(t[j]));
+	}
+	free(t);
+	return ret;
+}
+
+static uint64_t be_at(const uint8_t *p, size_t len)
+{
+	uint64_t v = 0;
+
+	while (len--)
+		v = v << 8 | *p++;
+	return v;
+}
+
+/* the table of one bitmap and the clusters it names */
+static int check_bitmap_table(struct check *c, uint64_t off, uint64_t entries)
+{
+	struct q2_layer *l = c->l;
+	uint64_t buf[512], i, j, n;
+	bool skip, again;
+	int ret;
+
+	if (!entries || !off || !q2_aligned(l, off) || !q2_within(off, entries * 8, l->file_size)) {
+		note(c, true, "bitmap table at %llu, %llu entries: not aligned or not within the file",
+		     ull(off), ull(entries));
+		return 0;
+	}
+	ret = use_table(c, off, entries * 8, "bitmap table", &skip);
+	if (ret || skip)
+		return ret;
+	for (i = 0; i < entries; i += n) {
+		n = q2_min(entries - i, sizeof(buf) / sizeof(buf[0]));
+		ret = q2_pread(l, buf, n * 8, off + i * 8, "a bitmap table", c->err);
+		if (ret)
+			return ret;
+		for (j = 0; j < n; j++) {
+			uint64_t data = be64toh(buf[j]) & Q2_OFFSET_MASK;
+
+			if (!data)
+				continue;
+			if (!q2_aligned(l, data)) {
+				note(c, true, "bitmap table at %llu: data offset %llu is not aligned",
+				     ull(off), ull(data));
+				continue;
+			}
+			ret = use(c, data, l->cluster_size, "bitmap data", &again);
+			if (ret)
+				return ret;
+		}
+	}
+	return 0;
+}
+
+static int check_bitmaps(struct check *c, const struct qcow2_header_ext *ext)
+{
+	struct q2_layer *l = c->l;
+	uint64_t off, len, at, nr, size;
+	uint8_t *dir;
+	bool skip;
+	int ret;
+
+	if (ext->len != 24) {
+		note(c, true, "bitmaps extension: length %u is not 24", ext->len);
+		return 0;
+	}
+	nr = be_at(ext->data, 4);
+	len = be_at((const uint8_t *)ext->data + 8, 8);
+	off = be_at((const uint8_t *)ext->data + 16, 8);
+	if (!len || len > 64u << 20 || !q2_aligned(l, off) || !q2_within(off, len, l->file_size)) {
+		note(c, true, "bitmap directory of %llu bytes at %llu: not aligned or not within the file",
+		     ull(len), ull(off));
+		return 0;
+	}
+	ret = use_table(c, off, len, "bitmap directory", &skip);
+	if (ret || skip)
+		return ret;
+	dir = malloc(len);
+	if (!dir)
+		return no_memory(c);
+	ret = q2_pread(l, dir, len, off, "the bitmap directory", c->err);
+	for (at = 0; !ret && nr && len - at >= 24; nr--, at += size) {
+		const uint8_t *e = dir + at;
+
+		size = (24 + be_at(e + 18, 2) + be_at(e + 20, 4) + 7) & ~7ull;
+		if (size > len - at)
+			break;
+		ret = check_bitmap_table(c, be_at(e, 8), be_at(e + 8, 4));
+	}
+	if (!ret && (nr || at != len))
+		note(c, true, "bitmap directory at %llu: its entries do not fill it", ull(off));
+	free(dir);
+	return ret;
+}
+
+/* counts of the image against the uses found */
+static int compare(struct check *c)
+{
+	uint64_t i, j, per = 1ull << c->block_bits, cluster, stored;
+	struct page *p;
+
+	for (i = 0; i < c->reft_entries; i++) {
+		struct q2_ent *e;
+		int ret;
+
+		if (!c->reft[i])
+			continue;
+		ret = get_block(c, i, &e);
+		if (ret)
+			return ret;
+		for (j = 0; j < per; j++) {
+			uint64_t n;
+
+			cluster = i << c->block_bits | j;
+			if (cluster >= c->clusters)
+				break;
+			stored = q2_refcount_in(e->buf, c->l->refcount_order, j);
+			n = used(c, cluster);
+			if (stored != n)
+				note(c, stored < n, "cluster %llu at %llu: refcount %llu, used %llu times",
+				     ull(cluster), ull(cluster << c->l->cluster_bits), ull(stored), ull(n));
+		}
+	}
+	/* clusters in use that no block counts */
+	for (i = 0; i <= c->mask; i++) {
+		for (p = c->hash[i]; p; p = p->next) {
+			for (j = 0; j < PAGE_COUNTS; j++) {
+				uint64_t idx;
+
+				cluster = p->nr << PAGE_BITS | j;
+				idx = cluster >> c->block_bits;
+				if (p->count[j] && (idx >= c->reft_entries || !c->reft[idx]))
+					note(c, true, "cluster %llu at %llu: refcount 0, used %u times",
+					     ull(cluster), ull(cluster << c->l->cluster_bits), p->count[j]);
+			}
+		}
+	}
+	return 0;
+}
+
+static int check_layer(struct check *c)
+{
+	struct q2_layer *l = c->l;
+	bool skip;
+	unsigned int i;
+	int ret;
+
+	if (l->snapshots)
+		return q2_err(c->err, EOPNOTSUPP, "%s: has %u internal snapshots: cannot be checked", l->name,
+			      l->snapshots);
+	if (l->w && (l->w->dirty || l->w->failed))
+		return q2_err(c->err, EBUSY, "%s: has changes that were not flushed", l->name);
+	c->clusters = q2_div_up(l->file_size, l->cluster_bits);
+	c->block_bits = l->cluster_bits + 3 - l->refcount_order;
+	c->r->total_clusters = q2_div_up(l->size, l->cluster_bits);
+	if (grow_hash(c))
+		return -ENOMEM;
+	if (q2_cache_init(&c->blocks, l->cluster_size, 1u << 20))
+		return no_memory(c);
+	ret = q2_reft_load(l, &c->reft, &c->reft_entries, c->err);
+	if (!ret)
+		ret = use_table(c, 0, l->cluster_size, "header", &skip);
+	if (!ret)
+		ret = use_table(c, l->reft_off, (uint64_t)l->reft_clusters << l->cluster_bits,
+				"refcount table", &skip);
+	if (!ret && l->l1_off)
+		ret = use_table(c, l->l1_off, (uint64_t)l->l1_entries * 8, "L1 table", &skip);
+	if (!ret)
+		ret = check_refblocks(c);
+	if (!ret)
+		ret = check_l1(c);
+	for (i = 0; !ret && i < l->ext_count; i++)
+		if (l->ext[i].type == QCOW2_EXT_BITMAPS && l->autoclear & Q2_AUTOCLEAR_BITMAPS)
+			ret = check_bitmaps(c, &l->ext[i]);
+	return ret ? ret : compare(c);
+}
+
+int qcow2_check(struct qcow2_image *img, unsigned int layer, struct qcow2_check_report *report,
+		struct qcow2_error *err)
+{
+	struct qcow2_check_report r = { 0 };
+	struct check c = { .r = &r, .err = err };
+	uint64_t i;
+	int ret = 0;
+
+	if (layer >= img->nr_layers)
+		return q2_err(err, EINVAL, "%s: layer %u of %u", img->layers[0]->name, layer, img->nr_layers);
+	pthread_mutex_lock(&img->lock);
+	c.l = img->layers[layer];
+	if (c.l->format == QCOW2_FORMAT_QCOW2)
+		ret = check_layer(&c);
+	pthread_mutex_unlock(&img->lock);
+	for (i = 0; c.hash && i <= c.mask; i++) {
+		struct page *p, *next;
+
+		for (p = c.hash[i]; p; p = next) {
+			next = p->next;
+			free(p);
+		}
+	}
+	free(c.hash);
+	free(c.reft);
+	q2_cache_free(&c.blocks);
+	if (!ret)
+		*report = r;
+	return ret;
+}

@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Inside of the qcow2 library. All functions here want the image's lock held.
+ *
+ * Tables in caches are as on disk (big endian); the L1 and the refcount table
+ * are in host order.
+ */
+#ifndef QCOW2_INT_H
+#define QCOW2_INT_H
+
+#include <endian.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/types.h>
+
+#include "qcow2.h"
+
+#define Q2_MAGIC		0x514649fbu
+#define Q2_V3_HEADER_LEN	104u
+#define Q2_HEADER_LEN		112u
+#define Q2_MAX_HEADER		QCOW2_MAX_CLUSTER
+
+#define Q2_INCOMPAT_DIRTY	(1ull << 0)
+#define Q2_INCOMPAT_CORRUPT	(1ull << 1)
+#define Q2_INCOMPAT_DATA_FILE	(1ull << 2)
+#define Q2_INCOMPAT_COMPRESSION	(1ull << 3)
+#define Q2_INCOMPAT_EXTL2	(1ull << 4)
+#define Q2_AUTOCLEAR_BITMAPS	(1ull << 0)
+
+/* L1 and L2 entries */
+#define Q2_COPIED		(1ull << 63)
+#define Q2_COMPRESSED		(1ull << 62)
+#define Q2_ZERO			(1ull << 0)
+#define Q2_OFFSET_MASK		0x00fffffffffffe00ull
+#define Q2_L1_RESERVED		0x7f000000000001ffull
+#define Q2_L2_RESERVED		0x3f000000000001feull
+/* In the L1 in memory only: the L1 on disk does not refer to this table yet */
+#define Q2_L1_PENDING		(1ull << 0)
+
+#define Q2_REFT_RESERVED	0x1ffull
+
+struct q2_ent {
+	uint64_t key;
+	struct q2_ent *hnext;
+	struct q2_ent *prev, *next;	/* by use, the latest first */
+	bool dirty;
+	void *buf;
+};
+
+struct q2_cache {
+	size_t bufsize;
+	unsigned int max, used;
+	unsigned int mask;
+	struct q2_ent **hash;
+	struct q2_ent *ents;
+	struct q2_ent lru;
+};
+
+struct q2_span {
+	uint64_t first, count;	/* clusters */
+};
+
+struct q2_writer {
+	uint64_t end;		/* next cluster to hand out */
+	uint64_t limit;		/* clusters that fit (block device) */
+	uint64_t *reft;
+	uint64_t reft_entries;
+	uint64_t reft_lo, reft_hi;	/* entries that differ from the disk's */
+	bool reft_moved;
+	struct q2_cache refb;	/* refcount blocks by index */
+	uint64_t l1_lo, l1_hi;	/* entries that differ from the disk's */
+	struct q2_span *frees;	/* to be freed once nothing on disk refers to them */
+	size_t nr_frees, max_frees;
+	bool fresh;		/* no header on disk yet */
+	bool begun;		/* the first change was announced (autoclear) */
+	bool dirty;
+	bool failed;
+};
+
+struct q2_layer {
+	enum qcow2_format format;
+	int fd;
+	char *path;
+	char *name;		/* path made printable, for messages */
+	dev_t dev, rdev;
+	ino_t ino;
+	uint64_t size;
+	uint64_t file_size;
+	/* qcow2 only, from here on */
+	unsigned int cluster_bits;
+	unsigned int l2_bits;
+	unsigned int refcount_order;
+	uint32_t cluster_size;
+	uint64_t incompatible, compatible, autoclear;
+	uint32_t snapshots;
+	uint32_t l1_entries;
+	uint64_t l1_off;
+	uint64_t *l1;
+	uint64_t reft_off;
+	uint32_t reft_clusters;
+	char *backing_file, *backing_format;
+	uint8_t *header;
+	struct qcow2_header_ext *ext;
+	unsigned int ext_count;
+	struct q2_cache l2;
+	uint8_t *zbuf;		/* one inflated cluster ... */
+	uint64_t zkey;		/* ... of this L2 entry, 0 = none */
+	struct q2_writer *w;	/* open for writing */
+};
+
+struct qcow2_image {
+	pthread_mutex_t lock;
+	unsigned int nr_layers;
+	bool no_backing;	/* the last layer's backing file is not open */
+	struct q2_layer *layers[QCOW2_MAX_CHAIN];
+};
+
+/* what one layer says of a range */
+struct q2_extent {
+	enum qcow2_run_type type;
+	uint64_t length;
+	uint64_t host;
+	uint64_t entry;		/* COMPRESSED: the L2 entry */
+};
+
+/* util.c */
+int q2_err(struct qcow2_error *err, int code, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+char *q2_printable(const char *s);
+int q2_pread(struct q2_layer *l, void *buf, size_t len, uint64_t off,
+	     const char *what, struct qcow2_error *err);
+int q2_pwrite(struct q2_layer *l, const void *buf, size_t len, uint64_t off,
+	      const char *what, struct qcow2_error *err);
+int q2_sync(struct q2_layer *l, struct qcow2_error *err);
+int q2_cache_init(struct q2_cache *c, size_t bufsize, size_t bytes);
+void q2_cache_free(struct q2_cache *c);
+struct q2_ent *q2_cache_find(struct q2_cache *c, uint64_t key);
+struct q2_ent *q2_cache_victim(struct q2_cache *c);
+void q2_cache_drop(struct q2_cache *c, struct q2_ent *e);
+void q2_cache_insert(struct q2_cache *c, struct q2_ent *e, uint64_t key);
+
+/* header.c */
+int q2_header_parse(struct q2_layer *l, struct qcow2_error *err);
+int q2_header_build(struct q2_layer *l, const struct qcow2_create_opts *opts,
+		    struct qcow2_error *err);
+void q2_header_update(uint8_t *hdr, const struct q2_layer *l);
+
+/* chain.c */
+int q2_open_file(const char *path, int oflags, unsigned int mode,
+		 struct q2_layer **out, struct qcow2_error *err);
+void q2_layer_free(struct q2_layer *l);
+char *q2_resolve(const char *referrer, const char *name);
+int q2_open_chain(struct qcow2_image *img, struct q2_layer *top,
+		  unsigned int flags, struct qcow2_error *err);
+int q2_check_backing_name(const char *referrer, const char *name,
+			  const char *format, struct qcow2_error *err);
+enum qcow2_format q2_backing_format(const char *format);
+
+/* read.c */
+bool q2_overlaps_meta(const struct q2_layer *l, uint64_t off, uint64_t len,
+		      const char **what);
+int q2_l2_get(struct q2_layer *l, uint64_t idx, struct q2_ent **ent,
+	      struct qcow2_error *err);
+int q2_map_layer(struct q2_layer *l, uint64_t off, uint64_t len,
+		 struct q2_extent *x, struct qcow2_error *err);
+int q2_read(struct qcow2_image *img, uint64_t off, uint8_t *buf, uint64_t len,
+	    struct qcow2_error *err);
+void q2_compressed_place(const struct q2_layer *l, uint64_t entry,
+			 uint64_t *off, uint64_t *len);
+
+/* refcount.c */
+uint64_t q2_refcount_in(const void *block, unsigned int order, uint64_t idx);
+int q2_reft_load(struct q2_layer *l, uint64_t **table, uint64_t *entries,
+		 struct qcow2_error *err);
+int q2_refb_ok(const struct q2_layer *l, uint64_t idx, uint64_t off,
+	       struct qcow2_error *err);
+int q2_writer_init(struct q2_layer *l, struct qcow2_error *err);
+int q2_writer_create(struct q2_layer *l, struct qcow2_error *err);
+void q2_writer_free(struct q2_writer *w);
+int q2_alloc(struct q2_layer *l, uint64_t want, uint64_t *first, uint64_t *got,
+	     struct qcow2_error *err);
+int q2_alloc_contig(struct q2_layer *l, uint64_t n, uint64_t *first,
+		    struct qcow2_error *err);
+int q2_free_later(struct q2_layer *l, uint64_t off, uint64_t len,
+		  struct qcow2_error *err);
+int q2_do_frees(struct q2_layer *l, struct qcow2_error *err);
+int q2_refb_write(struct q2_layer *l, struct qcow2_error *err);
+
+/* write.c */
+int q2_l2_evict(struct q2_layer *l, struct q2_ent *e, struct qcow2_error *err);
+
+static inline uint64_t q2_min(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+static inline uint64_t q2_max(uint64_t a, uint64_t b)
+{
+	return a > b ? a : b;
+}
+
+/* without overflow, for sizes up to 2^64 - 1 */
+static inline uint64_t q2_div_up(uint64_t n, unsigned int bits)
+{
+	return (n >> bits) + ((n & ((1ull << bits) - 1)) != 0);
+}
+
+static inline bool q2_aligned(const struct q2_layer *l, uint64_t off)
+{
+	return !(off & (l->cluster_size - 1));
+}
+
+/* [off, off + len) lies below limit */
+static inline bool q2_within(uint64_t off, uint64_t len, uint64_t limit)
+{
+	return off <= limit && len <= limit - off;
+}
+
+#endif /* QCOW2_INT_H */
