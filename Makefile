@@ -56,9 +56,8 @@ lint:
 
 install: userspace
 	$(MAKE) -C userspace install
-	@if [ -n "$(KDIR)" ]; then tools/kernel/module && \
-		$(MAKE) -C "$(KDIR)" \
-			M="$(TOP)/build/$$(cat $(KDIR)/include/config/kernel.release)" \
+	@if [ -n "$(KDIR)" ]; then ko=$$(tools/kernel/module | tail -n 1) && \
+		$(MAKE) -C "$(KDIR)" M="$${ko%/*}" \
 			$(if $(DESTDIR),INSTALL_MOD_PATH="$(DESTDIR)") \
 			modules_install; \
 	else echo "no KDIR: the module is not installed"; fi
