@@ -21,14 +21,14 @@ skip_allowed()
 	return 1
 }
 
-# The console from the case's beginning on, at most 60 lines from the splat.
+# The console from the case's beginning on, at most 30 lines from the splat.
 console_tail()
 {
 	local prefix=$1 case_=$2
 
 	tr -d '\r' <"$prefix.console" 2>/dev/null |
 		awk -v m="cbw-vm: begin $case_" 'index($0, m) { n = 0; delete l } { l[n++] = $0 } END { for (i = 0; i < n; i++) print l[i] }' |
-		{ grep -m 1 -A 40 -E -f "$CBW_TOP/tools/vm/guest/splats" || tail -n 5 "$prefix.console"; } |
+		{ grep -m 1 -A 30 -E -f "$CBW_TOP/tools/vm/guest/splats" || tail -n 5 "$prefix.console"; } |
 		sed 's/^/console: /'
 }
 
@@ -62,8 +62,8 @@ finish_case()
 			fi ;;
 		'ok '*)	pass=$((pass + 1)) ;;
 		1..[0-9]*)
-			plan=${line#1..}
-			plan=${plan%%[!0-9]*} ;;
+			line=${line#1..}
+			plan=$((plan + 10#${line%%[!0-9]*})) ;;
 		'Bail out!'*)
 			whys+=$line$'\n' ;;
 		esac
