@@ -6,8 +6,8 @@
 # exit status (0 passed, 4 skipped). Whatever else goes wrong with it (budget,
 # splat, leftovers, plan not kept) is one failed point more.
 
-# $results, $kver, $order, $share, $tally are tools/vm/run's.
-: "${results=}" "${kver=}" "${share=}" "${tally=}"
+# These are tools/vm/run's (and $order).
+: "${results=}" "${kver=}" "${tally=}"
 
 skip_allowed()
 {
@@ -26,9 +26,16 @@ console_tail()
 {
 	local prefix=$1 case_=$2
 
-	tr -d '\r' <"$prefix.console" 2>/dev/null |
-		awk -v m="cbw-vm: begin $case_" 'index($0, m) { n = 0; delete l } { l[n++] = $0 } END { for (i = 0; i < n; i++) print l[i] }' |
-		{ grep -m 1 -A 30 -E -f "$CBW_TOP/tools/vm/guest/splats" || tail -n 5 "$prefix.console"; } |
+	tr -d '\r' <"$prefix.console" >"$prefix.tail" 2>/dev/null
+	awk -v m="cbw-vm: begin $case_" 'index($0, m) { n = 0; delete l } { l[n++] = $0 }
+		END { for (i = 0; i < n; i++) print l[i] }' "$prefix.tail" |
+		grep -m 1 -A 30 -E -f "$CBW_TOP/tools/vm/guest/splats" || tail -n 5 "$prefix.tail"
+	rm -f "$prefix.tail"
+}
+
+console_lines()
+{
+	console_tail "$@" |
 		sed 's/^/console: /'
 }
 
@@ -123,6 +130,7 @@ fail_vm()
 # The whole as one KTAP document, the sums, the exit status.
 close_report()
 {
+	# shellcheck disable=SC2154 # set by tools/vm/run
 	local o name p f s n=0 pass=0 fail=0 skip=0
 
 	for o in "${order[@]}"; do
