@@ -1,0 +1,550 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Every call of /dev/cbw-control from the command line.
+ *
+ *	cbw-ioctl COMMAND ARGUMENT...	one command
+ *	cbw-ioctl -			commands from stdin, one per line, all in one
+ *					session, which ends with stdin
+ *
+ *	info
+ *	transaction ACTION...		add:DEV:NAME[:GRANULARITY[:disabled,transient]]
+ *					remove|clear|enable|disable|rotate|merge|copy|
+ *					rename:DEV:NAME  start:SNAPSHOT
+ *	commit DEV CUT [on-success|never|always]	abort DEV CUT
+ *	detach CUT
+ *	release SNAPSHOT CUT OFFSET+LENGTH...	release-file SNAPSHOT CUT FILE
+ *	snapinfo SNAPSHOT [CUT]
+ *	list DEV			extents DEV NAME [CUT [OFFSET [ROOM]]]
+ *	raw NUMBER SIZE [OFFSET:WIDTH:VALUE]...
+ *		a struct of SIZE bytes, zero but for its first member (SIZE) and
+ *		the values; VALUE may be @zeros, @bad (pointers) or @text=NAME
+ *
+ * DEV is a path or MAJOR:MINOR, CUT 32 hex digits or `-`. Prints what the call
+ * returned, then `ok [CUT]` or `error NAME`, and exits 0 or 1.
+ */
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/dm-cbw.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#define ARGS_MAX	4200
+typedef unsigned long long ull;
+
+static int control = -1;
+static bool misused;
+
+static bool misuse(const char *what, const char *arg)
+{
+	fprintf(stderr, "cbw-ioctl: %s: '%s'\n", what, arg ? arg : "");
+	misused = true;
+	return false;
+}
+
+static bool get_number(const char *s, uint64_t *v)
+{
+	char *end;
+
+	errno = 0;
+	*v = strtoull(s, &end, 0);
+	return !errno && end != s && !*end ? true : misuse("not a number", s);
+}
+
+static bool get_dev(const char *s, struct cbw_devno *dev)
+{
+	unsigned int ma, mi;
+	struct stat st;
+	char c;
+
+	if (sscanf(s, "%u:%u%c", &ma, &mi, &c) == 2) {
+		dev->major = ma;
+		dev->minor = mi;
+		return true;
+	}
+	if (stat(s, &st) || !(S_ISBLK(st.st_mode) || S_ISCHR(st.st_mode)))
+		return misuse("not a device", s);
+	dev->major = major(st.st_rdev);
+	dev->minor = minor(st.st_rdev);
+	return true;
+}
+
+static bool get_cut(const char *s, struct cbw_cut_id *cut)
+{
+	unsigned int b;
+	int i;
+
+	memset(cut, 0, sizeof(*cut));
+	if (!strcmp(s, "-"))
+		return true;
+	if (strlen(s) != 32)
+		return misuse("not a cut id", s);
+	for (i = 0; i < 16; i++) {
+		if (sscanf(s + 2 * i, "%2x", &b) != 1)
+			return misuse("not a cut id", s);
+		cut->b[i] = b;
+	}
+	return true;
+}
+
+/* \xHH in place, returns the length. */
+static size_t unescape(char *s)
+{
+	char *p = s, *out = s;
+	unsigned int b;
+
+	while (*p) {
+		if (p[0] == '\\' && p[1] == 'x' &&
+		    sscanf(p + 2, "%2x", &b) == 1) {
+			*out++ = b;
+			p += 4;
+		} else {
+			*out++ = *p++;
+		}
+	}
+	*out = '\0';
+	return out - s;
+}
+
+static void put_name(const uint8_t *name, uint32_t len)
+{
+	uint32_t i;
+
+	for (i = 0; i < len; i++)
+		if (name[i] > ' ' && name[i] <= '~' && name[i] != '\\')
+			putchar(name[i]);
+		else
+			printf("\\x%02x", name[i]);
+}
+
+static void put_cut(const struct cbw_cut_id *cut)
+{
+	static const struct cbw_cut_id none;
+	int i;
+
+	if (!memcmp(cut, &none, sizeof(none))) {
+		putchar('-');
+		return;
+	}
+	for (i = 0; i < 16; i++)
+		printf("%02x", cut->b[i]);
+}
+
+static bool result(int ret)
+{
+	if (ret) {
+		printf("error %s\n", strerrorname_np(errno));
+		return false;
+	}
+	printf("ok\n");
+	return true;
+}
+
+static bool cmd_info(void)
+{
+	struct cbw_info a = { .size = sizeof(a) };
+	int ret = ioctl(control, CBW_INFO, &a);
+
+	if (!ret)
+		printf("version=%u features=%llu\n", a.out_version,
+		       (ull)a.out_features);
+	return result(ret);
+}
+
+static bool get_action(char *s, struct cbw_action *a)
+{
+	static const char *const types[] = {
+		"", "add", "remove", "clear", "enable", "disable", "rotate",
+		"start", "merge", "copy", "rename",
+	};
+	char *save = NULL, *type = strtok_r(s, ":", &save), *dev, *name, *opt;
+	char full[32];
+	uint64_t v;
+	size_t i;
+
+	memset(a, 0, sizeof(*a));
+	for (i = 1; type && i < sizeof(types) / sizeof(types[0]); i++)
+		if (!strcmp(type, types[i]))
+			a->type = i;
+	dev = strtok_r(NULL, ":", &save);
+	if (dev && *dev != '/') {	/* MAJOR:MINOR */
+		name = strtok_r(NULL, ":", &save);
+		snprintf(full, sizeof(full), "%s:%s", dev, name ? name : "");
+		dev = full;
+	}
+	if (!a->type || !dev)
+		return misuse("not an action", s);
+	if (!get_dev(dev, &a->dev))
+		return false;
+	name = strtok_r(NULL, ":", &save);
+	if (name) {
+		a->name = (uintptr_t)name;
+		a->name_len = unescape(name);
+	}
+	opt = strtok_r(NULL, ":", &save);
+	if (opt) {
+		if (!get_number(opt, &v))
+			return false;
+		a->granularity = v;
+		opt = strtok_r(NULL, ":", &save);
+		if (opt && strstr(opt, "disabled"))
+			a->flags |= CBW_ADD_DISABLED;
+		if (opt && strstr(opt, "transient"))
+			a->flags |= CBW_ADD_TRANSIENT;
+	}
+	return true;
+}
+
+static bool cmd_transaction(char **args, int n)
+{
+	struct cbw_transaction t = {
+		.size = sizeof(t),
+		.nr_actions = n,
+		.action_size = sizeof(struct cbw_action),
+	};
+	struct cbw_action *a = calloc(n, sizeof(*a));
+	int i, ret;
+
+	if (!a)
+		return misuse("no memory", NULL);
+	t.actions = (uintptr_t)a;
+	for (i = 0; i < n; i++)
+		if (!get_action(args[i], a + i)) {
+			free(a);
+			return false;
+		}
+	ret = ioctl(control, CBW_TRANSACTION, &t);
+	free(a);
+	if (ret) {
+		printf("error %s failed=%u\n", strerrorname_np(errno),
+		       t.out_failed);
+		return false;
+	}
+	printf("ok ");
+	put_cut(&t.out_cut);
+	putchar('\n');
+	return true;
+}
+
+static bool cmd_commit(char **args, int n)
+{
+	struct cbw_commit a = { .size = sizeof(a) };
+
+	if (!get_dev(args[0], &a.dev) || !get_cut(args[1], &a.cut))
+		return false;
+	if (n > 2)
+		a.mode = !strcmp(args[2], "on-success") ? CBW_COMMIT_ON_SUCCESS :
+			 !strcmp(args[2], "never")	? CBW_COMMIT_NEVER :
+			 !strcmp(args[2], "always")	? CBW_COMMIT_ALWAYS : 99;
+	return result(ioctl(control, CBW_COMMIT, &a));
+}
+
+static bool cmd_abort(char **args)
+{
+	struct cbw_abort a = { .size = sizeof(a) };
+
+	if (!get_dev(args[0], &a.dev) || !get_cut(args[1], &a.cut))
+		return false;
+	return result(ioctl(control, CBW_ABORT, &a));
+}
+
+static bool cmd_detach(char **args)
+{
+	struct cbw_session_detach a = { .size = sizeof(a) };
+
+	if (!get_cut(args[0], &a.cut))
+		return false;
+	return result(ioctl(control, CBW_SESSION_DETACH, &a));
+}
+
+static bool do_release(char **args, struct cbw_range *r, uint32_t nr)
+{
+	struct cbw_release a = {
+		.size = sizeof(a), .nr_ranges = nr, .ranges = (uintptr_t)r,
+	};
+
+	if (!get_dev(args[0], &a.dev) || !get_cut(args[1], &a.cut))
+		return false;
+	return result(ioctl(control, CBW_RELEASE, &a));
+}
+
+static bool cmd_release(char **args, int n)
+{
+	struct cbw_range *r = calloc(n, sizeof(*r));
+	ull off, len;
+	bool ok;
+	char c;
+	int i;
+
+	if (!r)
+		return misuse("no memory", NULL);
+	for (i = 2; i < n; i++) {
+		if (sscanf(args[i], "%llu+%llu%c", &off, &len, &c) != 2) {
+			free(r);
+			return misuse("not a range", args[i]);
+		}
+		r[i - 2].offset = off;
+		r[i - 2].length = len;
+	}
+	ok = do_release(args, r, n - 2);
+	free(r);
+	return ok;
+}
+
+/* Ranges from a file of lines "offset length", in batches. */
+static bool cmd_release_file(char **args)
+{
+	struct cbw_range *r = calloc(CBW_RANGES_MAX, sizeof(*r));
+	FILE *f = fopen(args[2], "r");
+	uint32_t nr = 0;
+	bool ok = true;
+	ull off, len;
+
+	if (!r || !f)
+		return misuse("cannot read", args[2]);
+	while (ok && fscanf(f, "%llu %llu%*[^\n]", &off, &len) == 2) {
+		r[nr].offset = off;
+		r[nr++].length = len;
+		if (nr == CBW_RANGES_MAX) {
+			ok = do_release(args, r, nr);
+			nr = 0;
+		}
+	}
+	if (ok && nr)
+		ok = do_release(args, r, nr);
+	fclose(f);
+	free(r);
+	return ok;
+}
+
+static bool cmd_snapinfo(char **args, int n)
+{
+	struct cbw_snapshot_info a = { .size = sizeof(a) };
+	int ret;
+
+	if (!get_dev(args[0], &a.dev) || (n > 1 && !get_cut(args[1], &a.cut)))
+		return false;
+	ret = ioctl(control, CBW_SNAPSHOT_INFO, &a);
+	if (!ret) {
+		printf("cut=");
+		put_cut(&a.cut);
+		printf(" source=%u:%u state=%u reason=%u chunk=%u size=%llu used=%llu capacity=%llu needed=%llu released=%llu copied=%llu held=%llu max_hold_us=%llu discards_deferred=%llu poisoned=%llu\n",
+		       a.out_source.major, a.out_source.minor, a.out_state,
+		       a.out_reason, a.out_chunk_size, (ull)a.out_device_size,
+		       (ull)a.out_store_used, (ull)a.out_store_chunks,
+		       (ull)a.out_needed, (ull)a.out_released,
+		       (ull)a.out_copied, (ull)a.out_held,
+		       (ull)a.out_max_hold_us, (ull)a.out_discards_deferred,
+		       (ull)a.out_poisoned);
+	}
+	return result(ret);
+}
+
+static bool cmd_list(char **args)
+{
+	struct cbw_bitmap_list a = { .size = sizeof(a) };
+	struct cbw_bitmap_entry *e;
+	uint32_t i, at;
+	char *buf = NULL;
+	int ret;
+
+	if (!get_dev(args[0], &a.dev))
+		return false;
+	do {
+		free(buf);
+		buf = calloc(1, a.buf_len + 8);
+		if (!buf)
+			return misuse("no memory", NULL);
+		a.buf = (uintptr_t)buf;
+		ret = ioctl(control, CBW_BITMAP_LIST, &a);
+	} while (ret && errno == EMSGSIZE);
+	if (ret) {
+		free(buf);
+		return result(ret);
+	}
+	printf("size=%llu nr=%u\n", (ull)a.out_device_size, a.out_nr);
+	for (i = 0, at = 0; i < a.out_nr; i++, at += e->entry_size) {
+		e = (void *)(buf + at);
+		printf("name=");
+		put_name(e->name, e->name_len);
+		printf(" granularity=%u dirty=%llu flags=%u base=",
+		       e->granularity, (ull)e->dirty_bytes, e->flags);
+		put_cut(&e->base);
+		printf(" cut=");
+		put_cut(&e->cut);
+		putchar('\n');
+		if (e->entry_size % 8 ||
+		    e->entry_size < sizeof(*e) + e->name_len)
+			return misuse("entry_size is wrong", NULL);
+	}
+	free(buf);
+	return result(0);
+}
+
+static bool cmd_extents(char **args, int n)
+{
+	struct cbw_bitmap_extents a = { .size = sizeof(a) };
+	struct cbw_extent *e;
+	uint64_t last, room = 4096, from = 0;
+	uint32_t i;
+	int ret;
+
+	if (!get_dev(args[0], &a.dev) || (n > 2 && !get_cut(args[2], &a.cut)) ||
+	    (n > 3 && !get_number(args[3], &from)) ||
+	    (n > 4 && !get_number(args[4], &room)))
+		return false;
+	a.name = (uintptr_t)args[1];
+	a.name_len = unescape(args[1]);
+	a.offset = from;
+	e = calloc(room, sizeof(*e));
+	if (!e)
+		return misuse("no memory", NULL);
+	a.extents = (uintptr_t)e;
+	/* the last call gives no extents, or less than there is room for */
+	do {
+		last = a.offset;
+		a.nr_extents = room;
+		ret = ioctl(control, CBW_BITMAP_EXTENTS, &a);
+		for (i = 0; !ret && i < a.nr_extents; i++)
+			printf("%llu %llu %u\n", (ull)e[i].offset,
+			       (ull)e[i].length, e[i].flags);
+	} while (!ret && a.nr_extents == room && a.offset > last);
+	free(e);
+	return result(ret);
+}
+
+static bool cmd_raw(char **args, int n)
+{
+	static char zeros[1 << 16];
+	uint64_t nr, size, off, width, v;
+	char *buf, *val, *p;
+	uint32_t v32;
+	int i, ret;
+
+	if (!get_number(args[0], &nr) || !get_number(args[1], &size))
+		return false;
+	if (size > 1 << 20)
+		return misuse("too large", args[1]);
+	/* a guard behind, so that a kernel that writes too much is seen */
+	buf = calloc(1, size + 64);
+	if (!buf)
+		return misuse("no memory", NULL);
+	memset(buf + size, 0x5a, 64);
+	v32 = size;
+	memcpy(buf, &v32, size < 4 ? size : 4);
+	for (i = 2; i < n; i++) {
+		off = strtoull(args[i], &p, 0);
+		if (*p != ':')
+			return misuse("not OFFSET:WIDTH:VALUE", args[i]);
+		width = strtoull(p + 1, &p, 0);
+		if (*p != ':' || width > 8 || off + width > size)
+			return misuse("not OFFSET:WIDTH:VALUE", args[i]);
+		val = p + 1;
+		if (!strcmp(val, "@zeros"))
+			v = (uintptr_t)zeros;
+		else if (!strcmp(val, "@bad"))
+			v = 0x10;
+		else if (!strncmp(val, "@text=", 6))
+			v = (uintptr_t)val + 6;
+		else if (!get_number(val, &v))
+			return false;
+		memcpy(buf + off, &v, width);
+	}
+	ret = ioctl(control, _IO(CBW_TYPE, nr), buf);
+	for (i = 0; i < 64; i++)
+		if (buf[size + i] != 0x5a) {
+			printf("error OVERRUN: the kernel wrote behind the struct\n");
+			return false;
+		}
+	free(buf);
+	return result(ret);
+}
+
+static bool command(char **args, int n)
+{
+	static const struct {
+		const char *name;
+		int min, max;
+	} cmds[] = {
+		{ "info", 0, 0 },	 { "transaction", 0, ARGS_MAX },
+		{ "commit", 2, 3 },	 { "abort", 2, 2 },
+		{ "detach", 1, 1 },	 { "release", 2, ARGS_MAX },
+		{ "snapinfo", 1, 2 },	 { "list", 1, 1 },
+		{ "extents", 2, 5 },	 { "raw", 2, ARGS_MAX },
+		{ "release-file", 3, 3 },
+	};
+	size_t i;
+
+	for (i = 0; i < sizeof(cmds) / sizeof(cmds[0]); i++)
+		if (!strcmp(args[0], cmds[i].name))
+			break;
+	if (i == sizeof(cmds) / sizeof(cmds[0]))
+		return misuse("no such command", args[0]);
+	if (n - 1 < cmds[i].min || n - 1 > cmds[i].max)
+		return misuse("wrong number of arguments", args[0]);
+	args++;
+	n--;
+	switch (i) {
+	case 0: return cmd_info();
+	case 1: return cmd_transaction(args, n);
+	case 2: return cmd_commit(args, n);
+	case 3: return cmd_abort(args);
+	case 4: return cmd_detach(args);
+	case 5: return cmd_release(args, n);
+	case 6: return cmd_snapinfo(args, n);
+	case 7: return cmd_list(args);
+	case 8: return cmd_extents(args, n);
+	case 9: return cmd_raw(args, n);
+	default: return cmd_release_file(args);
+	}
+}
+
+/* Returns the number of words of the line. */
+static int split(char *line, char **words)
+{
+	char *save = NULL, *w = strtok_r(line, " \t\n", &save);
+	int n = 0;
+
+	for (; w && n < ARGS_MAX; w = strtok_r(NULL, " \t\n", &save))
+		words[n++] = w;
+	return n;
+}
+
+int main(int argc, char **argv)
+{
+	static char *words[ARGS_MAX];
+	char *line = NULL;
+	size_t room = 0;
+	int n;
+
+	if (argc < 2) {
+		misuse("no command; see the head of cbw-ioctl.c", NULL);
+		return 2;
+	}
+	control = open("/dev/cbw-control", O_RDWR | O_CLOEXEC);
+	if (control < 0) {
+		printf("error open %s\n", strerrorname_np(errno));
+		return 1;
+	}
+	if (strcmp(argv[1], "-"))
+		return command(argv + 1, argc - 1) ? 0 : misused ? 2 : 1;
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	while (getline(&line, &room, stdin) > 0) {
+		n = split(line, words);
+		if (!n)
+			continue;
+		misused = false;
+		command(words, n);
+		if (misused)
+			printf("error usage\n");
+	}
+	free(line);
+	return 0;
+}
