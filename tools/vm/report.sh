@@ -1,6 +1,8 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
+# shellcheck disable=SC2154 # $order is tools/vm/run's
+#
 # What tools/vm/run makes of a case's output, status and kernel log. A case
 # counts each of its KTAP points; one without any counts as one point, by its
 # exit status (0 passed, 4 skipped). Whatever else goes wrong with it (budget,
@@ -130,7 +132,6 @@ fail_vm()
 # The whole as one KTAP document, the sums, the exit status.
 close_report()
 {
-	# shellcheck disable=SC2154 # set by tools/vm/run
 	local o name p f s n=0 pass=0 fail=0 skip=0
 
 	for o in "${order[@]}"; do
