@@ -209,7 +209,7 @@ static void refcount_table_moves(void **state)
 		stamp(w.now + off, off, 200 * KIB, 2);
 		engine_write(w.img, off, w.now + off, 200 * KIB);
 		memset(w.has_data + off / 512, 1, 200 * KIB / 512);
-		rounds(&w, false, 1, 3, 12);
+		rounds(&w, false, 1, 3, 8);
 	}
 	assert_int_equal(qcow2_get_layer(w.img, 0, &l), 0);
 	assert_true(l.file_size > 8 * MIB);
@@ -254,7 +254,7 @@ static void tables_move(void **state)
 	ok(qcow2_flush(img, err));
 	to = record_ops();
 	snprintf(crashed, sizeof(crashed), "%s", scratch("crashed.qcow2"));
-	for (k = 0; k < 6; k++) {
+	for (k = 0; k < 4; k++) {
 		record_crash(k & 1 ? to - rnd_below(500) : from + rnd_below(to - from), crashed);
 		look(crashed, &w, w.flushed, w.now);
 	}

@@ -307,8 +307,6 @@ static void refused_by_name(void **state)
 		{ "qemu-img create -q -f qcow2 -o extended_l2=on r.qcow2 1M", "extended L2" },
 		{ "qemu-img create -q -f qcow2 -o compression_type=zstd r.qcow2 1M", "type 1 (zstd)" },
 		{ "qemu-img create -q -f qcow2 -o data_file=r.data r.qcow2 1M", "external data file" },
-		{ "qemu-img create -q -f qcow2 --object secret,id=s,data=x -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 r.qcow2 1M",
-		  "crypt_method 2" },
 	};
 	struct qcow2_image *img = NULL;
 	struct qcow2_error e;
