@@ -8,8 +8,8 @@
  *	cbw-check diff A B EXTENTS		  what differs lies in EXTENTS
  *	cbw-check overlay IMAGE SNAP --chunk B [--extents-in F] [--extents-out F]
  *		copies what can be read of SNAP (else ENODATA) over IMAGE
- *	cbw-check order LOG IMAGE... [--before T] [--after T]
- *		no write is missing that was acknowledged before T, or before one
+ *	cbw-check order LOG IMAGE... [--before T] [--after T] [--gen N]
+ *		what is not of the load is of fill N; no write is missing that was acknowledged before T, or before one
  *		that is there was issued; none is there that was issued after T
  *	cbw-check mark LOG			  a T: now
  *	cbw-check at DEV OFFSET [SECTORS]	  what is there, or the error's name
@@ -350,6 +350,10 @@ static int order_scan(struct oplog *log, struct place *pl, const char *path,
 			}
 			if (!s->seq) {
 				++*base;
+				if (o.gen && s->gen != o.gen)
+					bad += complain(path, sector,
+							"of another base", s,
+							dev);
 				continue;
 			}
 			r = s->seq <= nr ? &log->rec[s->seq - 1] : NULL;

@@ -26,9 +26,11 @@ HOOKS=/sys/kernel/debug/dm-cbw/hooks
 UNCURED=/sys/module/dm_cbw/parameters/uncured
 
 DM_DEVS=()		# names, oldest first
+DM_KEEP=0
 NULLBS=()
 LOOPS=()
 declare -A BG=()	# label -> pid
+GEN=1			# of the last fill or load
 
 # ---- time without forks ------------------------------------------------------
 
@@ -73,35 +75,80 @@ t()
 	local name=$1
 
 	shift
-	if "$@" >"$CBW_TMP/t.out" 2>&1 {NAP}<&"$NAP"; then
+	if "$@" >"$CBW_TMP/t.out" 2>&1; then
 		ktap_pass "$name"
 	else
 		ktap_diag "$(tail -c 6000 "$CBW_TMP/t.out")"
 		ktap_fail "$name"
+		tidy >/dev/null 2>&1
 	fi
 }
 
-# refused ERRNO COMMAND...: the command has to fail, with that errno's text.
+# What there is now stays when a test fails; what tests make goes.
+keep()
+{
+	DM_KEEP=${#DM_DEVS[@]}
+}
+
+tidy()
+{
+	local i
+
+	hooks_off
+	for i in "${!BG[@]}"; do
+		kill -KILL "${BG[$i]}"
+		unset "BG[$i]"
+	done
+	for ((i = ${#DM_DEVS[@]} - 1; i >= DM_KEEP; i--)); do
+		until_true 5 dm_remove "${DM_DEVS[i]}"
+	done
+}
+
+# refused ERRNO[|ERRNO...] COMMAND...: has to fail with one of these
 refused()
 {
-	local errno=$1 out text
+	local want=$1 out e text
 
 	shift
 	if out=$("$@" 2>&1); then
 		wrong "'$*' was accepted: $out"
 		return
 	fi
-	case $errno in
-	EINVAL)	text='Invalid argument' ;;
-	ENOENT)	text='No such file or directory' ;;
-	EEXIST)	text='File exists' ;;
-	EBUSY)	text='Device or resource busy' ;;
-	ENODEV)	text='No such device' ;;
-	ENOSPC)	text='No space left on device' ;;
-	*)	text=$errno ;;
-	esac
-	[[ $out == *"$text"* ]] ||
-		wrong "'$*' says '$out' where $errno was expected"
+	for e in ${want//|/ }; do
+		case $e in
+		EINVAL)	text='Invalid argument' ;;
+		ENOENT)	text='No such file or directory' ;;
+		EEXIST)	text='File exists' ;;
+		EBUSY)	text='Device or resource busy' ;;
+		ENODEV)	text='No such device' ;;
+		ENOSPC)	text='No space left on device' ;;
+		ENOTBLK) text='Block device required' ;;
+		EOPNOTSUPP) text='Operation not supported' ;;
+		ENAMETOOLONG) text='File name too long' ;;
+		*)	text='' ;;
+		esac
+		# programs that use strerror, and those that say the name
+		[[ -n $text && $out == *"$text"* || $out == *"$e"* ]] && return 0
+	done
+	wrong "'$*' says '$out' where $want was expected"
+}
+
+# What must not change when something is refused.
+state_of_all()
+{
+	dmsetup table
+	dmsetup status --noflush
+}
+
+# unchanged COMMAND...: runs it, true if it is and nothing has changed
+unchanged()
+{
+	local before
+
+	before=$(state_of_all)
+	"$@" || return
+	[[ $(state_of_all) == "$before" ]] ||
+		wrong "'$*' has changed: $before to: $(state_of_all)"
 }
 
 need_debug()
@@ -355,6 +402,15 @@ bg_wait()
 	return $rc
 }
 
+# fill NAME: a new base, of generation $GEN
+fill()
+{
+	GEN=$((GEN + 1))
+	# shellcheck disable=SC2034
+	BASE_GEN=$GEN
+	cbw-load fill "/dev/mapper/$1" --gen $GEN
+}
+
 # load_start LABEL DEV... -- OPTIONS...: cbw-load run, log in $CBW_TMP/LABEL.log
 load_start()
 {
@@ -367,8 +423,9 @@ load_start()
 	done
 	shift
 	rm -f "$CBW_TMP/$label.log"
+	GEN=$((GEN + 1))
 	bg "$label" cbw-load run "${devs[@]}" --log "$CBW_TMP/$label.log" \
-		--seed "${SEED:-1}" "$@"
+		--seed "${SEED:-1}" --gen $GEN "$@"
 	until_true 10 test -s "$CBW_TMP/$label.log"
 }
 
@@ -415,6 +472,44 @@ hooks_off()
 	[[ -e $HOOKS ]] || return 0
 	echo reset >"$HOOKS"
 	echo 0 >"$UNCURED"
+}
+
+# A hazard's case is a function that forces the interleaving. It says `broken WHY`
+# when the promise was broken; any other failure means that the case itself did
+# not come to its point.
+BROKEN=77
+
+broken()
+{
+	echo "broken: $*"
+	return $BROKEN
+}
+
+# unnoticed N COMMAND...: without the cure it has to say `broken`
+unnoticed()
+{
+	local n=$1 rc
+
+	shift
+	echo "$n" >"$UNCURED" || return
+	"$@"
+	rc=$?
+	hooks_off
+	((rc != 0)) || { wrong "uncured=$n was not noticed"; return; }
+	((rc == BROKEN)) || { wrong "uncured=$n: did not come to the point"; return; }
+}
+
+# hazard N NAME COMMAND...: with the cure, and without
+hazard()
+{
+	local n=$1 name=$2
+
+	shift 2
+	t "hazard $n, $name" "$@"
+	hooks_off
+	t "hazard $n, $name: noticed without the cure" unnoticed "$n" "$@"
+	# whatever the case left when it stopped half-way
+	tidy >/dev/null 2>&1
 }
 
 # ---- sessions of the control device -----------------------------------------------
