@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Named bitmaps: names, commit and abort.  What changes what a write marks goes
+ * through a transaction (txn.c).
+ *
+ * Who consumes a frozen bitmap waits until the epoch that marked it has been
+ * released: a write that fetched that epoch before the cut may set a bit after it.
+ */
+#include "cbw.h"
+
+#include <linux/slab.h>
+
+/* ---- names ------------------------------------------------------------------ */
+
+bool cbw_name_valid(struct cbw_name name)
+{
+	return name.len && name.len <= CBW_NAME_MAX &&
+	       !memchr(name.s, '\0', name.len) && !memchr(name.s, '/', name.len);
+}
+
+static bool name_byte_plain(u8 c)
+{
+	return c > ' ' && c < 0x7f && c != '\\';
+}
+
+/**
+ * cbw_name_escape - print a name as messages and status have it
+ * @name: the name
+ * @buf: where to
+ * @size: room in @buf
+ *
+ * Bytes that are not printable ASCII, the space and the backslash become \xHH.
+ * Returns the length without the NUL.
+ */
+int cbw_name_escape(struct cbw_name name, char *buf, size_t size)
+{
+	unsigned int i;
+	int sz = 0;
+
+	for (i = 0; i < name.len; i++)
+		sz += scnprintf(buf + sz, size - sz,
+				name_byte_plain(name.s[i]) ? "%c" : "\\x%02x",
+				name.s[i]);
+	return sz;
+}
+
+/**
+ * cbw_name_unescape - read a name from a message or table argument, in place
+ * @arg: the argument, overwritten
+ * @name: points into @arg
+ *
+ * Returns 0 or -EINVAL for a bad escape or a name that is not valid.
+ */
+int cbw_name_unescape(char *arg, struct cbw_name *name)
+{
+	u8 *to = (u8 *)arg;
+	const char *from = arg;
+
+	name->s = to;
+	while (*from) {
+		if (*from != '\\') {
+			*to++ = *from++;
+			continue;
+		}
+		if (from[1] != 'x' || hex_to_bin(from[2]) < 0 ||
+		    hex_to_bin(from[3]) < 0)
+			return -EINVAL;
+		*to++ = hex_to_bin(from[2]) << 4 | hex_to_bin(from[3]);
+		from += 4;
+	}
+	name->len = to - name->s;
+	return cbw_name_valid(*name) ? 0 : -EINVAL;
+}
+
+/* ---- life ------------------------------------------------------------------- */
+
+struct cbw_bitmap *cbw_bitmap_find(struct cbw_device *dev, struct cbw_name name)
+{
+	struct cbw_bitmap *b;
+
+	lockdep_assert_held(&cbw_config_mutex);
+	list_for_each_entry(b, &dev->bitmaps, node)
+		if ((b->staged ? b->next.present : b->cur.present) &&
+		    b->name_len == name.len && !memcmp(b->name, name.s, name.len))
+			return b;
+	return NULL;
+}
+
+/* Drop what a state refers to.  May sleep. */
+void cbw_state_drop(struct cbw_bitmap_state *state)
+{
+	cbw_bits_put(state->active);
+	cbw_bits_put(state->frozen);
+	state->active = NULL;
+	state->frozen = NULL;
+}
+
+static void bitmap_free_ref(struct kref *ref)
+{
+	struct cbw_bitmap *b = container_of(ref, struct cbw_bitmap, ref);
+
+	cbw_state_drop(&b->cur);
+	cbw_device_put(b->dev);
+	kfree(b);
+}
+
+/* May sleep. */
+void cbw_bitmap_put(struct cbw_bitmap *b)
+{
+	kref_put(&b->ref, bitmap_free_ref);
+}
+
+/* The device is gone and nobody finds it any more.  May sleep. */
+void cbw_bitmaps_destroy(struct cbw_device *dev)
+{
+	struct cbw_bitmap *b;
+
+	for (;;) {
+		cbw_config_lock();
+		b = list_first_entry_or_null(&dev->bitmaps, struct cbw_bitmap,
+					     node);
+		if (b) {
+			list_del_init(&b->node);
+			b->cur.present = false;
+			dev->nr_bitmaps--;
+		}
+		cbw_config_unlock();
+		if (!b)
+			return;
+		cbw_bitmap_put(b);
+	}
+}
+
+/* ---- commit and abort --------------------------------------------------------- */
+
+static bool may_commit(const struct cbw_bitmap_state *s,
+		       struct cbw_session *session, struct cbw_snap *through)
+{
+	switch (s->owner) {
+	case CBW_OWNER_ANYONE:
+		return true;
+	case CBW_OWNER_SESSION:
+		return s->session == session;
+	case CBW_OWNER_SNAP:
+		return s->snap == through;
+	}
+	return false;
+}
+
+/**
+ * cbw_bitmap_commit - the backup of a cut is safe
+ * @dev: the device
+ * @only: only this bitmap; NULL: all that were frozen at the cut
+ * @cut: the cut; NULL (with @only): whatever cut froze it
+ * @session: who asks; NULL: a message
+ * @through: the snapshot through which it was asked, or NULL
+ *
+ * Drops the frozen halves and makes the cut the bitmaps' base.  Nothing waits: a late
+ * marker has the memory through its epoch, and what it marks was marked in the
+ * recording half as well if it was still in flight.
+ *
+ * Returns 0 (also if it was committed before), -EBUSY if it belongs to somebody else,
+ * -ESTALE if it is not a cut of this device that could be committed.
+ */
+int cbw_bitmap_commit(struct cbw_device *dev, struct cbw_bitmap *only,
+		      const struct cbw_cut_id *cut, struct cbw_session *session,
+		      struct cbw_snap *through)
+{
+	struct cbw_bitmap *b;
+	bool found = false;
+
+	lockdep_assert_held(&cbw_config_mutex);
+	/* Validate all, then act. */
+	list_for_each_entry(b, &dev->bitmaps, node) {
+		struct cbw_bitmap_state *s = &b->cur;
+
+		if (only && b != only)
+			continue;
+		if (cut && cbw_cut_same(&s->base, cut))
+			found = true;
+		if (!s->frozen || b->aborting)
+			continue;
+		if (cut && !cbw_cut_same(&s->cut, cut))
+			continue;
+		if (through && s->snap != through)
+			continue;
+		if (!may_commit(s, session, through))
+			return -EBUSY;
+		found = true;
+	}
+	if (!found)
+		return -ESTALE;
+	list_for_each_entry(b, &dev->bitmaps, node) {
+		struct cbw_bitmap_state *s = &b->cur;
+
+		if ((only && b != only) || !s->frozen || b->aborting ||
+		    (cut && !cbw_cut_same(&s->cut, cut)) ||
+		    (through && s->snap != through))
+			continue;
+		cbw_bits_put(s->frozen);
+		s->frozen = NULL;
+		s->base = s->cut;
+		memset(&s->cut, 0, sizeof(s->cut));
+		s->session = NULL;
+		s->snap = NULL;
+	}
+	return 0;
+}
+
+/*
+ * An abort.  Only this adds the frozen half to the recording one, and
+ * nothing can change either meanwhile: the bitmap is busy.  Setting bits in what
+ * writes are marking is always safe, so there is nothing to allocate and nothing to
+ * publish, and it cannot fail.
+ */
+static void bitmap_abort_work(struct work_struct *work)
+{
+	struct cbw_bitmap *b = container_of(work, struct cbw_bitmap, abort_work);
+	struct cbw_device *dev = b->dev;
+	struct cbw_bits *frozen = b->cur.frozen;
+
+	cbw_hook_sleep(CBW_HOOK_ABORT_WORK, 0, dev->len);
+	if (cbw_cured(2))
+		wait_event(dev->waitq, cbw_released(dev, b->cur.frozen_seq));
+	if (cbw_cured(7))
+		cbw_bits_or(b->cur.active, frozen);
+
+	cbw_config_lock();
+	b->cur.frozen = NULL;
+	memset(&b->cur.cut, 0, sizeof(b->cur.cut));
+	b->cur.session = NULL;
+	b->cur.snap = NULL;
+	b->aborting = false;
+	cbw_config_unlock();
+	cbw_bits_put(frozen);
+	wake_up_all(&dev->waitq);
+	cbw_bitmap_put(b);
+}
+
+/**
+ * cbw_bitmap_abort_start - begin to merge the frozen half back
+ * @b: the bitmap
+ *
+ * Goes on in the background; cannot fail but with -ENOENT when it is not frozen.
+ */
+int cbw_bitmap_abort_start(struct cbw_bitmap *b)
+{
+	lockdep_assert_held(&cbw_config_mutex);
+	if (b->aborting)
+		return 0;
+	if (!b->cur.frozen)
+		return -ENOENT;
+	b->aborting = true;
+	kref_get(&b->ref);
+	INIT_WORK(&b->abort_work, bitmap_abort_work);
+	queue_work(cbw_wait_wq, &b->abort_work);
+	return 0;
+}
+
+/**
+ * cbw_bitmap_abort_wait - wait for the end of an abort
+ * @b: the bitmap, a reference that this gives back
+ *
+ * May sleep, no lock held.  Returns 0 or -EINTR when killed (the abort goes on).
+ */
+int cbw_bitmap_abort_wait(struct cbw_bitmap *b)
+{
+	int r;
+
+	r = wait_event_killable(b->dev->waitq, !READ_ONCE(b->aborting));
+	cbw_bitmap_put(b);
+	return r ? -EINTR : 0;
+}
+
+/**
+ * cbw_abort_cut - abort all bitmaps frozen at a cut, and wait
+ * @dev: the device
+ * @cut: the cut
+ * @through: the snapshot through which it was asked, or NULL
+ *
+ * May sleep.  Called with cbw_config_mutex held, drops it.  Returns 0, -ESTALE when
+ * nothing was frozen at that cut, or -EINTR.
+ */
+int cbw_abort_cut(struct cbw_device *dev, const struct cbw_cut_id *cut,
+		  struct cbw_snap *through)
+{
+	struct cbw_bitmap *b, *wait = NULL;
+	bool found = false;
+	int r = 0;
+
+	lockdep_assert_held(&cbw_config_mutex);
+	cbw_device_get(dev);
+	do {
+		wait = NULL;
+		list_for_each_entry(b, &dev->bitmaps, node) {
+			if (!b->cur.frozen || !cbw_cut_same(&b->cur.cut, cut))
+				continue;
+			if (through && b->cur.snap != through)
+				continue;
+			found = true;
+			cbw_bitmap_abort_start(b);
+			wait = b;
+		}
+		if (wait) {
+			kref_get(&wait->ref);
+			cbw_config_unlock();
+			r = cbw_bitmap_abort_wait(wait);
+			cbw_config_lock();
+		}
+	} while (wait && !r);
+	cbw_config_unlock();
+	cbw_device_put(dev);
+	return found ? r : -ESTALE;
+}

@@ -1,0 +1,634 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The control device: argument checks of each call, as the UAPI header documents
+ * them.
+ */
+#include "session.h"
+
+#include <linux/capability.h>
+#include <linux/compat.h>
+#include <linux/fs.h>
+#include <linux/miscdevice.h>
+#include <linux/mm.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+
+union cbw_cmd_buffer {
+	struct cbw_info info;
+	struct cbw_transaction transaction;
+	struct cbw_commit commit;
+	struct cbw_abort abort;
+	struct cbw_session_detach session_detach;
+	struct cbw_release release;
+	struct cbw_snapshot_info snapshot_info;
+	struct cbw_bitmap_list bitmap_list;
+	struct cbw_bitmap_extents bitmap_extents;
+};
+
+/* Numbers that do not fit are those of no device. */
+static dev_t to_devt(struct cbw_devno no)
+{
+	dev_t devt = MKDEV(no.major, no.minor);
+
+	return MAJOR(devt) == no.major && MINOR(devt) == no.minor ? devt : 0;
+}
+
+static struct cbw_device *find_device(struct cbw_devno no)
+{
+	dev_t devt = to_devt(no);
+
+	return devt ? cbw_device_find(devt) : NULL;
+}
+
+static struct cbw_snap *find_snap(struct cbw_devno no)
+{
+	dev_t devt = to_devt(no);
+
+	return devt ? cbw_snap_find(devt) : NULL;
+}
+
+static int do_info(struct cbw_session *session, void *arg)
+{
+	struct cbw_info *cmd = arg;
+
+	if (cmd->flags)
+		return -EINVAL;
+	cmd->out_version = 1;
+	cmd->out_reserved = 0;
+	cmd->out_features = 0;
+	return 0;
+}
+
+/* ---- transaction ------------------------------------------------------------------ */
+
+static int action_check(const struct cbw_action *a)
+{
+	u32 flags = 0;
+
+	if (memchr_inv(a->reserved, 0, sizeof(a->reserved)))
+		return -EINVAL;
+	switch (a->type) {
+	case CBW_ACTION_BITMAP_ADD:
+		flags = CBW_ADD_DISABLED | CBW_ADD_TRANSIENT;
+		break;
+	case CBW_ACTION_SNAPSHOT_START:
+		if (a->name || a->name_len)
+			return -EINVAL;
+		break;
+	case CBW_ACTION_BITMAP_REMOVE:
+	case CBW_ACTION_BITMAP_CLEAR:
+	case CBW_ACTION_BITMAP_ENABLE:
+	case CBW_ACTION_BITMAP_DISABLE:
+	case CBW_ACTION_BITMAP_ROTATE:
+		break;
+	case CBW_ACTION_BITMAP_MERGE:
+	case CBW_ACTION_BITMAP_COPY:
+	case CBW_ACTION_BITMAP_RENAME:
+		return -EOPNOTSUPP;
+	default:
+		return -EINVAL;
+	}
+	if (a->flags & ~flags)
+		return -EINVAL;
+	if (a->granularity && a->type != CBW_ACTION_BITMAP_ADD)
+		return -EINVAL;
+	if (a->type != CBW_ACTION_SNAPSHOT_START &&
+	    (!a->name_len || a->name_len > CBW_NAME_MAX))
+		return -EINVAL;
+	return 0;
+}
+
+static int action_do(struct cbw_txn *txn, const struct cbw_action *a, u8 *name_buf)
+{
+	struct cbw_name name = { name_buf, a->name_len };
+	struct cbw_device *dev;
+	struct cbw_snap *snap;
+
+	if (a->type == CBW_ACTION_SNAPSHOT_START) {
+		snap = find_snap(a->dev);
+		if (!snap)
+			return -ENODEV;
+		if (!snap->armed)
+			return -EBUSY;
+		return cbw_txn_start(txn, snap);
+	}
+	dev = find_device(a->dev);
+	if (!dev)
+		return -ENODEV;
+	switch (a->type) {
+	case CBW_ACTION_BITMAP_ADD:
+		return cbw_txn_add(txn, dev, name, a->granularity, a->flags);
+	case CBW_ACTION_BITMAP_REMOVE:
+		return cbw_txn_remove(txn, dev, name);
+	case CBW_ACTION_BITMAP_CLEAR:
+		return cbw_txn_clear(txn, dev, name);
+	case CBW_ACTION_BITMAP_ENABLE:
+		return cbw_txn_enable(txn, dev, name, true);
+	case CBW_ACTION_BITMAP_DISABLE:
+		return cbw_txn_enable(txn, dev, name, false);
+	case CBW_ACTION_BITMAP_ROTATE:
+		return cbw_txn_rotate(txn, dev, name, NULL);
+	}
+	return -EINVAL;
+}
+
+/* Copy in the names before any lock is taken. */
+static int names_copy(const struct cbw_action *actions, u32 nr, u8 ***out,
+		      u32 *failed)
+{
+	u8 **names = kvcalloc(nr, sizeof(*names), GFP_KERNEL_ACCOUNT);
+	int r = 0;
+	u32 i;
+
+	*out = names;
+	if (!names)
+		return -ENOMEM;
+	for (i = 0; i < nr && !r; i++) {
+		const struct cbw_action *a = &actions[i];
+
+		*failed = i;
+		r = action_check(a);
+		if (r || !a->name_len)
+			continue;
+		names[i] = memdup_user(u64_to_user_ptr(a->name), a->name_len);
+		if (IS_ERR(names[i])) {
+			r = PTR_ERR(names[i]);
+			names[i] = NULL;
+		}
+	}
+	return r;
+}
+
+static int do_transaction(struct cbw_session *session, void *arg)
+{
+	struct cbw_transaction *cmd = arg;
+	struct cbw_action *actions;
+	struct cbw_txn txn;
+	u8 **names = NULL;
+	u32 i;
+	int r;
+
+	if (cmd->flags || cmd->reserved)
+		return -EINVAL;
+	if (!cmd->nr_actions || cmd->nr_actions > CBW_ACTIONS_MAX ||
+	    cmd->action_size != sizeof(*actions))
+		return -EINVAL;
+	cmd->out_failed = cmd->nr_actions;
+	actions = vmemdup_user(u64_to_user_ptr(cmd->actions),
+			       (size_t)cmd->nr_actions * sizeof(*actions));
+	if (IS_ERR(actions))
+		return PTR_ERR(actions);
+	r = names_copy(actions, cmd->nr_actions, &names, &cmd->out_failed);
+	if (r)
+		goto out;
+	do {
+		cbw_txn_begin(&txn, session);
+		for (i = 0; i < cmd->nr_actions && !r; i++) {
+			cmd->out_failed = i;
+			r = action_do(&txn, &actions[i], names[i]);
+		}
+		r = cbw_txn_end(&txn, r);
+		r = cbw_txn_retry(&txn, r);
+		if (r == -EAGAIN)
+			r = fatal_signal_pending(current) ? -EINTR : 0;
+		else
+			break;
+	} while (!r);
+	if (!r) {
+		cmd->out_failed = cmd->nr_actions;
+		cmd->out_cut = txn.cut;
+	}
+out:
+	for (i = 0; names && i < cmd->nr_actions; i++)
+		kfree(names[i]);
+	kvfree(names);
+	kvfree(actions);
+	return r;
+}
+
+/* ---- commit, abort, detach ---------------------------------------------------------- */
+
+/* A device with a cbw table, or a snapshot and through it its source. */
+static int find_cut(struct cbw_devno no, const struct cbw_cut_id *cut,
+		    struct cbw_device **dev, struct cbw_snap **snap)
+{
+	*snap = NULL;
+	if (cbw_cut_none(cut))
+		return -ESTALE;
+	*dev = find_device(no);
+	if (*dev)
+		return 0;
+	*snap = find_snap(no);
+	if (!*snap)
+		return -ENODEV;
+	if (!cbw_cut_same(&(*snap)->cut, cut))
+		return -ESTALE;
+	*dev = (*snap)->dev;
+	return 0;
+}
+
+static int do_commit(struct cbw_session *session, void *arg)
+{
+	struct cbw_commit *cmd = arg;
+	struct cbw_device *dev;
+	struct cbw_snap *snap;
+	int r;
+
+	if (cmd->flags || cmd->reserved)
+		return -EINVAL;
+	if (cmd->mode == CBW_COMMIT_ALWAYS)
+		return -EOPNOTSUPP;
+	if (cmd->mode != CBW_COMMIT_ON_SUCCESS && cmd->mode != CBW_COMMIT_NEVER)
+		return -EINVAL;
+	cbw_config_lock();
+	r = find_cut(cmd->dev, &cmd->cut, &dev, &snap);
+	if (!r && cmd->mode == CBW_COMMIT_ON_SUCCESS)
+		r = cbw_bitmap_commit(dev, NULL, &cmd->cut, session, snap);
+	if (!r)
+		cbw_session_done(dev, &cmd->cut);
+	if (!r && cmd->mode == CBW_COMMIT_NEVER)
+		return cbw_abort_cut(dev, &cmd->cut, snap);	/* unlocks */
+	cbw_config_unlock();
+	return r;
+}
+
+static int do_abort(struct cbw_session *session, void *arg)
+{
+	struct cbw_abort *cmd = arg;
+	struct cbw_device *dev;
+	struct cbw_snap *snap;
+	int r;
+
+	if (cmd->flags)
+		return -EINVAL;
+	cbw_config_lock();
+	r = find_cut(cmd->dev, &cmd->cut, &dev, &snap);
+	if (!r) {
+		cbw_session_done(dev, &cmd->cut);
+		return cbw_abort_cut(dev, &cmd->cut, snap);	/* unlocks */
+	}
+	cbw_config_unlock();
+	return r;
+}
+
+static int do_session_detach(struct cbw_session *session, void *arg)
+{
+	struct cbw_session_detach *cmd = arg;
+
+	if (cmd->flags)
+		return -EINVAL;
+	return cbw_session_detach(session, &cmd->cut);
+}
+
+/* ---- snapshots ------------------------------------------------------------------------- */
+
+/* The snapshot with this cut, a reference. */
+static struct cbw_snap *get_snap(struct cbw_devno no, const struct cbw_cut_id *cut)
+{
+	struct cbw_snap *snap;
+
+	cbw_config_lock();
+	snap = find_snap(no);
+	if (!snap)
+		snap = ERR_PTR(-ENODEV);
+	else if (!cbw_cut_same(&snap->cut, cut) || !snap->start_seq)
+		snap = ERR_PTR(-ESTALE);
+	else
+		cbw_snap_get(snap);
+	cbw_config_unlock();
+	return snap;
+}
+
+static bool range_ok(const struct cbw_snap *snap, const struct cbw_range *range)
+{
+	u64 size = (u64)snap->len << SECTOR_SHIFT;
+	u64 mask = cbw_chunk_bytes(snap) - 1;
+
+	return range->length && !(range->offset & mask) && range->offset < size &&
+	       range->length <= size - range->offset &&
+	       (!(range->length & mask) || range->offset + range->length == size);
+}
+
+static int do_release(struct cbw_session *session, void *arg)
+{
+	struct cbw_release *cmd = arg;
+	struct cbw_range *ranges;
+	struct cbw_snap *snap;
+	int r = 0;
+	u32 i;
+
+	if (cmd->flags || cmd->reserved || !cmd->nr_ranges ||
+	    cmd->nr_ranges > CBW_RANGES_MAX)
+		return -EINVAL;
+	ranges = vmemdup_user(u64_to_user_ptr(cmd->ranges),
+			      (size_t)cmd->nr_ranges * sizeof(*ranges));
+	if (IS_ERR(ranges))
+		return PTR_ERR(ranges);
+	snap = get_snap(cmd->dev, &cmd->cut);
+	if (IS_ERR(snap)) {
+		r = PTR_ERR(snap);
+		goto out;
+	}
+	for (i = 0; i < cmd->nr_ranges && !r; i++)
+		if (!range_ok(snap, &ranges[i]))
+			r = -EINVAL;
+	for (i = 0; i < cmd->nr_ranges && !r; i++)
+		cbw_snap_release(snap, ranges[i].offset, ranges[i].length);
+	cbw_snap_put(snap);
+out:
+	kvfree(ranges);
+	return r;
+}
+
+static int do_snapshot_info(struct cbw_session *session, void *arg)
+{
+	struct cbw_snapshot_info *cmd = arg;
+	struct cbw_snap *snap;
+	int r = 0;
+
+	if (cmd->flags)
+		return -EINVAL;
+	cbw_config_lock();
+	snap = find_snap(cmd->dev);
+	if (!snap)
+		r = -ENODEV;
+	else if (!cbw_cut_none(&cmd->cut) &&
+		 !cbw_cut_same(&snap->cut, &cmd->cut))
+		r = -ESTALE;
+	else
+		cbw_snap_info(snap, cmd);
+	cbw_config_unlock();
+	return r;
+}
+
+/* ---- bitmaps ----------------------------------------------------------------------------- */
+
+static u32 entry_size(const struct cbw_bitmap *b)
+{
+	return ALIGN(sizeof(struct cbw_bitmap_entry) + b->name_len, 8);
+}
+
+static void entry_fill(struct cbw_bitmap *b, struct cbw_bitmap_entry *e)
+{
+	memset(e, 0, entry_size(b));
+	e->entry_size = entry_size(b);
+	e->granularity = 1u << (b->cur.active->shift + SECTOR_SHIFT);
+	if (b->cur.enabled)
+		e->flags |= CBW_BITMAP_ENABLED;
+	if (cbw_bitmap_busy(b))
+		e->flags |= CBW_BITMAP_BUSY;
+	e->dirty_bytes = cbw_bits_dirty_bytes(b->cur.active, b->cur.frozen);
+	e->base = b->cur.base;
+	e->cut = b->cur.cut;
+	e->name_len = b->name_len;
+	memcpy(e->name, b->name, b->name_len);
+}
+
+static int do_bitmap_list(struct cbw_session *session, void *arg)
+{
+	struct cbw_bitmap_list *cmd = arg;
+	u32 room = cmd->buf_len, need = 0;
+	struct cbw_device *dev;
+	struct cbw_bitmap *b;
+	u8 *buf = NULL;
+	int r = 0;
+
+	if (cmd->flags)
+		return -EINVAL;
+	cmd->out_nr = 0;
+	cmd->buf_len = 0;
+	cbw_config_lock();
+	dev = find_device(cmd->dev);
+	if (!dev) {
+		r = -ENODEV;
+		goto out;
+	}
+	cmd->out_device_size = (u64)dev->len << SECTOR_SHIFT;
+	list_for_each_entry(b, &dev->bitmaps, node) {
+		need += entry_size(b);
+		cmd->out_nr++;
+	}
+	cmd->buf_len = need;
+	if (need > room) {
+		r = -EMSGSIZE;
+		goto out;
+	}
+	buf = kvmalloc(max(need, 1u), GFP_KERNEL_ACCOUNT);
+	if (!buf) {
+		r = -ENOMEM;
+		goto out;
+	}
+	need = 0;
+	list_for_each_entry(b, &dev->bitmaps, node) {
+		entry_fill(b, (struct cbw_bitmap_entry *)(buf + need));
+		need += entry_size(b);
+	}
+out:
+	cbw_config_unlock();
+	if (!r && copy_to_user(u64_to_user_ptr(cmd->buf), buf, need))
+		r = -EFAULT;
+	kvfree(buf);
+	return r;
+}
+
+/*
+ * The memory of one half of a bitmap, a reference; for the frozen half, when it is final.
+ */
+static struct cbw_bits *get_half(struct cbw_bitmap_extents *cmd,
+				 struct cbw_name name)
+{
+	struct cbw_device *dev;
+	struct cbw_bitmap *b;
+	struct cbw_bits *bits;
+	u64 seq = 0;
+
+	cbw_config_lock();
+	dev = find_device(cmd->dev);
+	b = dev ? cbw_bitmap_find(dev, name) : NULL;
+	if (!dev) {
+		bits = ERR_PTR(-ENODEV);
+	} else if (!b) {
+		bits = ERR_PTR(-ENOENT);
+	} else if (cbw_cut_none(&cmd->cut)) {
+		bits = cbw_bits_get(b->cur.active);
+	} else if (!b->cur.frozen || b->aborting ||
+		   !cbw_cut_same(&b->cur.cut, &cmd->cut)) {
+		bits = ERR_PTR(-ESTALE);
+	} else {
+		bits = cbw_bits_get(b->cur.frozen);
+		seq = b->cur.frozen_seq;
+	}
+	if (!IS_ERR(bits))
+		cbw_device_get(dev);
+	cbw_config_unlock();
+	if (IS_ERR(bits))
+		return bits;
+	if (seq && cbw_cured(2) &&
+	    wait_event_killable(dev->waitq, cbw_released(dev, seq))) {
+		cbw_bits_put(bits);
+		bits = ERR_PTR(-EINTR);
+	}
+	cbw_device_put(dev);
+	return bits;
+}
+
+static int extents_fill(struct cbw_bitmap_extents *cmd, struct cbw_bits *bits)
+{
+	struct cbw_extent __user *to = u64_to_user_ptr(cmd->extents);
+	u64 granularity = 1ULL << (bits->shift + SECTOR_SHIFT);
+	sector_t pos = (cmd->offset & ~(granularity - 1)) >> SECTOR_SHIFT;
+	u64 size = (u64)bits->len << SECTOR_SHIFT;
+	sector_t start, end;
+	u32 n = 0;
+
+	cmd->out_granularity = granularity;
+	while (n < cmd->nr_extents && cbw_bits_next_run(bits, pos, &start, &end)) {
+		struct cbw_extent e = {
+			.offset = (u64)start << SECTOR_SHIFT,
+			.length = (u64)(end - start) << SECTOR_SHIFT,
+			.flags = CBW_EXTENT_DIRTY,
+		};
+
+		if (copy_to_user(&to[n], &e, sizeof(e)))
+			return -EFAULT;
+		n++;
+		pos = end;
+		if (fatal_signal_pending(current))
+			return -EINTR;
+	}
+	cmd->offset = n < cmd->nr_extents ? size : (u64)pos << SECTOR_SHIFT;
+	cmd->nr_extents = n;
+	return 0;
+}
+
+static int do_bitmap_extents(struct cbw_session *session, void *arg)
+{
+	struct cbw_bitmap_extents *cmd = arg;
+	struct cbw_name name;
+	struct cbw_bits *bits;
+	u8 *buf;
+	int r;
+
+	if (cmd->flags || cmd->reserved || !cmd->name_len ||
+	    cmd->name_len > CBW_NAME_MAX || !cmd->nr_extents ||
+	    cmd->nr_extents > CBW_EXTENTS_MAX)
+		return -EINVAL;
+	buf = memdup_user(u64_to_user_ptr(cmd->name), cmd->name_len);
+	if (IS_ERR(buf))
+		return PTR_ERR(buf);
+	name.s = buf;
+	name.len = cmd->name_len;
+	bits = get_half(cmd, name);
+	r = PTR_ERR_OR_ZERO(bits);
+	if (!r) {
+		r = extents_fill(cmd, bits);
+		cbw_bits_put(bits);
+	}
+	kfree(buf);
+	return r;
+}
+
+/* ---- the device ------------------------------------------------------------------------------ */
+
+/**
+ * struct call - an ioctl
+ * @size: of its struct
+ * @min_size: end of the last member that the first version had
+ * @fn: does it
+ */
+struct call {
+	unsigned int size;
+	unsigned int min_size;
+	int (*fn)(struct cbw_session *session, void *arg);
+};
+
+#define CALL(nr, name, last)						\
+	[nr - CBW_CMD_BASE] = {						\
+		.size = sizeof(struct cbw_##name),			\
+		.min_size = offsetofend(struct cbw_##name, last),	\
+		.fn = do_##name,					\
+	}
+
+static const struct call calls[] = {
+	CALL(CBW_CMD_INFO, info, out_features),
+	CALL(CBW_CMD_TRANSACTION, transaction, out_cut),
+	CALL(CBW_CMD_COMMIT, commit, reserved),
+	CALL(CBW_CMD_ABORT, abort, cut),
+	CALL(CBW_CMD_SESSION_DETACH, session_detach, cut),
+	CALL(CBW_CMD_RELEASE, release, ranges),
+	CALL(CBW_CMD_SNAPSHOT_INFO, snapshot_info, out_poisoned),
+	CALL(CBW_CMD_BITMAP_LIST, bitmap_list, out_device_size),
+	CALL(CBW_CMD_BITMAP_EXTENTS, bitmap_extents, reserved),
+};
+
+static long control_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
+{
+	struct cbw_session *session = file->private_data;
+	void __user *uarg = (void __user *)arg;
+	union cbw_cmd_buffer buf = {};
+	const struct call *call;
+	unsigned int nr = _IOC_NR(cmd);
+	u32 user_size;
+	int r;
+
+	if (_IOC_TYPE(cmd) != CBW_TYPE || cmd != _IO(CBW_TYPE, nr) ||
+	    nr < CBW_CMD_BASE || nr - CBW_CMD_BASE >= ARRAY_SIZE(calls))
+		return -ENOTTY;
+	call = &calls[nr - CBW_CMD_BASE];
+	if (get_user(user_size, (u32 __user *)uarg))
+		return -EFAULT;
+	if (user_size < call->min_size)
+		return -EINVAL;
+	r = copy_struct_from_user(&buf, call->size, uarg, user_size);
+	if (r)
+		return r;
+	r = call->fn(session, &buf);
+	/* Also after an error: it says which action failed, or what is needed. */
+	if (copy_to_user(uarg, &buf, min(user_size, call->size)))
+		return -EFAULT;
+	return r;
+}
+
+static int control_open(struct inode *inode, struct file *file)
+{
+	struct cbw_session *session;
+
+	if (!capable(CAP_SYS_ADMIN))
+		return -EPERM;
+	session = cbw_session_open();
+	if (!session)
+		return -ENOMEM;
+	file->private_data = session;
+	return nonseekable_open(inode, file);
+}
+
+static int control_release(struct inode *inode, struct file *file)
+{
+	cbw_session_close(file->private_data);
+	return 0;
+}
+
+static const struct file_operations control_fops = {
+	.owner = THIS_MODULE,
+	.open = control_open,
+	.release = control_release,
+	.unlocked_ioctl = control_ioctl,
+	.compat_ioctl = compat_ptr_ioctl,
+};
+
+static struct miscdevice control_misc = {
+	.minor = MISC_DYNAMIC_MINOR,
+	.name = "cbw-control",
+	.mode = 0600,
+	.fops = &control_fops,
+};
+
+int cbw_control_init(void)
+{
+	return misc_register(&control_misc);
+}
+
+void cbw_control_exit(void)
+{
+	misc_deregister(&control_misc);
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Messages to a cbw device: transactions of one action on one device.
+ */
+#include "cbw.h"
+
+static int bad(const char *what)
+{
+	DMERR_LIMIT("message: %s", what);
+	return -EINVAL;
+}
+
+static int parse_add(unsigned int argc, char **argv, u32 *granularity, u32 *flags)
+{
+	unsigned int i;
+
+	for (i = 0; i < argc; i++) {
+		if (!strcasecmp(argv[i], "disabled")) {
+			*flags |= CBW_ADD_DISABLED;
+		} else if (!strcasecmp(argv[i], "transient")) {
+			*flags |= CBW_ADD_TRANSIENT;
+		} else if (!strcasecmp(argv[i], "granularity")) {
+			if (++i == argc)
+				return bad("granularity needs a number of bytes");
+			if (kstrtou32(argv[i], 10, granularity) ||
+			    !is_power_of_2(*granularity) ||
+			    *granularity < CBW_GRANULARITY_MIN ||
+			    *granularity > CBW_GRANULARITY_MAX)
+				return bad("bad granularity: a power of two from 512 to 2147483648 bytes");
+		} else {
+			return bad("bitmap_add <name> [granularity <bytes>] [disabled] [transient]");
+		}
+	}
+	return 0;
+}
+
+static int message_commit(struct cbw_device *dev, struct cbw_name name)
+{
+	struct cbw_bitmap *b;
+	int r;
+
+	cbw_config_lock();
+	b = cbw_bitmap_find(dev, name);
+	r = !b ? -ENOENT : cbw_bitmap_commit(dev, b, NULL, NULL, NULL);
+	cbw_config_unlock();
+	if (r != -ESTALE)
+		return r;
+	return bad("bitmap_commit: the bitmap is not rotated");
+}
+
+static int message_abort(struct cbw_device *dev, struct cbw_name name)
+{
+	struct cbw_bitmap *b;
+	int r;
+
+	cbw_config_lock();
+	b = cbw_bitmap_find(dev, name);
+	r = !b ? -ENOENT : cbw_bitmap_abort_start(b);
+	if (!r)
+		kref_get(&b->ref);
+	cbw_config_unlock();
+	if (!r)
+		return cbw_bitmap_abort_wait(b);
+	return b ? bad("bitmap_abort: the bitmap is not rotated") : r;
+}
+
+enum verb { ADD, REMOVE, CLEAR, ENABLE, DISABLE, ROTATE, COMMIT, ABORT };
+
+static const char * const verbs[] = {
+	[ADD] = "bitmap_add",
+	[REMOVE] = "bitmap_remove",
+	[CLEAR] = "bitmap_clear",
+	[ENABLE] = "bitmap_enable",
+	[DISABLE] = "bitmap_disable",
+	[ROTATE] = "bitmap_rotate",
+	[COMMIT] = "bitmap_commit",
+	[ABORT] = "bitmap_abort",
+};
+
+static int act(struct cbw_txn *txn, struct cbw_device *dev, enum verb verb,
+	       struct cbw_name name, u32 granularity, u32 flags)
+{
+	switch (verb) {
+	case ADD:
+		return cbw_txn_add(txn, dev, name, granularity, flags);
+	case REMOVE:
+		return cbw_txn_remove(txn, dev, name);
+	case CLEAR:
+		return cbw_txn_clear(txn, dev, name);
+	case ENABLE:
+		return cbw_txn_enable(txn, dev, name, true);
+	case DISABLE:
+		return cbw_txn_enable(txn, dev, name, false);
+	case ROTATE:
+		return cbw_txn_rotate(txn, dev, name, NULL);
+	default:
+		return -EINVAL;
+	}
+}
+
+/**
+ * cbw_message - a message to a cbw device
+ * @ti: the table instance
+ * @argc: words
+ * @argv: words, overwritten
+ * @result: the reply
+ * @maxlen: room for it
+ *
+ * May sleep.  1: there is a reply.  EEXIST, ENOENT, EBUSY, or EINVAL with a log line.
+ */
+int cbw_message(struct dm_target *ti, unsigned int argc, char **argv,
+		char *result, unsigned int maxlen)
+{
+	struct cbw_target *ct = ti->private;
+	u32 granularity = 0, flags = 0;
+	struct cbw_txn txn;
+	struct cbw_name name;
+	unsigned int sz = 0;
+	int verb, r;
+
+	for (verb = 0; verb < ARRAY_SIZE(verbs); verb++)
+		if (!strcasecmp(argv[0], verbs[verb]))
+			break;
+	if (verb == ARRAY_SIZE(verbs))
+		return bad("unknown: bitmap_add, _remove, _clear, _enable, _disable, _rotate, _commit and _abort are known");
+	if (argc < 2)
+		return bad("a bitmap's name is needed");
+	if (verb != ADD && argc > 2)
+		return bad("one bitmap's name is all that is taken");
+	if (cbw_name_unescape(argv[1], &name))
+		return bad("bad bitmap name: 1 to 1023 bytes, no '/', \\xHH for special ones");
+	if (verb == ADD) {
+		r = parse_add(argc - 2, argv + 2, &granularity, &flags);
+		if (r)
+			return r;
+	}
+	if (verb == COMMIT)
+		return message_commit(ct->dev, name);
+	if (verb == ABORT)
+		return message_abort(ct->dev, name);
+
+	do {
+		cbw_txn_begin(&txn, NULL);
+		r = cbw_txn_end(&txn, act(&txn, ct->dev, verb, name,
+					  granularity, flags));
+		r = cbw_txn_retry(&txn, r);
+	} while (r == -EAGAIN);
+	if (r || verb != ROTATE)
+		return r;
+	DMEMIT("%*phN", (int)sizeof(txn.cut), txn.cut.b);
+	return 1;
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Memory of a snapshot: all of it is allocated before the cut.
+ */
+#include "cbw.h"
+
+#include <linux/mm.h>
+#include <linux/slab.h>
+#include <linux/vmalloc.h>
+
+/* Copies in flight that are possible without any memory to be had. */
+#define COPY_RESERVE	16
+#define WRITE_RESERVE	4
+#define READ_RESERVE	16
+
+/* May sleep; nothing refers to it any more.  Also for one that is half made. */
+void cbw_snap_free(struct cbw_snap *snap)
+{
+	u64 i;
+
+	if (snap->map)
+		for (i = 0; i < DIV_ROUND_UP_ULL(snap->nr_chunks,
+						 CBW_MAP_PAGE_CHUNKS); i++)
+			free_page((unsigned long)snap->map[i]);
+	kvfree(snap->map);
+	kvfree(snap->done);
+	mempool_exit(&snap->copy_pool);
+	mempool_exit(&snap->write_pool);
+	bioset_exit(&snap->read_bios);
+	cbw_store_exit(snap);
+	cbw_epoch_pair_free(&snap->pair);
+	cbw_bits_put(snap->limit);
+	kfree(snap->bitmap);
+	cbw_device_put(snap->dev);
+	kfree(snap);
+}
+
+/**
+ * cbw_snap_create - make the state of a new snapshot
+ * @dev: the source
+ * @args: from the table, checked; the bitmap's name is copied, the devices are not
+ * @error: what went wrong
+ *
+ * May sleep.  Returns the snapshot (a reference; not in any list) or an ERR_PTR.
+ */
+struct cbw_snap *cbw_snap_create(struct cbw_device *dev,
+				 const struct cbw_snap_args *args, char **error)
+{
+	struct cbw_snap *snap = kzalloc(sizeof(*snap), GFP_KERNEL);
+	size_t done_bytes;
+
+	*error = "Cannot allocate the snapshot's state";
+	if (!snap)
+		return ERR_PTR(-ENOMEM);
+	kref_init(&snap->ref);
+	INIT_LIST_HEAD(&snap->node);
+	INIT_LIST_HEAD(&snap->txn_node);
+	spin_lock_init(&snap->lock);
+	snap->copies = RB_ROOT;
+	bio_list_init(&snap->starved);
+	bio_list_init(&snap->parked);
+	bio_list_init(&snap->reads);
+	bio_list_init(&snap->redos);
+	init_waitqueue_head(&snap->waitq);
+	atomic_set(&snap->nr_ios, 0);
+	cbw_snap_init_works(snap);
+
+	snap->dev = cbw_device_get(dev);
+	snap->source = args->source;
+	snap->len = args->len;
+	snap->shift = ilog2(args->chunk_sectors);
+	snap->nr_chunks = ((snap->len - 1) >> snap->shift) + 1;
+	snap->nr_needed = snap->nr_chunks;
+	snap->armed = args->armed;
+	snap->break_guest = args->break_guest;
+	snap->timeout_ms = args->timeout_ms;
+	snap->buffer_kib = args->buffer_kib;
+	if (args->bitmap.len) {
+		snap->bitmap = kmemdup(args->bitmap.s, args->bitmap.len,
+				       GFP_KERNEL);
+		if (!snap->bitmap)
+			goto fail;
+		snap->bitmap_len = args->bitmap.len;
+	}
+
+	*error = "Cannot allocate the map of chunks";
+	done_bytes = BITS_TO_LONGS(snap->nr_chunks) * sizeof(long);
+	snap->done = kvzalloc(done_bytes, GFP_KERNEL | __GFP_NOWARN);
+	snap->map = kvcalloc(DIV_ROUND_UP_ULL(snap->nr_chunks,
+					      CBW_MAP_PAGE_CHUNKS),
+			     sizeof(*snap->map), GFP_KERNEL | __GFP_NOWARN);
+	if (!snap->done || !snap->map)
+		goto fail;
+
+	*error = "Cannot allocate the tables of the store and its buffer";
+	if (cbw_store_init(snap, args->store))
+		goto fail;
+
+	*error = "Cannot allocate reserves";
+	if (mempool_init_kmalloc_pool(&snap->copy_pool, COPY_RESERVE,
+				      cbw_copy_size(snap)) ||
+	    mempool_init_kmalloc_pool(&snap->write_pool, WRITE_RESERVE,
+				      cbw_store_write_size(snap)) ||
+	    bioset_init(&snap->read_bios, READ_RESERVE,
+			cbw_snap_read_pad(), BIOSET_NEED_RESCUER) ||
+	    cbw_epoch_pair_alloc(&snap->pair))
+		goto fail;
+	*error = NULL;
+	return snap;
+
+fail:
+	cbw_snap_free(snap);
+	return ERR_PTR(-ENOMEM);
+}

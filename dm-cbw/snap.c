@@ -1,0 +1,429 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A snapshot from its cut to its end.
+ *
+ *   armed	no cut yet
+ *   active	the epoch published by the cut protects it
+ *   drained	nothing is needed any more
+ *   failed	snap->over says why; set before any write is let go, so that a
+ *		reader that sees it clear after its read has good data
+ */
+#include "cbw.h"
+
+#include <linux/slab.h>
+
+static const char * const reason_names[] = {
+	[CBW_REASON_NONE] = "-",
+	[CBW_REASON_STORE_FULL] = "store-full",
+	[CBW_REASON_STORE_IO] = "store-io",
+	[CBW_REASON_ORIGIN_IO] = "origin-io",
+	[CBW_REASON_TIMEOUT] = "timeout",
+	[CBW_REASON_MAP_LIMIT] = "map-limit",
+	[CBW_REASON_SOURCE_GONE] = "source-gone",
+	[CBW_REASON_SOURCE_RESIZED] = "source-resized",
+};
+
+const char *cbw_reason_name(unsigned int reason)
+{
+	return reason < ARRAY_SIZE(reason_names) ? reason_names[reason] : "-";
+}
+
+/* Any context. */
+unsigned int cbw_snap_state(struct cbw_snap *snap)
+{
+	unsigned int over = READ_ONCE(snap->over);
+
+	if (over && over != CBW_OVER_ENDED)
+		return CBW_SNAPSHOT_FAILED;
+	if (!READ_ONCE(snap->start_seq))
+		return CBW_SNAPSHOT_ARMED;
+	if (over || !READ_ONCE(snap->nr_needed))
+		return CBW_SNAPSHOT_DRAINED;
+	return CBW_SNAPSHOT_ACTIVE;
+}
+
+/* The snapshot with this number, or NULL; good as long as the mutex is held. */
+struct cbw_snap *cbw_snap_find(dev_t devt)
+{
+	struct cbw_device *dev = NULL;
+	struct cbw_snap *snap;
+
+	lockdep_assert_held(&cbw_config_mutex);
+	while ((dev = cbw_device_next(dev)))
+		list_for_each_entry(snap, &dev->snaps, node)
+			if (snap->devt == devt)
+				return snap;
+	return NULL;
+}
+
+static void snap_free_ref(struct kref *ref)
+{
+	cbw_snap_free(container_of(ref, struct cbw_snap, ref));
+}
+
+/* May sleep. */
+void cbw_snap_put(struct cbw_snap *snap)
+{
+	kref_put(&snap->ref, snap_free_ref);
+}
+
+/* An I/O of ours has ended; nothing of the snapshot is touched after it. */
+void cbw_snap_io_done(struct cbw_snap *snap)
+{
+	unsigned long flags;
+
+	/* The lock keeps who waits from freeing it under our wake-up. */
+	spin_lock_irqsave(&snap->waitq.lock, flags);
+	if (atomic_dec_and_test(&snap->nr_ios))
+		wake_up_locked(&snap->waitq);
+	spin_unlock_irqrestore(&snap->waitq.lock, flags);
+}
+
+/* ---- guest writes that are held ---------------------------------------------------- */
+
+/* Wake those that are held since @before or longer. */
+void cbw_snap_wake_before(struct cbw_snap *snap, struct bio_list *from,
+			  blk_status_t status, ktime_t before)
+{
+	struct bio_list go, stay;
+	ktime_t now = ktime_get();
+	struct bio *bio;
+
+	lockdep_assert_held(&snap->lock);
+	bio_list_init(&go);
+	bio_list_init(&stay);
+	while ((bio = bio_list_pop(from))) {
+		struct cbw_io *io = cbw_io(bio);
+
+		if (ktime_after(io->hold_start, before)) {
+			bio_list_add(&stay, bio);
+			continue;
+		}
+		snap->nr_held--;
+		snap->max_hold_us = max_t(u64, snap->max_hold_us,
+					  ktime_us_delta(now, io->hold_start));
+		if (status)
+			bio->bi_status = status;
+		bio_list_add(&go, bio);
+	}
+	*from = stay;
+	cbw_remap_queue(snap->dev, &go);
+}
+
+void cbw_snap_wake(struct cbw_snap *snap, struct bio_list *from,
+		   blk_status_t status)
+{
+	if (!bio_list_empty(from))
+		cbw_snap_wake_before(snap, from, status, KTIME_MAX);
+}
+
+/* Something came free that starved writes could use. */
+void cbw_snap_wake_starved(struct cbw_snap *snap)
+{
+	lockdep_assert_held(&snap->lock);
+	snap->freed++;
+	cbw_snap_wake(snap, &snap->starved, BLK_STS_OK);
+}
+
+/* How often to look for writes held too long: within 10 % of the bound. */
+unsigned long cbw_snap_timeout_tick(const struct cbw_snap *snap)
+{
+	return max(1ul, msecs_to_jiffies(snap->timeout_ms / 20));
+}
+
+/*
+ * A guest write has been held for cbw_timeout_ms: the snapshot breaks, or the write
+ * fails.  Neither waits for the store nor allocates.
+ */
+void cbw_snap_timeout(struct work_struct *work)
+{
+	struct cbw_snap *snap = container_of(to_delayed_work(work),
+					     struct cbw_snap, timeout_work);
+	ktime_t before = ktime_sub(ktime_get(),
+				   ms_to_ktime(snap->timeout_ms));
+	struct rb_node *node;
+	bool late = false;
+	struct bio *bio;
+
+	spin_lock_irq(&snap->lock);
+	for (node = rb_first(&snap->copies); node && !late; node = rb_next(node))
+		bio_list_for_each(bio, &rb_entry(node, struct cbw_copy,
+						 node)->waiters)
+			late |= !ktime_after(cbw_io(bio)->hold_start, before);
+	bio_list_for_each(bio, &snap->starved)
+		late |= !ktime_after(cbw_io(bio)->hold_start, before);
+	if (late && snap->break_guest)
+		cbw_copies_wake(snap, BLK_STS_TIMEOUT, before);
+	if (snap->nr_held && !(late && !snap->break_guest))
+		queue_delayed_work(cbw_wq, &snap->timeout_work,
+				   cbw_snap_timeout_tick(snap));
+	spin_unlock_irq(&snap->lock);
+	if (late && !snap->break_guest)
+		cbw_snap_break(snap, CBW_REASON_TIMEOUT);
+}
+
+/* ---- events ------------------------------------------------------------------------- */
+
+void cbw_snap_event(struct cbw_snap *snap)
+{
+	cbw_snap_get(snap);
+	if (!queue_work(cbw_wait_wq, &snap->event_work))
+		cbw_snap_put(snap);
+}
+
+/* Raise one when a threshold is crossed.  Any context, no lock held. */
+void cbw_snap_event_check(struct cbw_snap *snap)
+{
+	bool raise = false;
+	unsigned long flags;
+
+	if (likely(READ_ONCE(snap->nr_needed) &&
+		   (READ_ONCE(snap->low_space) ||
+		    READ_ONCE(snap->nr_used) * 5 < snap->nr_slots * 4)))
+		return;
+	spin_lock_irqsave(&snap->lock, flags);
+	if (!snap->low_space && snap->nr_used * 5 >= snap->nr_slots * 4) {
+		snap->low_space = true;
+		raise = true;
+	}
+	if (!snap->drained && !snap->nr_needed) {
+		snap->drained = true;
+		raise = true;
+	}
+	spin_unlock_irqrestore(&snap->lock, flags);
+	if (raise)
+		cbw_snap_event(snap);
+}
+
+/**
+ * cbw_snap_break - the snapshot is lost, or is not needed any more
+ * @snap: the snapshot
+ * @reason: enum cbw_reason or CBW_OVER_ENDED
+ *
+ * Any context, snap->lock not held.  Neither allocates nor waits.
+ */
+void cbw_snap_break(struct cbw_snap *snap, unsigned int reason)
+{
+	unsigned long flags;
+
+	/* A full barrier: readers see it before any write that it lets go. */
+	if (cmpxchg(&snap->over, 0, reason))
+		return;
+	if (reason != CBW_OVER_ENDED)
+		DMERR_LIMIT("snapshot %u:%u of %u:%u failed: %s",
+			    MAJOR(snap->devt), MINOR(snap->devt),
+			    MAJOR(snap->dev->devt), MINOR(snap->dev->devt),
+			    cbw_reason_name(reason));
+	spin_lock_irqsave(&snap->lock, flags);
+	cbw_copies_wake(snap, BLK_STS_OK, KTIME_MAX);
+	spin_unlock_irqrestore(&snap->lock, flags);
+	cbw_snap_ready(snap);
+	cbw_snap_event(snap);
+}
+
+/* ---- cut, release, end ---------------------------------------------------------------- */
+
+/* The cut was made. */
+void cbw_snap_started(struct cbw_snap *snap, u64 seq)
+{
+	lockdep_assert_held(&cbw_config_mutex);
+	WARN_ON_ONCE(snap->start_seq != seq);
+	if (snap->limit) {
+		cbw_snap_get(snap);
+		queue_work(cbw_wait_wq, &snap->limit_work);
+	}
+	cbw_snap_event(snap);
+}
+
+/*
+ * Every write from before the cut has ended: what has not been preserved can be
+ * read from the origin.  Any context.
+ */
+void cbw_snap_ready(struct cbw_snap *snap)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&snap->lock, flags);
+	bio_list_merge(&snap->reads, &snap->parked);
+	bio_list_init(&snap->parked);
+	if (!bio_list_empty(&snap->reads))
+		queue_work(cbw_store_wq, &snap->read_work);
+	spin_unlock_irqrestore(&snap->lock, flags);
+}
+
+/*
+ * Chunks [first, end) are not wanted.  In pieces, so that nobody waits long for the
+ * lock; whole words at once where nothing has happened yet.
+ */
+static void snap_release_chunks(struct cbw_snap *snap, u64 first, u64 end,
+				bool count)
+{
+	while (first < end) {
+		unsigned int i;
+
+		spin_lock_irq(&snap->lock);
+		for (i = 0; i < 256 && first < end; i++) {
+			unsigned long *word = &snap->done[BIT_WORD(first)];
+
+			if (!(first % BITS_PER_LONG) &&
+			    end - first >= BITS_PER_LONG && !*word &&
+			    RB_EMPTY_ROOT(&snap->copies)) {
+				WRITE_ONCE(*word, ~0UL);
+				snap->nr_needed -= BITS_PER_LONG;
+				if (count)
+					snap->nr_released += BITS_PER_LONG;
+				first += BITS_PER_LONG;
+			} else {
+				cbw_chunk_release(snap, first++, count);
+			}
+		}
+		spin_unlock_irq(&snap->lock);
+		cond_resched();
+	}
+	cbw_snap_event_check(snap);
+}
+
+/**
+ * cbw_snap_release - the reader has a range
+ * @snap: the snapshot, started
+ * @offset: in bytes, a multiple of the chunk
+ * @length: in bytes, a multiple of the chunk or up to the end
+ *
+ * May sleep.
+ */
+int cbw_snap_release(struct cbw_snap *snap, u64 offset, u64 length)
+{
+	u64 size = (u64)snap->len << SECTOR_SHIFT;
+	u64 mask = cbw_chunk_bytes(snap) - 1;
+
+	if (!length || (offset & mask) || offset >= size ||
+	    length > size - offset ||
+	    ((length & mask) && offset + length != size))
+		return -EINVAL;
+	snap_release_chunks(snap, offset >> (snap->shift + SECTOR_SHIFT),
+			    ((offset + length - 1) >>
+			     (snap->shift + SECTOR_SHIFT)) + 1, true);
+	return 0;
+}
+
+/*
+ * Limited to a bitmap: give up what it does not say is dirty.  The frozen bitmap is
+ * final only when its epoch has been released; until then everything is
+ * protected.
+ */
+static void snap_limit_work(struct work_struct *work)
+{
+	struct cbw_snap *snap = container_of(work, struct cbw_snap, limit_work);
+	struct cbw_device *dev = snap->dev;
+	sector_t start, end, pos = 0;
+	u64 first, stop;
+	bool more = true;
+
+	if (cbw_cured(2))
+		wait_event(dev->waitq, cbw_released(dev, snap->start_seq - 1));
+	while (more && !READ_ONCE(snap->over)) {
+		more = cbw_bits_next_run(snap->limit, pos, &start, &end);
+		/* Chunks that lie in the gap as a whole. */
+		first = (pos + (1u << snap->shift) - 1) >> snap->shift;
+		stop = more ? start >> snap->shift : snap->nr_chunks;
+		if (first < stop)
+			snap_release_chunks(snap, first, stop, false);
+		pos = end;
+	}
+	cbw_bits_put(snap->limit);
+	snap->limit = NULL;
+	cbw_snap_put(snap);
+}
+
+static void snap_event_work(struct work_struct *work)
+{
+	struct cbw_snap *snap = container_of(work, struct cbw_snap, event_work);
+
+	cbw_config_lock();
+	if (snap->ti)
+		dm_table_event(snap->ti->table);
+	cbw_config_unlock();
+	cbw_snap_put(snap);
+}
+
+void cbw_snap_init_works(struct cbw_snap *snap)
+{
+	INIT_DELAYED_WORK(&snap->flush_work, cbw_flush_work);
+	INIT_WORK(&snap->store_work, cbw_store_work);
+	INIT_DELAYED_WORK(&snap->timeout_work, cbw_snap_timeout);
+	INIT_WORK(&snap->read_work, cbw_snap_read_work);
+	INIT_WORK(&snap->event_work, snap_event_work);
+	INIT_WORK(&snap->limit_work, snap_limit_work);
+}
+
+/**
+ * cbw_snap_remove - the last table instance of a snapshot goes away
+ * @snap: the snapshot
+ *
+ * May sleep, as long as the origin or the store takes for what is in flight.
+ * Cannot fail: the memory was set aside.  What it rotated and nobody committed is
+ * aborted.
+ */
+void cbw_snap_remove(struct cbw_snap *snap)
+{
+	struct cbw_device *dev = snap->dev;
+	struct cbw_bitmap *b;
+	LIST_HEAD(devs);
+
+	cbw_config_lock();
+	if (snap->start_seq)
+		cbw_snap_break(snap, CBW_OVER_ENDED);
+	list_del_init(&snap->node);
+	dev->nr_snaps--;
+	if (snap->start_seq && !dev->gone) {
+		dev->txn_pair = snap->pair;
+		snap->pair.next = NULL;
+		snap->pair.hold = NULL;
+		list_add(&dev->txn_node, &devs);
+		cbw_publish(&devs);
+		list_del_init(&dev->txn_node);
+	}
+	list_for_each_entry(b, &dev->bitmaps, node)
+		if (b->cur.frozen && b->cur.snap == snap)
+			cbw_bitmap_abort_start(b);
+	cbw_config_unlock();
+
+	/* Nobody starts a copy any more; see those that did. */
+	spin_lock_irq(&snap->lock);
+	spin_unlock_irq(&snap->lock);
+	wait_event(snap->waitq, !atomic_read(&snap->nr_ios));
+	/* See cbw_snap_io_done(). */
+	spin_lock_irq(&snap->waitq.lock);
+	spin_unlock_irq(&snap->waitq.lock);
+	cancel_delayed_work_sync(&snap->timeout_work);
+	cancel_delayed_work_sync(&snap->flush_work);
+	cancel_work_sync(&snap->store_work);
+	cancel_delayed_work_sync(&snap->flush_work);
+	flush_work(&snap->read_work);
+}
+
+/* May sleep. */
+void cbw_snap_info(struct cbw_snap *snap, struct cbw_snapshot_info *info)
+{
+	unsigned int over = READ_ONCE(snap->over);
+
+	lockdep_assert_held(&cbw_config_mutex);
+	info->cut = snap->cut;
+	info->out_source.major = MAJOR(snap->dev->devt);
+	info->out_source.minor = MINOR(snap->dev->devt);
+	info->out_chunk_size = cbw_chunk_bytes(snap);
+	info->out_device_size = (u64)snap->len << SECTOR_SHIFT;
+	info->out_reason = over == CBW_OVER_ENDED ? CBW_REASON_NONE : over;
+	spin_lock_irq(&snap->lock);
+	info->out_state = cbw_snap_state(snap);
+	info->out_store_used = snap->nr_used;
+	info->out_store_chunks = snap->nr_slots;
+	info->out_needed = over ? 0 : snap->nr_needed;
+	info->out_released = snap->nr_released;
+	info->out_copied = snap->nr_copied;
+	info->out_held = snap->nr_held;
+	info->out_max_hold_us = snap->max_hold_us;
+	info->out_discards_deferred = snap->discards;
+	info->out_poisoned = snap->nr_poisoned;
+	spin_unlock_irq(&snap->lock);
+}

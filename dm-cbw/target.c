@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The cbw target: table line, suspend and resume, status.
+ *
+ *   0 <len> cbw <origin> [<#features> <feature>...]
+ *
+ * Ioctls of the origin are not passed through (no prepare_ioctl): a command sent to
+ * the device below could write without being tracked.
+ */
+#include "cbw.h"
+
+#include <linux/slab.h>
+
+/*
+ * Write-zeroes over chunks that are needed are preserved like data: in pieces that can be
+ * copied in time.  Discards are marked or deferred, which is cheap, but not free.
+ */
+#define WRITE_ZEROES_SECTORS	(1u << (20 - SECTOR_SHIFT))
+#define DISCARD_SECTORS		(1u << (28 - SECTOR_SHIFT))
+
+static int parse_features(struct dm_target *ti, struct dm_arg_set *as)
+{
+	static const struct dm_arg count[] = {
+		{ 0, 2, "Bad number of features: 0 to 2 words" },
+	};
+	unsigned int left;
+	int r;
+
+	r = dm_read_arg_group(count, as, &left, &ti->error);
+	if (r)
+		return r;
+	if (left) {
+		const char *name = dm_shift_arg(as);
+
+		if (!strcasecmp(name, "container")) {
+			ti->error = "Feature container is not supported by this version";
+			return -EOPNOTSUPP;
+		}
+		ti->error = "Unknown feature";
+		return -EINVAL;
+	}
+	if (as->argc) {
+		ti->error = "More words behind the features than their number says";
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static int cbw_ctr(struct dm_target *ti, unsigned int argc, char **argv)
+{
+	struct cbw_target *ct;
+	struct dm_arg_set as;
+	int r;
+
+	if (!argc) {
+		ti->error = "Needs <origin> [<#features> <feature>...]";
+		return -EINVAL;
+	}
+	as.argc = argc - 1;
+	as.argv = argv + 1;
+	if (as.argc) {
+		r = parse_features(ti, &as);
+		if (r)
+			return r;
+	}
+	ct = kzalloc(sizeof(*ct), GFP_KERNEL);
+	if (!ct) {
+		ti->error = "Cannot allocate the target";
+		return -ENOMEM;
+	}
+	ct->ti = ti;
+	r = dm_get_device(ti, argv[0], dm_table_get_mode(ti->table), &ct->dd);
+	if (r) {
+		ti->error = "Cannot open the origin (is it there, and not in use?)";
+		goto free_target;
+	}
+	r = -EINVAL;
+	if (bdev_is_zoned(ct->dd->bdev)) {
+		ti->error = "The origin is a zoned device, which is not supported";
+		goto put_device;
+	}
+	if (ti->len > bdev_nr_sectors(ct->dd->bdev)) {
+		ti->error = "The length is more than the size of the origin";
+		goto put_device;
+	}
+	r = -ENOMEM;
+	ct->origin = cbw_origin_alloc(ct->dd->bdev);
+	if (!ct->origin) {
+		ti->error = "Cannot allocate the origin";
+		goto put_device;
+	}
+	ct->dev = cbw_device_attach(ti, ct);
+	if (IS_ERR(ct->dev)) {
+		r = PTR_ERR(ct->dev);
+		goto free_origin;
+	}
+	ti->private = ct;
+	ti->per_io_data_size = sizeof(struct cbw_io);
+	ti->num_flush_bios = 1;
+	ti->num_discard_bios = 1;
+	ti->num_write_zeroes_bios = 1;
+	return 0;
+
+free_origin:
+	cbw_origin_free(ct->origin);
+put_device:
+	dm_put_device(ti, ct->dd);
+free_target:
+	kfree(ct);
+	return r;
+}
+
+static void cbw_dtr(struct dm_target *ti)
+{
+	struct cbw_target *ct = ti->private;
+
+	cbw_device_detach(ct);
+	cbw_origin_free(ct->origin);
+	dm_put_device(ti, ct->dd);
+	kfree(ct);
+}
+
+/*
+ * Nothing is in flight through us any more.  Wait for our own reads for copies, which
+ * a release may have left behind; never for a store.  Snapshot reads go on.
+ */
+static void cbw_postsuspend(struct dm_target *ti)
+{
+	struct cbw_target *ct = ti->private;
+	struct cbw_device *dev = ct->dev;
+
+	/* From here on somebody else's table may be swapped in. */
+	smp_store_release(&dev->suspended, true);
+	if (cbw_cured(8))
+		wait_event(dev->waitq, !atomic_read(&dev->copy_reads));
+}
+
+static int cbw_preresume(struct dm_target *ti)
+{
+	struct cbw_target *ct = ti->private;
+	struct cbw_device *dev = ct->dev;
+	struct cbw_origin *old;
+	int r = 0;
+
+	cbw_config_lock();
+	old = rcu_dereference_protected(dev->origin,
+					lockdep_is_held(&cbw_config_mutex));
+	if (dev->len != ti->len) {
+		if (!list_empty(&dev->bitmaps) || !list_empty(&dev->snaps)) {
+			DMERR("%s: cannot change the size while the device has bitmaps or snapshots",
+			      dm_device_name(dev->md));
+			r = -EBUSY;
+			goto out;
+		}
+		dev->len = ti->len;
+	}
+	ct->live = true;
+	if (old != ct->origin)
+		cbw_origin_switch(dev, ct->origin);
+	else
+		old = NULL;
+out:
+	cbw_config_unlock();
+	if (r)
+		return r;
+	/*
+	 * Snapshot reads of the old origin end before anything is written to the
+	 * new one.
+	 */
+	if (old)
+		cbw_origin_drain(old);
+	smp_store_release(&dev->suspended, false);
+	return 0;
+}
+
+static unsigned int status_bitmap(struct cbw_bitmap *b, char *result,
+				  unsigned int sz, unsigned int maxlen)
+{
+	struct cbw_name name = { b->name, b->name_len };
+	bool busy = cbw_bitmap_busy(b);
+
+	DMEMIT(" ");
+	if (sz < maxlen)
+		sz += cbw_name_escape(name, result + sz, maxlen - sz);
+	DMEMIT(" %llu %llu ", 1ULL << (b->cur.active->shift + SECTOR_SHIFT),
+	       cbw_bits_dirty_bytes(b->cur.active, b->cur.frozen));
+	if (!b->cur.enabled && !busy)
+		DMEMIT("-");
+	else
+		DMEMIT("%s%s", b->cur.enabled ? "e" : "", busy ? "b" : "");
+	if (cbw_cut_none(&b->cur.base))
+		DMEMIT(" -");
+	else
+		DMEMIT(" %*phN", (int)sizeof(b->cur.base), b->cur.base.b);
+	return sz;
+}
+
+static void cbw_status(struct dm_target *ti, status_type_t type,
+		       unsigned int flags, char *result, unsigned int maxlen)
+{
+	struct cbw_target *ct = ti->private;
+	struct cbw_device *dev = ct->dev;
+	struct cbw_bitmap *b;
+	unsigned int sz = 0;
+
+	switch (type) {
+	case STATUSTYPE_INFO:
+		cbw_config_lock();
+		DMEMIT("%s %u", ct->dd->name, dev->nr_bitmaps);
+		list_for_each_entry(b, &dev->bitmaps, node)
+			sz = status_bitmap(b, result, sz, maxlen);
+		DMEMIT(" %u", dev->nr_snaps);
+		cbw_config_unlock();
+		break;
+	case STATUSTYPE_TABLE:
+		DMEMIT("%s", ct->dd->name);
+		break;
+	case STATUSTYPE_IMA:
+		*result = '\0';
+		break;
+	}
+}
+
+static int cbw_iterate_devices(struct dm_target *ti,
+			       iterate_devices_callout_fn fn, void *data)
+{
+	struct cbw_target *ct = ti->private;
+
+	return fn(ti, ct->dd, 0, ti->len, data);
+}
+
+static void cbw_io_hints(struct dm_target *ti, struct queue_limits *limits)
+{
+	cbw_limit_write_zeroes(limits, WRITE_ZEROES_SECTORS);
+	cbw_limit_discards(limits, DISCARD_SECTORS);
+}
+
+struct target_type cbw_target_type = {
+	.name = "cbw",
+	.version = { 1, 0, 0 },
+	.features = DM_TARGET_SINGLETON | DM_TARGET_NOWAIT |
+		    DM_TARGET_PASSES_CRYPTO,
+	.module = THIS_MODULE,
+	.ctr = cbw_ctr,
+	.dtr = cbw_dtr,
+	.map = cbw_map,
+	.end_io = cbw_end_io,
+	.postsuspend = cbw_postsuspend,
+	.preresume = cbw_preresume,
+	.message = cbw_message,
+	.status = cbw_status,
+	.iterate_devices = cbw_iterate_devices,
+	.io_hints = cbw_io_hints,
+};

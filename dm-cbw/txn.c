@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Transactions: several changes on several devices, all or none, at one
+ * instant.
+ *
+ * An action stages what it wants in bitmap->next (or by linking a snapshot into
+ * txn->snaps) and allocates what that needs.  cbw_txn_end() either throws all of it
+ * away or, once the epochs' memory is there and nothing can fail any more,
+ * makes it the current state and publishes.
+ */
+#include "cbw.h"
+
+#include <linux/random.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+
+DEFINE_MUTEX(cbw_config_mutex);
+static unsigned int config_noio;	/* cbw_config_mutex */
+
+/*
+ * Who holds the mutex may keep a device suspended (its preresume wants it), so no
+ * allocation under it may wait for writeback to that device.
+ */
+void cbw_config_lock(void)
+{
+	mutex_lock(&cbw_config_mutex);
+	config_noio = memalloc_noio_save();
+}
+
+void cbw_config_unlock(void)
+{
+	unsigned int noio = config_noio;
+
+	mutex_unlock(&cbw_config_mutex);
+	memalloc_noio_restore(noio);
+}
+
+/**
+ * cbw_txn_begin - begin a transaction
+ * @txn: the transaction
+ * @session: who owns what is rotated; NULL: anyone
+ *
+ * Takes cbw_config_mutex, which cbw_txn_end() gives back.
+ */
+void cbw_txn_begin(struct cbw_txn *txn, struct cbw_session *session)
+{
+	INIT_LIST_HEAD(&txn->devs);
+	INIT_LIST_HEAD(&txn->snaps);
+	txn->session = session;
+	txn->wait = NULL;
+	do {
+		get_random_bytes(&txn->cut, sizeof(txn->cut));
+	} while (cbw_cut_none(&txn->cut));
+	cbw_config_lock();
+}
+
+static int txn_touch(struct cbw_txn *txn, struct cbw_device *dev)
+{
+	lockdep_assert_held(&cbw_config_mutex);
+	if (!list_empty(&dev->txn_node))
+		return 0;
+	if (cbw_epoch_pair_alloc(&dev->txn_pair))
+		return -ENOMEM;
+	cbw_device_get(dev);
+	list_add_tail(&dev->txn_node, &txn->devs);
+	return 0;
+}
+
+static void bitmap_stage(struct cbw_bitmap *b)
+{
+	if (b->staged)
+		return;
+	b->next = b->cur;
+	if (b->next.active)
+		cbw_bits_get(b->next.active);
+	if (b->next.frozen)
+		cbw_bits_get(b->next.frozen);
+	b->staged = true;
+}
+
+/* Find a bitmap that may be changed and stage it. */
+static struct cbw_bitmap *txn_bitmap(struct cbw_txn *txn, struct cbw_device *dev,
+				     struct cbw_name name)
+{
+	struct cbw_bitmap *b;
+	int r = txn_touch(txn, dev);
+
+	if (r)
+		return ERR_PTR(r);
+	b = cbw_bitmap_find(dev, name);
+	if (!b)
+		return ERR_PTR(-ENOENT);
+	if (b->aborting) {
+		/* The transaction is begun again when that has ended. */
+		if (!txn->wait) {
+			kref_get(&b->ref);
+			txn->wait = b;
+		}
+		return ERR_PTR(-EBUSY);
+	}
+	if (b->staged ? b->next.frozen != NULL : b->cur.frozen != NULL)
+		return ERR_PTR(-EBUSY);
+	bitmap_stage(b);
+	return b;
+}
+
+static struct cbw_bits *fresh_bits(const struct cbw_bitmap *b)
+{
+	return cbw_bits_alloc(b->dev->len, b->next.active->shift);
+}
+
+int cbw_txn_add(struct cbw_txn *txn, struct cbw_device *dev,
+		struct cbw_name name, u32 granularity, u32 flags)
+{
+	struct cbw_bitmap *b;
+	int r;
+
+	if (!granularity)
+		granularity = CBW_GRANULARITY_DEFAULT;
+	if (!cbw_name_valid(name) || !is_power_of_2(granularity) ||
+	    granularity < CBW_GRANULARITY_MIN ||
+	    granularity > CBW_GRANULARITY_MAX)
+		return -EINVAL;
+	r = txn_touch(txn, dev);
+	if (r)
+		return r;
+	if (cbw_bitmap_find(dev, name))
+		return -EEXIST;
+	if (dev->nr_bitmaps >= CBW_BITMAPS_MAX)
+		return -ENOSPC;
+	b = kzalloc(struct_size(b, name, name.len), GFP_KERNEL);
+	if (!b)
+		return -ENOMEM;
+	kref_init(&b->ref);
+	b->dev = cbw_device_get(dev);
+	b->name_len = name.len;
+	memcpy(b->name, name.s, name.len);
+	b->transient = flags & CBW_ADD_TRANSIENT;
+	b->next.present = true;
+	b->next.enabled = !(flags & CBW_ADD_DISABLED);
+	b->next.active = cbw_bits_alloc(dev->len,
+					ilog2(granularity) - SECTOR_SHIFT);
+	if (!b->next.active) {
+		cbw_bitmap_put(b);
+		return -ENOMEM;
+	}
+	b->staged = true;
+	list_add_tail(&b->node, &dev->bitmaps);
+	dev->nr_bitmaps++;
+	return 0;
+}
+
+int cbw_txn_remove(struct cbw_txn *txn, struct cbw_device *dev,
+		   struct cbw_name name)
+{
+	struct cbw_bitmap *b = txn_bitmap(txn, dev, name);
+
+	if (IS_ERR(b))
+		return PTR_ERR(b);
+	cbw_state_drop(&b->next);
+	b->next.present = false;
+	return 0;
+}
+
+/* Nothing is cleared in place: record into an empty one and drop the old. */
+int cbw_txn_clear(struct cbw_txn *txn, struct cbw_device *dev,
+		  struct cbw_name name)
+{
+	struct cbw_bitmap *b = txn_bitmap(txn, dev, name);
+	struct cbw_bits *fresh;
+
+	if (IS_ERR(b))
+		return PTR_ERR(b);
+	fresh = fresh_bits(b);
+	if (!fresh)
+		return -ENOMEM;
+	cbw_bits_put(b->next.active);
+	b->next.active = fresh;
+	return 0;
+}
+
+int cbw_txn_enable(struct cbw_txn *txn, struct cbw_device *dev,
+		   struct cbw_name name, bool enable)
+{
+	struct cbw_bitmap *b = txn_bitmap(txn, dev, name);
+
+	if (IS_ERR(b))
+		return PTR_ERR(b);
+	b->next.enabled = enable;
+	return 0;
+}
+
+/* @snap: the snapshot that is started with it, or NULL */
+int cbw_txn_rotate(struct cbw_txn *txn, struct cbw_device *dev,
+		   struct cbw_name name, struct cbw_snap *snap)
+{
+	struct cbw_bitmap *b;
+	struct cbw_bits *fresh;
+
+	b = cbw_bitmap_find(dev, name);
+	if (b && b->staged && b->next.frozen)
+		return -EINVAL;		/* twice in one transaction */
+	b = txn_bitmap(txn, dev, name);
+	if (IS_ERR(b))
+		return PTR_ERR(b);
+	fresh = fresh_bits(b);
+	if (!fresh)
+		return -ENOMEM;
+	b->next.frozen = b->next.active;
+	b->next.active = fresh;
+	b->next.frozen_seq = dev->seq;	/* the epoch that is about to be old */
+	b->next.cut = txn->cut;
+	b->next.owner = txn->session ? CBW_OWNER_SESSION :
+			snap ? CBW_OWNER_SNAP : CBW_OWNER_ANYONE;
+	b->next.session = txn->session;
+	b->next.snap = snap;
+	return 0;
+}
+
+/* The cut of a snapshot that has not been started. */
+int cbw_txn_start(struct cbw_txn *txn, struct cbw_snap *snap)
+{
+	struct cbw_device *dev = snap->dev;
+	int r;
+
+	lockdep_assert_held(&cbw_config_mutex);
+	if (dev->gone)
+		return -ENODEV;
+	if (snap->start_seq || !list_empty(&snap->txn_node))
+		return -EBUSY;
+	if (dev->len != snap->len) {
+		DMERR_LIMIT("snapshot %u:%u: the source has %llu sectors, the snapshot's table says %llu",
+			    MAJOR(snap->devt), MINOR(snap->devt),
+			    (u64)dev->len, (u64)snap->len);
+		return -EINVAL;
+	}
+	r = txn_touch(txn, dev);
+	if (r)
+		return r;
+	if (snap->bitmap_len) {
+		struct cbw_name name = { snap->bitmap, snap->bitmap_len };
+		struct cbw_bitmap *b;
+
+		r = cbw_txn_rotate(txn, dev, name, snap);
+		if (r)
+			return r;
+		b = cbw_bitmap_find(dev, name);
+		snap->limit = cbw_bits_get(b->next.frozen);
+	}
+	list_add_tail(&snap->txn_node, &txn->snaps);
+	return 0;
+}
+
+static void bitmap_settle(struct cbw_bitmap *b, bool keep)
+{
+	struct cbw_device *dev = b->dev;
+
+	b->staged = false;
+	if (keep)
+		swap(b->cur, b->next);
+	cbw_state_drop(&b->next);
+	if (b->cur.present)
+		return;
+	list_del_init(&b->node);
+	dev->nr_bitmaps--;
+	cbw_bitmap_put(b);
+}
+
+/**
+ * cbw_txn_end - do it all, or nothing
+ * @txn: the transaction
+ * @err: 0: do it; else the error for which it is given up
+ *
+ * Gives cbw_config_mutex back.  May sleep.  Returns @err.
+ */
+int cbw_txn_end(struct cbw_txn *txn, int err)
+{
+	struct cbw_device *dev, *tmp;
+	struct cbw_snap *snap, *tmp_snap;
+	struct cbw_bitmap *b, *tmp_b;
+
+	lockdep_assert_held(&cbw_config_mutex);
+	if (!err)
+		cbw_publish(&txn->devs);
+	list_for_each_entry_safe(snap, tmp_snap, &txn->snaps, txn_node) {
+		list_del_init(&snap->txn_node);
+		if (err) {
+			cbw_bits_put(snap->limit);
+			snap->limit = NULL;
+			continue;
+		}
+		snap->cut = txn->cut;
+		snap->session = txn->session;
+		cbw_snap_started(snap, snap->dev->seq);
+	}
+	list_for_each_entry_safe(dev, tmp, &txn->devs, txn_node) {
+		list_for_each_entry_safe(b, tmp_b, &dev->bitmaps, node)
+			if (b->staged)
+				bitmap_settle(b, !err);
+		list_del_init(&dev->txn_node);
+		cbw_epoch_pair_free(&dev->txn_pair);
+		cbw_device_put(dev);
+	}
+	cbw_config_unlock();
+	return err;
+}
+
+/**
+ * cbw_txn_retry - after a transaction that ended with an error: begin again?
+ * @txn: the transaction, ended
+ * @err: its error
+ *
+ * When it met an abort that is under way, waits (killable) for its end.  Returns
+ * -EAGAIN: begin again; else the error.
+ */
+int cbw_txn_retry(struct cbw_txn *txn, int err)
+{
+	int r;
+
+	if (!txn->wait)
+		return err;
+	r = cbw_bitmap_abort_wait(txn->wait);
+	txn->wait = NULL;
+	return r ? r : -EAGAIN;
+}

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Differences between kernels, so that the sources read as for the newest.
+ * What is defined here was found out by Kbuild.include.
+ */
+#ifndef DM_CBW_COMPAT_H
+#define DM_CBW_COMPAT_H
+
+#include <linux/blkdev.h>
+
+/* ---- a block device held open without a claim ------------------------------ */
+
+struct cbw_bdev_handle {
+#ifdef CBW_HAVE_BDEV_FILE
+	struct file *file;
+#else
+	struct block_device *bdev;
+#endif
+};
+
+#ifdef CBW_HAVE_BDEV_FILE
+
+static inline int cbw_bdev_open(dev_t devt, struct cbw_bdev_handle *h)
+{
+	struct file *file = bdev_file_open_by_dev(devt, BLK_OPEN_READ, NULL, NULL);
+
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	h->file = file;
+	return 0;
+}
+
+static inline struct block_device *cbw_bdev(const struct cbw_bdev_handle *h)
+{
+	return file_bdev(h->file);
+}
+
+/* An empty handle may be closed. */
+static inline void cbw_bdev_close(struct cbw_bdev_handle *h)
+{
+	if (h->file)
+		bdev_fput(h->file);
+	h->file = NULL;
+}
+
+#else
+
+static inline int cbw_bdev_open(dev_t devt, struct cbw_bdev_handle *h)
+{
+	struct block_device *bdev = blkdev_get_by_dev(devt, FMODE_READ, NULL);
+
+	if (IS_ERR(bdev))
+		return PTR_ERR(bdev);
+	h->bdev = bdev;
+	return 0;
+}
+
+static inline struct block_device *cbw_bdev(const struct cbw_bdev_handle *h)
+{
+	return h->bdev;
+}
+
+static inline void cbw_bdev_close(struct cbw_bdev_handle *h)
+{
+	if (h->bdev)
+		blkdev_put(h->bdev, FMODE_READ);
+	h->bdev = NULL;
+}
+
+#endif /* CBW_HAVE_BDEV_FILE */
+
+#ifdef CBW_HAVE_BLK_MODE
+#define CBW_OPEN_RW	(BLK_OPEN_READ | BLK_OPEN_WRITE)
+#else
+#define CBW_OPEN_RW	(FMODE_READ | FMODE_WRITE)
+#endif
+
+/* ---- queue limits ------------------------------------------------------------ */
+
+static inline void cbw_limit_write_zeroes(struct queue_limits *limits,
+					  unsigned int sectors)
+{
+	if (limits->max_write_zeroes_sectors > sectors)
+		limits->max_write_zeroes_sectors = sectors;
+#ifdef CBW_HAVE_WZEROES_UNMAP
+	/* Either nothing or the same as the above. */
+	if (limits->max_hw_wzeroes_unmap_sectors)
+		limits->max_hw_wzeroes_unmap_sectors =
+			limits->max_write_zeroes_sectors;
+#endif
+}
+
+static inline void cbw_limit_discards(struct queue_limits *limits,
+				      unsigned int sectors)
+{
+	limits->max_hw_discard_sectors = min(limits->max_hw_discard_sectors,
+					     sectors);
+	limits->max_discard_sectors = min(limits->max_discard_sectors, sectors);
+}
+
+#endif /* DM_CBW_COMPAT_H */
