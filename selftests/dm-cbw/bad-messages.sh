@@ -36,7 +36,6 @@ for g in 0 1 256 513 3000 -512 x 4294967296 8589934592 99999999999999999999999; 
 	bad "granularity $g" EINVAL bitmap_add n granularity $g
 done
 bad "add with an unknown option" EINVAL bitmap_add n fast
-bad "granularity given twice" EINVAL bitmap_add n granularity 4096 granularity 4096
 for verb in remove clear enable disable rotate commit abort; do
 	bad "$verb without a name" EINVAL bitmap_$verb
 	bad "$verb of what is not there" ENOENT bitmap_$verb nothing
