@@ -154,7 +154,7 @@ int qcow2_flush(struct qcow2_image *img, struct qcow2_error *err)
 		return q2_err(err, EROFS, "%s: is open for reading only", l->name);
 	pthread_mutex_lock(&img->lock);
 	if (l->w->failed)
-		ret = q2_err(err, ESHUTDOWN, "%s: an earlier flush failed: nothing more can be written",
+		ret = q2_err(err, ESHUTDOWN, "%s: an earlier write of metadata failed: nothing more can be written",
 			     l->name);
 	else
 		ret = flush(l, err);

@@ -20,7 +20,8 @@
  *		backing chain is a loop or too deep), ENOENT, EACCES, EIO, ENOSPC,
  *		EFBIG (a table would outgrow what QEMU accepts), ENOMEM, EROFS
  *		(the image is open for reading only), ESHUTDOWN (an earlier flush
- *		failed, see qcow2_flush()), as they come.
+ *		failed, see qcow2_flush(), or memory or space ran out in the middle
+ *		of a change of the metadata), as they come.
  * Trust:	whatever is in an image file is checked before it is used; a
  *		hostile image yields an error, never a wild access. The name of
  *		the backing file is in the image too: see %QCOW2_OPEN_SAME_DIR.
@@ -271,7 +272,8 @@ enum qcow2_run_type {
  *		range (it is then ZERO, or UNALLOCATED, see there)
  * @fd:		file of that layer for DATA, else -1; never to be closed
  * @host_offset: place in @fd for DATA, else 0. The range host_offset to
- *		host_offset + length lies within the file.
+ *		host_offset + length lies within the file (of a writable
+ *		layer: within what is allocated, the file is extended by flush).
  */
 struct qcow2_run {
 	uint64_t offset;
@@ -328,7 +330,8 @@ int qcow2_read(struct qcow2_image *img, uint64_t offset, void *buf,
  *	     least one cluster (or all, if that is less), at most @length
  *
  * The caller writes [host_offset, host_offset + got) by itself, and all of it,
- * before it calls qcow2_flush(); call again for the rest. It may write up to the
+ * before it calls qcow2_flush(); call again for the rest. If its write fails it
+ * must not flush any more (or write the range again first). It may write up to the
  * end of the last cluster (O_DIRECT and a size that is not aligned). A range
  * that is allocated already is given again (overwritten in place), unless it is
  * compressed. Reading a range between alloc and write gives whatever is there.
@@ -354,7 +357,8 @@ int qcow2_set_zero(struct qcow2_image *img, uint64_t offset, uint64_t length,
  * @buf: @length bytes
  *
  * Parts of clusters that are new in this layer are filled up from the backing
- * chain (-EOPNOTSUPP if that is needed and the chain is not open).
+ * chain (-EOPNOTSUPP if that is needed and the chain is not open). After a
+ * failure the content of the clusters it touches is undefined.
  */
 int qcow2_write(struct qcow2_image *img, uint64_t offset, const void *buf,
 		size_t length, struct qcow2_error *err);

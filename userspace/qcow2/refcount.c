@@ -331,12 +331,12 @@ static int grow_table(struct q2_layer *l, uint64_t need, struct qcow2_error *err
 	w->reft = t;
 	w->reft_entries = entries;
 	ret = q2_alloc_contig(l, clusters, &first, err);
-	if (ret)
-		return ret;
-	if (l->reft_clusters) {
+	if (!ret && l->reft_clusters)
 		ret = q2_free_later(l, l->reft_off, (uint64_t)l->reft_clusters << l->cluster_bits, err);
-		if (ret)
-			return ret;
+	if (ret) {
+		/* blocks may have come that the table on disk has no entries for */
+		w->failed = true;
+		return ret;
 	}
 	l->reft_off = first << l->cluster_bits;
 	l->reft_clusters = (uint32_t)clusters;

@@ -159,8 +159,11 @@ static int alloc_write(struct q2_layer *l, uint64_t off, uint64_t len, uint64_t 
 		return ret;
 	for (i = 0; i < n; i++) {
 		ret = drop_old(l, be64toh(t[i]), err);
-		if (ret)
+		if (ret) {
+			/* some entries are new already, and the caller will write to none */
+			l->w->failed = true;
 			return ret;
+		}
 		t[i] = htobe64((first + i) << l->cluster_bits | Q2_COPIED);
 	}
 	l2_changed(l, e);
@@ -214,17 +217,22 @@ static int begin(struct q2_layer *l, struct qcow2_error *err)
 	if (!l->w)
 		return q2_err(err, EROFS, "%s: is open for reading only", l->name);
 	if (l->w->failed)
-		return q2_err(err, ESHUTDOWN, "%s: an earlier flush failed: nothing more can be written", l->name);
+		return q2_err(err, ESHUTDOWN, "%s: an earlier write of metadata failed: nothing more can be written",
+			      l->name);
 	if (l->w->begun)
 		return 0;
 	if (l->autoclear) {
+		uint64_t old = l->autoclear;
+
 		l->autoclear = 0;
 		q2_header_update(l->header, l);
 		ret = q2_pwrite(l, l->header, Q2_V3_HEADER_LEN, 0, "the header", err);
 		if (!ret)
 			ret = q2_sync(l, err);
-		if (ret)
+		if (ret) {
+			l->autoclear = old;
 			return ret;
+		}
 	}
 	l->w->begun = true;
 	return 0;

@@ -11,7 +11,7 @@
 
 #include "common.h"
 
-static char loops[2][64];
+static char loops[4][64];
 static unsigned int nr_loops;
 
 /* a loop device over @len bytes of garbage, or NULL where there is none to be had */
@@ -22,7 +22,7 @@ static const char *loop_add(const char *name, size_t len)
 	FILE *p;
 
 	assert_non_null(junk);
-	assert_true(nr_loops < 2);
+	assert_true(nr_loops < 4);
 	memset(junk, 0xfb, len);
 	write_file(scratch(name), junk, len);
 	free(junk);
@@ -103,6 +103,41 @@ static void block_devices(void **state)
 	qcow2_close(img);
 	o.cluster_size = 2 * MIB;
 	assert_int_equal(qcow2_create(base, &o, &img, &e), -ENOSPC);
+	free(ref);
+}
+
+/* the device ends where the refcount table must move: refused, what was durable stays */
+static void no_room_for_the_refcount_table(void **state)
+{
+	uint64_t size = 16 * MIB, half = 4 * MIB, off, host, got;
+	const char *dev = loop_add("full", 8 * MIB + 1024);
+	uint8_t *ref = calloc(1, size);
+	struct qcow2_image *img = NULL;
+	struct qcow2_error e;
+	int ret = 0;
+
+	(void)state;
+	if (!dev) {
+		print_message("no loop device to be had: not tested\n");
+		free(ref);
+		skip();
+	}
+	rnd_seed(44);
+	assert_non_null(ref);
+	stamp(ref, 0, half, 1);
+	ok(qcow2_create(dev, &(struct qcow2_create_opts){ .virtual_size = size, .cluster_size = 512 }, &img, err));
+	engine_write(img, 0, ref, half);
+	ok(qcow2_flush(img, err));
+	for (off = half; !ret; off += got)
+		ret = qcow2_alloc_write(img, off, size - off, &host, &got, &e);
+	assert_int_equal(ret, -ENOSPC);
+	assert_int_equal(qcow2_flush(img, &e), -ESHUTDOWN);
+	assert_int_equal(qcow2_alloc_write(img, 0, 512, &host, &got, &e), -ESHUTDOWN);
+	qcow2_close(img);
+	ok(qcow2_open(dev, 0, &img, err));
+	same_content(img, ref, size);
+	qcow2_close(img);
+	run_ok("qemu-img check -q -f qcow2 '%s'; test $? = 0 -o $? = 3", dev);
 	free(ref);
 }
 
@@ -223,6 +258,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(block_devices),
+		cmocka_unit_test(no_room_for_the_refcount_table),
 		cmocka_unit_test(failing_flush),
 		cmocka_unit_test(threads),
 	};
