@@ -188,10 +188,7 @@ static unsigned int status_bitmap(struct cbw_bitmap *b, char *result,
 		DMEMIT("-");
 	else
 		DMEMIT("%s%s", b->cur.enabled ? "e" : "", busy ? "b" : "");
-	if (cbw_cut_none(&b->cur.base))
-		DMEMIT(" -");
-	else
-		DMEMIT(" %*phN", (int)sizeof(b->cur.base), b->cur.base.b);
+	DMEMIT(" %*phN", (int)sizeof(b->cur.base), b->cur.base.b);
 	return sz;
 }
 
