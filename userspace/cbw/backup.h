@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef CBW_BACKUP_H
+#define CBW_BACKUP_H
+
+#include "chain.h"
+#include "copy.h"
+#include "store.h"
+
+struct qcow2_image;
+
+/* one volume of a backup */
+struct job {
+	struct cbw_dm_dev dev;
+	struct store store;
+	bool have_store;
+	struct chain chain;
+	bool have_chain;
+	struct decision decision;
+	struct cbw_bitmap before;	/* the bitmap before the cut */
+	struct cbw_dm_dev snap;
+	bool have_snap;
+	int snap_fd;
+	uint32_t chunk;
+	struct qcow2_image *img;
+	int img_fd;
+	char *img_path;
+	struct entry entry;
+	bool complete;			/* image durable */
+	bool saved;			/* manifest durable */
+};
+
+struct backup {
+	struct job *job;
+	size_t nr;
+	const char *dir;
+	const char *bitmap;		/* of the command line */
+	enum backup_mode mode;
+	uint64_t chunk;
+	uint64_t rate;
+	bool json;
+	struct cbw_session *session;
+	struct cbw_cut_id cut;
+	bool have_cut;
+};
+
+/*
+ * Opens the chains, decides what is to be done. EXIT_OK, EXIT_FAILED or, when an
+ * increment was demanded and cannot be, EXIT_DISTRUST.
+ */
+int backup_plan(struct backup *b);
+
+/* Snapshots, the cut, the copies, the commits. EXIT_OK, _FAILED or _FULL. */
+int backup_run(struct backup *b);
+
+/* Gives everything back; what was not committed is aborted. */
+void backup_free(struct backup *b);
+
+#endif

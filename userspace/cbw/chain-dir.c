@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* the directory of a chain: lock, leftovers, durable replacement */
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cbw.h"
+#include "chain.h"
+
+#define MANIFEST_MAX	(64u << 20)
+#define MANIFEST_TMP	CHAIN_MANIFEST ".tmp"
+
+char *chain_path(const struct chain *chain, const char *file)
+{
+	return xasprintf("%s/%s", chain->dir, file);
+}
+
+static int fsync_parent(const char *dir)
+{
+	char *up = xasprintf("%s/..", dir);
+	int fd = open(up, O_RDONLY | O_DIRECTORY | O_CLOEXEC), ret = 0;
+
+	free(up);
+	if (fd < 0)
+		return -errno;
+	if (fsync(fd))
+		ret = -errno;
+	close(fd);
+	return ret;
+}
+
+static int read_manifest(struct chain *chain, struct cbw_error *err)
+{
+	struct cbw_error why;
+	struct stat st;
+	size_t len = 0;
+	char *text;
+	int fd, ret;
+
+	fd = openat(chain->dirfd, CHAIN_MANIFEST,
+		    O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+	if (fd < 0)
+		return fail(err, errno, "%s/" CHAIN_MANIFEST ": %s",
+			    esc(chain->dir), strerror(errno));
+	if (fstat(fd, &st) || !S_ISREG(st.st_mode) ||
+	    st.st_size > MANIFEST_MAX) {
+		close(fd);
+		return fail(err, EUCLEAN,
+			    "%s/" CHAIN_MANIFEST ": not a file of a sensible size",
+			    esc(chain->dir));
+	}
+	text = xcalloc((size_t)st.st_size + 1, 1);
+	while (len < (size_t)st.st_size) {
+		ssize_t n = read(fd, text + len, (size_t)st.st_size - len);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0) {
+			ret = fail(err, errno, "%s/" CHAIN_MANIFEST ": %s",
+				   esc(chain->dir), strerror(errno));
+			close(fd);
+			free(text);
+			return ret;
+		}
+		if (!n)
+			break;
+		len += (size_t)n;
+	}
+	close(fd);
+	ret = chain_parse(text, len, chain, &why);
+	free(text);
+	if (ret)
+		return fail(err, -ret, "%s/" CHAIN_MANIFEST ": %s",
+			    esc(chain->dir), why.msg);
+	return 0;
+}
+
+int chain_open(const char *dir, bool create, struct chain *chain,
+	       struct cbw_error *err)
+{
+	struct chain c = { .dir = xstrdup(dir) };
+	int ret;
+
+	if (create && mkdir(dir, 0700) == 0) {
+		ret = fsync_parent(dir);
+		if (ret) {
+			free(c.dir);
+			return fail(err, -ret, "%s: %s", esc(dir),
+				    strerror(-ret));
+		}
+	} else if (create && errno != EEXIST) {
+		ret = fail(err, errno, "%s: %s", esc(dir), strerror(errno));
+		free(c.dir);
+		return ret;
+	}
+	c.dirfd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (c.dirfd < 0) {
+		ret = fail(err, errno, "%s: %s", esc(dir), strerror(errno));
+		free(c.dir);
+		return ret;
+	}
+	if (create && flock(c.dirfd, LOCK_EX | LOCK_NB)) {
+		ret = fail(err, errno == EWOULDBLOCK ? EBUSY : errno,
+			   errno == EWOULDBLOCK ?
+			   "%s: another backup is at work in this directory" :
+			   "%s: it cannot be locked", esc(dir));
+		chain_close(&c);
+		return ret;
+	}
+	ret = read_manifest(&c, err);
+	if (ret == -ENOENT && create)
+		ret = 0;
+	if (ret) {
+		chain_close(&c);
+		return ret;
+	}
+	*chain = c;
+	return 0;
+}
+
+void chain_close(struct chain *chain)
+{
+	if (chain->dirfd >= 0)
+		close(chain->dirfd);
+	free(chain->dir);
+	free(chain->volume);
+	free(chain->bitmap);
+	free(chain->entry);
+	*chain = (struct chain){ .dirfd = -1 };
+}
+
+/* Whether a name is one that we give to images or to a new manifest. */
+static bool is_ours(const char *name)
+{
+	unsigned int id;
+	int end = 0;
+
+	if (!strcmp(name, MANIFEST_TMP))
+		return true;
+	if (strspn(name, "0123456789") != 6 || name[6] != '-' ||
+	    sscanf(name, "%6u-%n", &id, &end) != 1 || end != 7)
+		return false;
+	return !strcmp(name + end, "full.qcow2") ||
+		!strcmp(name + end, "inc.qcow2");
+}
+
+int chain_clean(struct chain *chain, unsigned int *removed,
+		struct cbw_error *err)
+{
+	struct dirent *de;
+	unsigned int gone = 0;
+	int fd, ret = 0;
+	DIR *d;
+
+	fd = openat(chain->dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	d = fd < 0 ? NULL : fdopendir(fd);
+	if (!d) {
+		ret = fail(err, errno, "%s: %s", esc(chain->dir),
+			   strerror(errno));
+		if (fd >= 0)
+			close(fd);
+		return ret;
+	}
+	while ((de = readdir(d))) {
+		size_t i;
+
+		if (!is_ours(de->d_name))
+			continue;
+		for (i = 0; i < chain->nr; i++)
+			if (!strcmp(chain->entry[i].file, de->d_name))
+				break;
+		if (i < chain->nr)
+			continue;
+		if (unlinkat(chain->dirfd, de->d_name, 0)) {
+			ret = fail(err, errno,
+				   "%s/%s: leftover of an interrupted run, cannot be removed: %s",
+				   esc(chain->dir), esc(de->d_name),
+				   strerror(errno));
+			break;
+		}
+		gone++;
+	}
+	closedir(d);
+	if (removed)
+		*removed = gone;
+	return ret;
+}
+
+int chain_save(const struct chain *chain, struct cbw_error *err)
+{
+	char *text = chain_format(chain);
+	int fd, ret;
+
+	fd = openat(chain->dirfd, MANIFEST_TMP,
+		    O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW,
+		    0600);
+	if (fd < 0) {
+		ret = -errno;
+		goto out;
+	}
+	ret = write_all(fd, text, strlen(text));
+	if (!ret && fsync(fd))
+		ret = -errno;
+	if (close(fd) && !ret)
+		ret = -errno;
+	/* the images that it names are durable as files; now as entries too */
+	if (!ret && fsync(chain->dirfd))
+		ret = -errno;
+	if (!ret && renameat(chain->dirfd, MANIFEST_TMP, chain->dirfd,
+			     CHAIN_MANIFEST))
+		ret = -errno;
+	if (!ret && fsync(chain->dirfd))
+		ret = -errno;
+out:
+	free(text);
+	if (ret)
+		return fail(err, -ret, "%s/" CHAIN_MANIFEST ": %s",
+			    esc(chain->dir), strerror(-ret));
+	return 0;
+}
+
+static bool has_manifest(const char *dir)
+{
+	char *path = xasprintf("%s/" CHAIN_MANIFEST, dir);
+	bool has = !access(path, F_OK);
+
+	free(path);
+	return has;
+}
+
+static int by_name(const void *a, const void *b)
+{
+	return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+int chain_find_dirs(const char *path, char ***dirs, size_t *nr,
+		    struct cbw_error *err)
+{
+	char **out = xcalloc(1, sizeof(*out));
+	struct dirent *de;
+	size_t n = 0;
+	DIR *d;
+
+	if (has_manifest(path)) {
+		out[n++] = xstrdup(path);
+		goto done;
+	}
+	d = opendir(path);
+	if (!d) {
+		free(out);
+		return fail(err, errno, "%s: %s", esc(path), strerror(errno));
+	}
+	while ((de = readdir(d))) {
+		char *sub, **more;
+
+		if (de->d_name[0] == '.')
+			continue;
+		sub = xasprintf("%s/%s", path, de->d_name);
+		if (!has_manifest(sub)) {
+			free(sub);
+			continue;
+		}
+		more = reallocarray(out, n + 1, sizeof(*out));
+		if (!more) {
+			free(sub);
+			closedir(d);
+			return fail(err, ENOMEM, "out of memory");
+		}
+		out = more;
+		out[n++] = sub;
+	}
+	closedir(d);
+	if (!n) {
+		free(out);
+		return fail(err, ENOENT,
+			    "%s: there is no backup here (no " CHAIN_MANIFEST ", neither in it nor one level below)",
+			    esc(path));
+	}
+	qsort(out, n, sizeof(*out), by_name);
+done:
+	*dirs = out;
+	*nr = n;
+	return 0;
+}

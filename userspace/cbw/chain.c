@@ -1,0 +1,446 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* manifests: text to struct and back, and the choice they decide */
+#include <json-c/json.h>
+#include <time.h>
+
+#include "cbw.h"
+#include "chain.h"
+
+#define FORMAT	"cbw-chain"
+#define VERSION	1
+
+/* ---- reading ----------------------------------------------------------- */
+
+static struct json_object *member(struct json_object *o, const char *key,
+				  json_type type)
+{
+	struct json_object *m;
+
+	if (!json_object_object_get_ex(o, key, &m) ||
+	    json_object_get_type(m) != type)
+		return NULL;
+	return m;
+}
+
+/* A text without NUL in it, NULL if it is not there. */
+static const char *text_of(struct json_object *o, const char *key)
+{
+	struct json_object *m = member(o, key, json_type_string);
+	const char *s;
+
+	if (!m)
+		return NULL;
+	s = json_object_get_string(m);
+	return strlen(s) == (size_t)json_object_get_string_len(m) ? s : NULL;
+}
+
+static bool number_of(struct json_object *o, const char *key, uint64_t max,
+		      uint64_t *v)
+{
+	struct json_object *m = member(o, key, json_type_int);
+
+	if (!m)
+		return false;
+	/* negative ones come out as 0 here, so look at the sign too */
+	if (json_object_get_int64(m) < 0)
+		return false;
+	*v = json_object_get_uint64(m);
+	return *v <= max;
+}
+
+static bool cut_of(struct json_object *o, const char *key,
+		   struct cbw_cut_id *cut)
+{
+	const char *s = text_of(o, key);
+
+	return s && !cbw_cut_from_text(s, cut);
+}
+
+/* "000001-full.qcow2": as we make them, so never a path out of here. */
+static bool file_ok(const char *file, uint32_t id, enum entry_type type)
+{
+	char want[64];
+
+	snprintf(want, sizeof(want), "%06u-%s.qcow2", id,
+		 type == ENTRY_FULL ? "full" : "inc");
+	return !strcmp(file, want);
+}
+
+static bool size_ok(uint64_t size)
+{
+	return size && size <= INT64_MAX && !(size % 512);
+}
+
+static int parse_entry(struct json_object *o, const struct chain *chain,
+		       struct entry *e, const char **why)
+{
+	const char *type = text_of(o, "type"), *file = text_of(o, "file");
+	const struct entry *newest = chain_newest(chain);
+	uint64_t id, parent = 0, granularity, crc, when;
+
+	*why = "id";
+	if (!number_of(o, "id", 999999, &id) || !id ||
+	    (newest && id <= newest->id))
+		return -1;
+	*why = "type";
+	if (!type || (strcmp(type, "full") && strcmp(type, "incremental")))
+		return -1;
+	e->id = (uint32_t)id;
+	e->type = *type == 'f' ? ENTRY_FULL : ENTRY_INCREMENTAL;
+	*why = "parent";
+	if (!number_of(o, "parent", id - 1, &parent) ||
+	    (e->type == ENTRY_FULL) != !parent ||
+	    (parent && !chain_by_id(chain, (uint32_t)parent)))
+		return -1;
+	e->parent = (uint32_t)parent;
+	*why = "file";
+	if (!file || !file_ok(file, e->id, e->type))
+		return -1;
+	snprintf(e->file, sizeof(e->file), "%s", file);
+	*why = "cut";
+	if (!cut_of(o, "cut", &e->cut) || cbw_cut_is_none(&e->cut))
+		return -1;
+	*why = "base";
+	if (!cut_of(o, "base", &e->base))
+		return -1;
+	*why = "time";
+	if (!number_of(o, "time", (uint64_t)1 << 40, &when))
+		return -1;
+	e->time = (int64_t)when;
+	*why = "size";
+	if (!number_of(o, "size", INT64_MAX, &e->size) || !size_ok(e->size))
+		return -1;
+	*why = "copied";
+	if (!number_of(o, "copied", INT64_MAX, &e->copied))
+		return -1;
+	*why = "zero";
+	if (!number_of(o, "zero", INT64_MAX, &e->zero))
+		return -1;
+	*why = "granularity";
+	if (!number_of(o, "granularity", CBW_GRANULARITY_MAX, &granularity))
+		return -1;
+	e->granularity = (uint32_t)granularity;
+	*why = "crc32c";
+	if (!number_of(o, "crc32c", UINT32_MAX, &crc))
+		return -1;
+	e->crc = (uint32_t)crc;
+	return 0;
+}
+
+/* \xHH back to bytes; NULL if it is not well formed */
+static char *unescape(const char *text)
+{
+	char *out = xcalloc(strlen(text) + 1, 1), *o = out;
+	const char *p;
+
+	for (p = text; *p; p++) {
+		unsigned int byte;
+		int end = 0;
+
+		if (*p != '\\') {
+			*o++ = *p;
+			continue;
+		}
+		if (p[1] != 'x' || sscanf(p + 2, "%2x%n", &byte, &end) != 1 ||
+		    end != 2 || !byte) {
+			free(out);
+			return NULL;
+		}
+		*o++ = (char)byte;
+		p += 3;
+	}
+	return out;
+}
+
+int chain_parse(const char *text, size_t len, struct chain *chain,
+		struct cbw_error *err)
+{
+	struct json_tokener *tok = json_tokener_new_ex(8);
+	struct json_object *root = NULL, *list, *m;
+	struct cbw_error name_err;
+	const char *s, *why = "not JSON";
+	uint64_t version;
+	size_t i, nr;
+
+	chain->volume = NULL;
+	chain->bitmap = NULL;
+	chain->entry = NULL;
+	chain->nr = 0;
+	if (!tok)
+		return fail(err, ENOMEM, "out of memory");
+	json_tokener_set_flags(tok, JSON_TOKENER_STRICT);
+	if (len <= INT32_MAX)
+		root = json_tokener_parse_ex(tok, text, (int)len);
+	if (root && json_tokener_get_parse_end(tok) < len) {
+		const char *p = text + json_tokener_get_parse_end(tok);
+
+		/* blanks and newlines may follow, nothing else */
+		if (strspn(p, " \t\r\n") < len - (size_t)(p - text)) {
+			json_object_put(root);
+			root = NULL;
+		}
+	}
+	json_tokener_free(tok);
+	if (!root || json_object_get_type(root) != json_type_object)
+		goto bad;
+	why = "'format' is not \"" FORMAT "\"";
+	s = text_of(root, "format");
+	if (!s || strcmp(s, FORMAT))
+		goto bad;
+	why = "'version' is not one that this program knows";
+	if (!number_of(root, "version", UINT32_MAX, &version) ||
+	    version != VERSION)
+		goto bad;
+	why = "'chain' is not an id";
+	if (!cut_of(root, "chain", &chain->id) || cbw_cut_is_none(&chain->id))
+		goto bad;
+	why = "'volume' is not a name";
+	s = text_of(root, "volume");
+	if (s)
+		chain->volume = unescape(s);
+	if (!chain->volume || !*chain->volume)
+		goto bad;
+	why = "'bitmap' is not a name";
+	s = text_of(root, "bitmap");
+	if (s)
+		chain->bitmap = unescape(s);
+	if (!chain->bitmap || cbw_name_check(chain->bitmap, &name_err))
+		goto bad;
+	why = "'entries' is not a list of at most 65536 images";
+	list = member(root, "entries", json_type_array);
+	nr = list ? json_object_array_length(list) : 0;
+	if (!list || nr > CHAIN_ENTRIES_MAX)
+		goto bad;
+	chain->entry = xcalloc(nr, sizeof(*chain->entry));
+	for (i = 0; i < nr; i++) {
+		m = json_object_array_get_idx(list, i);
+		if (json_object_get_type(m) != json_type_object ||
+		    parse_entry(m, chain, &chain->entry[i], &why)) {
+			fail(err, EUCLEAN,
+			     "entry %zu: '%s' is missing or not valid", i + 1,
+			     why);
+			json_object_put(root);
+			goto drop;
+		}
+		chain->nr++;
+	}
+	json_object_put(root);
+	return 0;
+bad:
+	fail(err, EUCLEAN, "%s", why);
+	json_object_put(root);
+drop:
+	free(chain->volume);
+	free(chain->bitmap);
+	free(chain->entry);
+	chain->volume = NULL;
+	chain->bitmap = NULL;
+	chain->entry = NULL;
+	chain->nr = 0;
+	chain->id = (struct cbw_cut_id){ 0 };
+	return -EUCLEAN;
+}
+
+/* ---- writing ----------------------------------------------------------- */
+
+static void put_text(struct json_object *o, const char *key, const char *v)
+{
+	json_object_object_add(o, key, json_object_new_string(v));
+}
+
+static void put_number(struct json_object *o, const char *key, uint64_t v)
+{
+	json_object_object_add(o, key, json_object_new_uint64(v));
+}
+
+static void put_name(struct json_object *o, const char *key, const char *name)
+{
+	size_t len = 4 * strlen(name) + 1;
+	char *buf = xcalloc(len, 1);
+
+	put_text(o, key, cbw_escape(name, buf, len));
+	free(buf);
+}
+
+struct json_object *json_entry(const struct entry *e)
+{
+	struct json_object *o = json_object_new_object();
+	char text[CBW_CUT_HEX];
+
+	put_number(o, "id", e->id);
+	put_text(o, "type", e->type == ENTRY_FULL ? "full" : "incremental");
+	put_number(o, "parent", e->parent);
+	put_text(o, "file", e->file);
+	put_text(o, "cut", cbw_cut_to_text(&e->cut, text));
+	put_text(o, "base", cbw_cut_to_text(&e->base, text));
+	put_number(o, "time", (uint64_t)e->time);
+	put_number(o, "size", e->size);
+	put_number(o, "copied", e->copied);
+	put_number(o, "zero", e->zero);
+	put_number(o, "granularity", e->granularity);
+	put_number(o, "crc32c", e->crc);
+	return o;
+}
+
+char *chain_format(const struct chain *chain)
+{
+	struct json_object *root = json_object_new_object(), *list;
+	char text[CBW_CUT_HEX], *out;
+	size_t i;
+
+	put_text(root, "format", FORMAT);
+	put_number(root, "version", VERSION);
+	put_text(root, "chain", cbw_cut_to_text(&chain->id, text));
+	put_name(root, "volume", chain->volume);
+	put_name(root, "bitmap", chain->bitmap);
+	list = json_object_new_array();
+	for (i = 0; i < chain->nr; i++)
+		json_object_array_add(list, json_entry(&chain->entry[i]));
+	json_object_object_add(root, "entries", list);
+	out = xasprintf("%s\n", json_object_to_json_string_ext(root,
+			JSON_C_TO_STRING_PRETTY |
+			JSON_C_TO_STRING_NOSLASHESCAPE));
+	json_object_put(root);
+	return out;
+}
+
+/* ---- entries ----------------------------------------------------------- */
+
+void chain_add(struct chain *chain, const struct entry *entry)
+{
+	struct entry *more = xcalloc(chain->nr + 1, sizeof(*more));
+
+	if (chain->nr)
+		memcpy(more, chain->entry, chain->nr * sizeof(*more));
+	more[chain->nr] = *entry;
+	free(chain->entry);
+	chain->entry = more;
+	chain->nr++;
+}
+
+const struct entry *chain_newest(const struct chain *chain)
+{
+	return chain->nr ? &chain->entry[chain->nr - 1] : NULL;
+}
+
+const struct entry *chain_by_id(const struct chain *chain, uint32_t id)
+{
+	size_t lo = 0, hi = chain->nr;
+
+	while (lo < hi) {
+		size_t mid = lo + (hi - lo) / 2;
+
+		if (chain->entry[mid].id == id)
+			return &chain->entry[mid];
+		if (chain->entry[mid].id < id)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return NULL;
+}
+
+const struct entry *chain_find(const struct chain *chain, const char *text)
+{
+	const struct entry *found = NULL;
+	size_t len = strlen(text), i;
+	uint64_t id;
+
+	if (len < 8)
+		return !parse_size(text, &id) && id <= UINT32_MAX &&
+			strspn(text, "0123456789") == len ?
+			chain_by_id(chain, (uint32_t)id) : NULL;
+	for (i = 0; i < chain->nr; i++) {
+		char cut[CBW_CUT_HEX];
+
+		if (strncasecmp(cbw_cut_to_text(&chain->entry[i].cut, cut),
+				text, len))
+			continue;
+		if (found)
+			return NULL;
+		found = &chain->entry[i];
+	}
+	return found;
+}
+
+unsigned int chain_depth(const struct chain *chain, const struct entry *entry)
+{
+	unsigned int depth = 1;
+
+	while (entry->type == ENTRY_INCREMENTAL) {
+		entry = chain_by_id(chain, entry->parent);
+		if (!entry)
+			return 0;
+		depth++;
+	}
+	return depth;
+}
+
+/* ---- full or incremental ----------------------------------------------- */
+
+void chain_decide(const struct chain *chain, const struct cbw_bitmap *bitmap,
+		  uint64_t size, enum backup_mode mode, struct decision *d)
+{
+	const struct entry *newest = chain_newest(chain);
+	char a[CBW_CUT_HEX], b[CBW_CUT_HEX];
+
+	*d = (struct decision){ .type = ENTRY_FULL, .add = !bitmap };
+	if (bitmap && ((bitmap->flags & CBW_BITMAP_INCONSISTENT) ||
+		       !(bitmap->flags & CBW_BITMAP_ENABLED)))
+		d->add = d->replace = true;
+	if (mode == MODE_FULL)
+		return;
+	if (!newest) {
+		/* the first backup of a chain has no choice, which is no failure */
+		snprintf(d->reason, sizeof(d->reason),
+			 "the chain is empty, there is nothing to add an increment to");
+		d->fallback = mode == MODE_INCREMENTAL;
+		return;
+	}
+	d->fallback = true;
+	if (!bitmap) {
+		snprintf(d->reason, sizeof(d->reason),
+			 "the volume has no bitmap '%s' (it ends with a detach or a reboot)",
+			 esc(chain->bitmap));
+		return;
+	}
+	if (bitmap->flags & CBW_BITMAP_INCONSISTENT) {
+		snprintf(d->reason, sizeof(d->reason),
+			 "bitmap '%s' is inconsistent", esc(bitmap->name));
+		return;
+	}
+	if (!(bitmap->flags & CBW_BITMAP_ENABLED)) {
+		snprintf(d->reason, sizeof(d->reason),
+			 "bitmap '%s' is disabled, so it has not recorded everything",
+			 esc(bitmap->name));
+		return;
+	}
+	if (size != newest->size) {
+		snprintf(d->reason, sizeof(d->reason),
+			 "the volume has %llu bytes now, and had %llu in the newest image",
+			 (ull)size, (ull)newest->size);
+		return;
+	}
+	if (chain_depth(chain, newest) >= CHAIN_DEPTH_MAX) {
+		snprintf(d->reason, sizeof(d->reason),
+			 "there are %d images on top of each other, which is the most",
+			 CHAIN_DEPTH_MAX);
+		return;
+	}
+	if (cbw_cut_is_none(&bitmap->base)) {
+		snprintf(d->reason, sizeof(d->reason),
+			 "bitmap '%s' has no base, no backup with it was committed",
+			 esc(bitmap->name));
+		return;
+	}
+	if (!cbw_cut_equal(&bitmap->base, &newest->cut) &&
+	    !cbw_cut_equal(&bitmap->base, &newest->base)) {
+		snprintf(d->reason, sizeof(d->reason),
+			 "the base of bitmap '%s' is %s, but the newest image is %s",
+			 esc(bitmap->name), cbw_cut_to_text(&bitmap->base, a),
+			 cbw_cut_to_text(&newest->cut, b));
+		return;
+	}
+	d->type = ENTRY_INCREMENTAL;
+	d->fallback = false;
+}

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A chain: the directory DIR/<volume> with its qcow2 images and manifest.json.
+ *
+ * The manifest is the truth: an image that it does not name is a leftover of a
+ * run that did not end, and goes with the next one. It is replaced by rename, after
+ * the images it names are durable, so a crash leaves the old chain or the new one.
+ * It is first written, without entries, before the first backup begins, so that
+ * a second try takes up the same id and the same bitmap.
+ */
+#ifndef CBW_CHAIN_H
+#define CBW_CHAIN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "libcbw.h"
+
+#define CHAIN_MANIFEST	"manifest.json"
+#define CHAIN_ENTRIES_MAX	65536
+/* images on top of each other: below QCOW2_MAX_CHAIN, room for one more */
+#define CHAIN_DEPTH_MAX	250
+/* header extension of our images: chain id, cut id, base: 48 bytes */
+#define CHAIN_QCOW2_EXT	0x43425743u
+
+enum entry_type {
+	ENTRY_FULL,
+	ENTRY_INCREMENTAL,
+};
+
+/**
+ * struct entry - an image of the chain, a point in time
+ * @id: counts up from 1, never used again
+ * @type: full, or incremental on top of @parent
+ * @parent: id of the entry below, 0 for a full one
+ * @cut: the point in time
+ * @base: base of the bitmap before this backup; none: there was none. What the
+ *	bitmap goes back to when the commit of @cut is lost.
+ * @time: seconds since 1970
+ * @size: of the volume
+ * @copied: bytes in data clusters; @zero: bytes found to be zero
+ * @granularity: of the bitmap
+ * @crc: CRC-32C of the data clusters, see crc.h
+ * @file: name in the directory
+ */
+struct entry {
+	uint32_t id;
+	uint32_t parent;
+	enum entry_type type;
+	struct cbw_cut_id cut;
+	struct cbw_cut_id base;
+	int64_t time;
+	uint64_t size;
+	uint64_t copied;
+	uint64_t zero;
+	uint32_t granularity;
+	uint32_t crc;
+	char file[64];
+};
+
+/**
+ * struct chain - what the manifest says
+ * @dir: path, for messages
+ * @dirfd: the directory
+ * @id: of the chain, none: there is no manifest yet
+ * @volume: name, raw bytes
+ * @bitmap: its bitmap
+ * @entry: in order of ids, the newest last
+ */
+struct chain {
+	char *dir;
+	int dirfd;
+	struct cbw_cut_id id;
+	char *volume;
+	char *bitmap;
+	struct entry *entry;
+	size_t nr;
+};
+
+/**
+ * chain_parse - read the text of a manifest
+ * @chain: @id, @volume, @bitmap, @entry, @nr are filled in; dir is for messages
+ *
+ * The text is not trusted: any text gives 0 or -EUCLEAN with a reason.
+ */
+int chain_parse(const char *text, size_t len, struct chain *chain,
+		struct cbw_error *err);
+
+/** chain_format - the text of the manifest; for free() */
+char *chain_format(const struct chain *chain);
+
+/**
+ * chain_open - open a chain's directory, read its manifest
+ * @create: make the directory if it is not there; and take the lock that keeps
+ *	a second run out. A chain without a manifest then is empty, no error.
+ *
+ * Return: 0, -ENOENT no manifest, -EUCLEAN a manifest that makes no sense, -EBUSY
+ */
+int chain_open(const char *dir, bool create, struct chain *chain,
+	       struct cbw_error *err);
+void chain_close(struct chain *chain);
+
+/** chain_clean - remove images the manifest does not name; how many */
+int chain_clean(struct chain *chain, unsigned int *removed,
+		struct cbw_error *err);
+
+/** chain_save - replace the manifest, durably */
+int chain_save(const struct chain *chain, struct cbw_error *err);
+
+/** chain_add - append an entry (to memory) */
+void chain_add(struct chain *chain, const struct entry *entry);
+
+/** chain_newest - NULL: the chain is empty */
+const struct entry *chain_newest(const struct chain *chain);
+const struct entry *chain_by_id(const struct chain *chain, uint32_t id);
+
+/** chain_find - by id, or by 8 or more first digits of the cut; NULL: none, or several */
+const struct entry *chain_find(const struct chain *chain, const char *text);
+
+/** chain_depth - images from @entry down to its full one; 0: the chain is broken */
+unsigned int chain_depth(const struct chain *chain, const struct entry *entry);
+
+/** chain_path - path of a file of the chain; for free() */
+char *chain_path(const struct chain *chain, const char *file);
+
+/**
+ * chain_find_dirs - the chains under @path: itself, or its sub-directories
+ * @dirs: paths, each for free(), and the array too
+ */
+int chain_find_dirs(const char *path, char ***dirs, size_t *nr,
+		    struct cbw_error *err);
+
+/* ---- which kind of backup ---------------------------------------------- */
+
+enum backup_mode {
+	MODE_AUTO,
+	MODE_FULL,
+	MODE_INCREMENTAL,
+};
+
+/**
+ * struct decision - what a backup is to be
+ * @type: full or incremental
+ * @fallback: full although an increment was wanted, or cannot be (@reason)
+ * @add: the bitmap has to be added
+ * @replace: it has to be removed first: it has a gap, or is inconsistent, and
+ *	no base of it must ever count again
+ * @reason: in words; empty if there is nothing to say
+ */
+struct decision {
+	enum entry_type type;
+	bool fallback;
+	bool add;
+	bool replace;
+	char reason[256];
+};
+
+/**
+ * chain_decide - full or incremental
+ * @bitmap: as the kernel has it, NULL: it has none
+ * @size: of the volume now
+ *
+ * An increment only if the bitmap has recorded without a gap since the newest
+ * entry, or longer: its base is that entry's cut or, when the commit of that
+ * cut was lost, the base it had before.
+ */
+void chain_decide(const struct chain *chain, const struct cbw_bitmap *bitmap,
+		  uint64_t size, enum backup_mode mode, struct decision *d);
+
+
+struct json_object;
+/** json_entry - an entry as in the manifest */
+struct json_object *json_entry(const struct entry *e);
+
+#endif

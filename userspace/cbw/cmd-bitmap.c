@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* bitmap add, remove, clear, enable, disable, list */
+#include <json-c/json.h>
+
+#include "cbw.h"
+#include "show.h"
+
+/* DEV of the command line, which has to be tracked. */
+int find_tracked(const char *what, const char *arg, struct cbw_dm_dev *dev)
+{
+	struct cbw_error err;
+
+	if (cbw_dm_find(arg, dev, &err))
+		return failed("%s: %s", what, err.msg);
+	if (dev->kind != CBW_DM_TRACKED)
+		return failed("%s: %s: it has no cbw target; attach it first (cbw attach)",
+			      what, esc(dev->name));
+	return EXIT_OK;
+}
+
+static int run(const char *what, struct cbw_txn *txn, const char *devname)
+{
+	struct cbw_session *session;
+	struct cbw_error err;
+	int status = EXIT_OK;
+
+	if (cbw_session_open(&session, &err)) {
+		cbw_txn_free(txn);
+		return failed("%s: %s", what, err.msg);
+	}
+	if (cbw_txn_run(session, txn, NULL, &err))
+		status = failed("%s: %s: %s", what, esc(devname), err.msg);
+	cbw_txn_free(txn);
+	cbw_session_close(session);
+	return status;
+}
+
+static int bitmap_add(int argc, char **argv)
+{
+	uint64_t granularity = 0;
+	bool disabled = false, transient = false;
+	struct opt opts[] = {
+		{ "granularity", OPT_SIZE, &granularity, "N",
+		  "bytes per bit: a power of two, 512 to 2G; default 64K" },
+		{ "disabled", OPT_FLAG, &disabled, NULL,
+		  "do not record yet" },
+		{ "transient", OPT_FLAG, &transient, NULL,
+		  "never save it" },
+		{ 0 }
+	};
+	struct cmdline cl = {
+		.command = "cbw bitmap add",
+		.args = "DEV NAME [--granularity N] [--disabled] [--transient]",
+		.about = "Adds bitmap NAME to tracked device DEV; it records from now on.",
+		.opts = opts,
+		.min_args = 2, .max_args = 2,
+	};
+	int status = opts_parse(&cl, argc, argv);
+	struct cbw_dm_dev dev;
+	struct cbw_error err;
+	struct cbw_txn *txn;
+
+	if (status >= 0)
+		return status;
+	if (granularity && (granularity & (granularity - 1) ||
+			    granularity < CBW_GRANULARITY_MIN ||
+			    granularity > CBW_GRANULARITY_MAX))
+		return usage("cbw bitmap add: --granularity %llu: it has to be a power of two from 512 to 2G",
+			     (ull)granularity);
+	if (cbw_name_check(cl.arg[1], &err))
+		return usage("cbw bitmap add: %s", err.msg);
+	status = find_tracked("bitmap add", cl.arg[0], &dev);
+	if (status)
+		return status;
+	txn = cbw_txn_new();
+	if (!txn)
+		return failed("out of memory");
+	cbw_txn_bitmap_add(txn, dev.dev, cl.arg[1], (uint32_t)granularity,
+			   (disabled ? CBW_ADD_DISABLED : 0) |
+			   (transient ? CBW_ADD_TRANSIENT : 0), NULL);
+	return run("bitmap add", txn, dev.name);
+}
+
+static int simple(int argc, char **argv, enum cbw_action_type action,
+		  const char *command, const char *about)
+{
+	struct cmdline cl = {
+		.command = command,
+		.args = "DEV NAME",
+		.about = about,
+		.min_args = 2, .max_args = 2,
+	};
+	int status = opts_parse(&cl, argc, argv);
+	const char *what = command + strlen("cbw ");
+	struct cbw_dm_dev dev;
+	struct cbw_error err;
+	struct cbw_txn *txn;
+
+	if (status >= 0)
+		return status;
+	if (cbw_name_check(cl.arg[1], &err))
+		return usage("%s: %s", command, err.msg);
+	status = find_tracked(what, cl.arg[0], &dev);
+	if (status)
+		return status;
+	txn = cbw_txn_new();
+	if (!txn)
+		return failed("out of memory");
+	cbw_txn_bitmap(txn, action, dev.dev, cl.arg[1], NULL);
+	return run(what, txn, dev.name);
+}
+
+static int bitmap_remove(int argc, char **argv)
+{
+	return simple(argc, argv, CBW_ACTION_BITMAP_REMOVE, "cbw bitmap remove",
+		      "Removes bitmap NAME of tracked device DEV.");
+}
+
+static int bitmap_clear(int argc, char **argv)
+{
+	return simple(argc, argv, CBW_ACTION_BITMAP_CLEAR, "cbw bitmap clear",
+		      "Forgets what bitmap NAME of DEV has recorded. Not for a bitmap of a backup: the\n"
+		      "changes it forgets would be missing from the next increment.");
+}
+
+static int bitmap_enable(int argc, char **argv)
+{
+	return simple(argc, argv, CBW_ACTION_BITMAP_ENABLE, "cbw bitmap enable",
+		      "Bitmap NAME of DEV records from now on.");
+}
+
+static int bitmap_disable(int argc, char **argv)
+{
+	return simple(argc, argv, CBW_ACTION_BITMAP_DISABLE,
+		      "cbw bitmap disable",
+		      "Bitmap NAME of DEV records no longer.");
+}
+
+static int bitmap_list(int argc, char **argv)
+{
+	bool json = false;
+	struct opt opts[] = {
+		{ "json", OPT_FLAG, &json, NULL, "one line of JSON" },
+		{ 0 }
+	};
+	struct cmdline cl = {
+		.command = "cbw bitmap list",
+		.args = "DEV [NAME] [--json]",
+		.about = "Lists the bitmaps of tracked device DEV.",
+		.opts = opts,
+		.min_args = 1, .max_args = 2,
+	};
+	int status = opts_parse(&cl, argc, argv);
+	struct json_object *array = NULL;
+	struct cbw_session *session;
+	struct cbw_bitmap *list;
+	struct cbw_dm_dev dev;
+	struct cbw_error err;
+	bool found = false;
+	size_t nr, i;
+
+	if (status >= 0)
+		return status;
+	status = find_tracked("bitmap list", cl.arg[0], &dev);
+	if (status)
+		return status;
+	if (cbw_session_open(&session, &err) ||
+	    cbw_bitmap_list(session, dev.dev, &list, &nr, NULL, &err))
+		return failed("bitmap list: %s", err.msg);
+	cbw_session_close(session);
+	if (json)
+		array = json_object_new_array();
+	for (i = 0; i < nr; i++) {
+		if (cl.nr_args == 2 && strcmp(cl.arg[1], list[i].name))
+			continue;
+		found = true;
+		if (json)
+			json_object_array_add(array, json_bitmap(&list[i]));
+		else
+			show_bitmap(&list[i], "");
+	}
+	free(list);
+	if (json) {
+		struct json_object *o = json_object_new_object();
+
+		json_object_object_add(o, "bitmaps", array);
+		json_line(o);
+	}
+	if (cl.nr_args == 2 && !found)
+		return failed("bitmap list: %s has no bitmap '%s'",
+			      esc(dev.name), esc(cl.arg[1]));
+	return EXIT_OK;
+}
+
+static int later(int argc, char **argv)
+{
+	struct cmdline cl = {
+		.command = "cbw bitmap",
+		.args = "merge|copy|rename DEV ...",
+		.about = "Not supported by this version of the kernel module (EOPNOTSUPP).",
+		.min_args = 1, .max_args = -1,
+	};
+	int status = opts_parse(&cl, argc, argv);
+
+	if (status >= 0)
+		return status;
+	return failed("bitmap %s: not supported by this version of the kernel module (EOPNOTSUPP); nothing was changed",
+		      argv[0]);
+}
+
+static const struct command verbs[] = {
+	{ "add", bitmap_add, NULL },
+	{ "remove", bitmap_remove, NULL },
+	{ "clear", bitmap_clear, NULL },
+	{ "enable", bitmap_enable, NULL },
+	{ "disable", bitmap_disable, NULL },
+	{ "list", bitmap_list, NULL },
+	{ "merge", later, NULL },
+	{ "copy", later, NULL },
+	{ "rename", later, NULL },
+	{ NULL, NULL, NULL }
+};
+
+int cmd_bitmap(int argc, char **argv)
+{
+	return run_verb("cbw bitmap", "DEV [NAME] ...", verbs, argc, argv);
+}

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* command lines: one table per subcommand, and the texts when they are wrong */
+#include "cbw.h"
+
+int parse_size(const char *text, uint64_t *size)
+{
+	static const char units[] = "KMGT";
+	unsigned int shift = 0;
+	uint64_t v = 0;
+	const char *p = text;
+
+	if (*p < '0' || *p > '9')
+		return -EINVAL;
+	for (; *p >= '0' && *p <= '9'; p++) {
+		if (v > (UINT64_MAX - 9) / 10)
+			return -ERANGE;
+		v = 10 * v + (uint64_t)(*p - '0');
+	}
+	if (*p) {
+		char up = *p >= 'a' && *p <= 'z' ? (char)(*p - 32) : *p;
+		const char *u = strchr(units, up);
+
+		if (!u)
+			return -EINVAL;
+		shift = 10 * (unsigned int)(u - units + 1);
+		p++;
+		if (!strcmp(p, "iB"))
+			p += 2;
+		if (*p)
+			return -EINVAL;
+	}
+	if (v > (UINT64_MAX >> shift))
+		return -ERANGE;
+	*size = v << shift;
+	return 0;
+}
+
+static void help(const struct cmdline *cl)
+{
+	const struct opt *o;
+
+	printf("usage: %s %s\n\n%s\n", cl->command, cl->args, cl->about);
+	if (cl->opts && cl->opts->name)
+		puts("\nOptions:");
+	for (o = cl->opts; o && o->name; o++) {
+		char left[64];
+
+		snprintf(left, sizeof(left), "--%s%s%s", o->name,
+			 o->value ? " " : "", o->value ? o->value : "");
+		printf("  %-24s%s%s\n", left,
+		       strlen(left) > 23 ? "\n                          " : "",
+		       o->help);
+	}
+}
+
+static int one_opt(const struct cmdline *cl, const struct opt *o,
+		   const char *value)
+{
+	struct text_list *list;
+	const char **more;
+
+	switch (o->kind) {
+	case OPT_FLAG:
+		*(bool *)o->to = true;
+		break;
+	case OPT_TEXT:
+		if (*(const char **)o->to)
+			return usage("%s: --%s is given twice", cl->command,
+				     o->name);
+		if (!*value)
+			return usage("%s: --%s: the value is empty",
+				     cl->command, o->name);
+		*(const char **)o->to = value;
+		break;
+	case OPT_LIST:
+		if (!*value)
+			return usage("%s: --%s: the value is empty",
+				     cl->command, o->name);
+		list = o->to;
+		more = reallocarray(list->v, list->nr + 1, sizeof(*more));
+		if (!more)
+			return failed("out of memory");
+		list->v = more;
+		list->v[list->nr++] = value;
+		break;
+	case OPT_SIZE:
+		switch (parse_size(value, o->to)) {
+		case 0:
+			break;
+		case -ERANGE:
+			return usage("%s: --%s '%s' is too large",
+				     cl->command, o->name, esc(value));
+		default:
+			return usage("%s: --%s '%s' is not a size; sizes are whole numbers, with K, M, G or T behind them if wanted",
+				     cl->command, o->name, esc(value));
+		}
+		break;
+	}
+	return -1;
+}
+
+int opts_parse(struct cmdline *cl, int argc, char **argv)
+{
+	bool only_args = false;
+	int i, status;
+
+	cl->arg = xcalloc((size_t)argc + 1, sizeof(*cl->arg));
+	cl->nr_args = 0;
+	for (i = 1; i < argc; i++) {
+		const char *value, *name;
+		const struct opt *o;
+		size_t len;
+
+		if (only_args || argv[i][0] != '-' || !argv[i][1]) {
+			cl->arg[cl->nr_args++] = argv[i];
+			continue;
+		}
+		if (!strcmp(argv[i], "--")) {
+			only_args = true;
+			continue;
+		}
+		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
+			help(cl);
+			return EXIT_OK;
+		}
+		name = argv[i] + 2;
+		value = strchr(name, '=');
+		len = value ? (size_t)(value - name) : strlen(name);
+		if (value)
+			value++;
+		for (o = cl->opts; o && o->name; o++)
+			if (argv[i][1] == '-' && strlen(o->name) == len &&
+			    !strncmp(o->name, name, len))
+				break;
+		if (!o || !o->name)
+			return usage("%s: unknown option '%s'; see '%s --help'",
+				     cl->command, esc(argv[i]), cl->command);
+		if (o->kind == OPT_FLAG && value)
+			return usage("%s: --%s takes no value", cl->command,
+				     o->name);
+		if (o->kind != OPT_FLAG && !value) {
+			if (i + 1 == argc)
+				return usage("%s: --%s needs a value (%s)",
+					     cl->command, o->name, o->value);
+			value = argv[++i];
+		}
+		status = one_opt(cl, o, value);
+		if (status >= 0)
+			return status;
+	}
+	if (cl->nr_args < cl->min_args)
+		return usage("%s: too few arguments; usage: %s %s",
+			     cl->command, cl->command, cl->args);
+	if (cl->max_args >= 0 && cl->nr_args > cl->max_args)
+		return usage("%s: argument '%s' is one too many; usage: %s %s",
+			     cl->command, esc(cl->arg[cl->max_args]),
+			     cl->command, cl->args);
+	for (i = 0; i < cl->nr_args; i++)
+		if (!*cl->arg[i])
+			return usage("%s: argument %d is empty", cl->command,
+				     i + 1);
+	return -1;
+}
+
+int run_verb(const char *command, const char *args, const struct command *verbs,
+	     int argc, char **argv)
+{
+	const struct command *v;
+
+	if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
+		FILE *to = argc < 2 ? stderr : stdout;
+
+		fprintf(to, argc < 2 ? "cbw: %s: which verb? " : "usage: %s ",
+			command);
+		for (v = verbs; v->name; v++)
+			fprintf(to, "%s%s", v == verbs ? "" : "|", v->name);
+		fprintf(to, " %s\n'%s VERB --help' tells more.\n", args,
+			command);
+		return argc < 2 ? EXIT_USAGE : EXIT_OK;
+	}
+	for (v = verbs; v->name; v++)
+		if (!strcmp(v->name, argv[1]))
+			return v->run(argc - 1, argv + 1);
+	return usage("%s: unknown verb '%s'; see '%s --help'", command,
+		     esc(argv[1]), command);
+}

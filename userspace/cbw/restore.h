@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef CBW_RESTORE_H
+#define CBW_RESTORE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "chain.h"
+
+struct qcow2_image;
+
+/**
+ * open_entry - open the image of an entry with all below it
+ *
+ * Checks that images and manifest mean the same: ids in the images' headers, sizes,
+ * names of backing files. -EUCLEAN if not.
+ */
+int open_entry(const struct chain *chain, const struct entry *e,
+	       struct qcow2_image **img, struct cbw_error *err);
+
+/**
+ * pick_chain - the one chain that DIR or DIR/VOLUME means
+ *
+ * Says what is wrong; EXIT_OK, EXIT_FAILED or EXIT_DISTRUST.
+ */
+int pick_chain(const char *what, const char *path, struct chain *chain);
+
+/* The entry of --until, or the newest; NULL, which has been said. */
+const struct entry *pick_entry(const char *what, const struct chain *chain,
+			       const char *until);
+
+struct restore_target {
+	const char *path;
+	int direct;	/* O_DIRECT, or the same as @fd */
+	int fd;
+	bool block;
+	bool blank;	/* reads as zeros where nothing was written */
+	uint32_t lbs;	/* logical block size */
+	uint64_t size;	/* of a block device */
+};
+
+/* Writes all of the image, zeros too. The caller syncs. */
+int restore_image(struct qcow2_image *img, struct restore_target *t,
+		  bool json, struct cbw_error *err);
+
+#endif

@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* stores, and what lies under a path */
+#include <blkid/blkid.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/fs.h>
+#include <linux/loop.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "cbw.h"
+#include "store.h"
+
+#define DEPTH_MAX	32
+#define STORE_MIN	4096
+
+/* ---- what a device stands on ------------------------------------------- */
+
+static bool is_volume(struct cbw_devno dev, const struct cbw_dm_dev *volumes,
+		      size_t nr, size_t *which)
+{
+	size_t i;
+
+	for (i = 0; i < nr; i++) {
+		if (volumes[i].dev.major == dev.major &&
+		    volumes[i].dev.minor == dev.minor) {
+			*which = i;
+			return true;
+		}
+	}
+	return false;
+}
+
+/* A device number out of a one-line file of sysfs. */
+static bool read_devno(const char *path, struct cbw_devno *dev)
+{
+	FILE *f = fopen(path, "re");
+	bool ok;
+
+	if (!f)
+		return false;
+	ok = fscanf(f, "%u:%u", &dev->major, &dev->minor) == 2;
+	fclose(f);
+	return ok;
+}
+
+/*
+ * The device under a file's file system. st_dev is made up for some (btrfs,
+ * overlayfs); then the mount table tells.
+ */
+static bool file_device(dev_t st_dev, struct cbw_devno *dev)
+{
+	char *line = NULL;
+	size_t room = 0;
+	bool found = false;
+	FILE *f;
+
+	dev->major = major(st_dev);
+	dev->minor = minor(st_dev);
+	if (dev->major)
+		return true;
+	f = fopen("/proc/self/mountinfo", "re");
+	if (!f)
+		return false;
+	while (!found && getline(&line, &room, f) > 0) {
+		unsigned int ma, mi;
+		char source[512], *dash = strstr(line, " - ");
+		struct stat st;
+
+		if (!dash || sscanf(line, "%*d %*d %u:%u", &ma, &mi) != 2 ||
+		    ma != dev->major || mi != dev->minor ||
+		    sscanf(dash, " - %*s %511s", source) != 1)
+			continue;
+		if (!stat(source, &st) && S_ISBLK(st.st_mode)) {
+			dev->major = major(st.st_rdev);
+			dev->minor = minor(st.st_rdev);
+			found = true;
+		}
+	}
+	free(line);
+	fclose(f);
+	return found;
+}
+
+static bool stands_on(struct cbw_devno dev, const struct cbw_dm_dev *volumes,
+		      size_t nr, size_t *which, int depth);
+
+/* The file under a loop device. */
+static bool loop_stands_on(const char *dir, const struct cbw_dm_dev *volumes,
+			   size_t nr, size_t *which, int depth)
+{
+	char path[160], file[PATH_MAX];
+	struct cbw_devno dev;
+	struct stat st;
+	FILE *f;
+	size_t n;
+
+	snprintf(path, sizeof(path), "%s/loop/backing_file", dir);
+	f = fopen(path, "re");
+	if (!f)
+		return false;
+	n = fread(file, 1, sizeof(file) - 1, f);
+	fclose(f);
+	if (n && file[n - 1] == '\n')
+		n--;
+	file[n] = '\0';
+	if (stat(file, &st))
+		return false;
+	if (S_ISBLK(st.st_mode)) {
+		dev.major = major(st.st_rdev);
+		dev.minor = minor(st.st_rdev);
+	} else if (!file_device(st.st_dev, &dev)) {
+		return false;
+	}
+	return stands_on(dev, volumes, nr, which, depth + 1);
+}
+
+/* Whether a device is, or stands on, one of the volumes. */
+static bool stands_on(struct cbw_devno dev, const struct cbw_dm_dev *volumes,
+		      size_t nr, size_t *which, int depth)
+{
+	char dir[64], path[400];
+	struct cbw_devno below;
+	struct dirent *de;
+	bool found = false;
+	DIR *d;
+
+	if (is_volume(dev, volumes, nr, which))
+		return true;
+	if (depth > DEPTH_MAX)
+		return false;
+	snprintf(dir, sizeof(dir), "/sys/dev/block/%u:%u", dev.major,
+		 dev.minor);
+	/* a partition stands on its disk */
+	snprintf(path, sizeof(path), "%s/partition", dir);
+	if (!access(path, F_OK)) {
+		snprintf(path, sizeof(path), "%s/../dev", dir);
+		if (read_devno(path, &below) &&
+		    stands_on(below, volumes, nr, which, depth + 1))
+			return true;
+	}
+	if (loop_stands_on(dir, volumes, nr, which, depth))
+		return true;
+	snprintf(path, sizeof(path), "%s/slaves", dir);
+	d = opendir(path);
+	if (!d)
+		return false;
+	while (!found && (de = readdir(d))) {
+		if (de->d_name[0] == '.')
+			continue;
+		snprintf(path, sizeof(path), "%s/slaves/%s/dev", dir,
+			 de->d_name);
+		found = read_devno(path, &below) &&
+			stands_on(below, volumes, nr, which, depth + 1);
+	}
+	closedir(d);
+	return found;
+}
+
+int check_not_on(const char *path, const char *what,
+		 const struct cbw_dm_dev *volumes, size_t nr,
+		 struct cbw_error *err)
+{
+	struct cbw_devno dev;
+	struct stat st;
+	size_t which = 0;
+
+	if (stat(path, &st))
+		return fail(err, errno, "%s: %s", esc(path), strerror(errno));
+	if (S_ISBLK(st.st_mode)) {
+		dev.major = major(st.st_rdev);
+		dev.minor = minor(st.st_rdev);
+	} else if (!file_device(st.st_dev, &dev)) {
+		return 0;	/* tmpfs, network: on no block device */
+	}
+	if (!stands_on(dev, volumes, nr, &which, 0))
+		return 0;
+	return fail(err, EBUSY,
+		    "%s: the %s lies on volume %s itself, which it must not; take another place",
+		    esc(path), what, esc(volumes[which].name));
+}
+
+/* ---- what is on it ----------------------------------------------------- */
+
+static int check_blank(const char *path, int fd, struct cbw_error *err)
+{
+	blkid_probe pr = blkid_new_probe();
+	const char *value = NULL;
+	int ret = 0;
+
+	if (!pr || blkid_probe_set_device(pr, fd, 0, 0)) {
+		blkid_free_probe(pr);
+		return fail(err, EIO, "%s: libblkid cannot look at it",
+			    esc(path));
+	}
+	blkid_probe_enable_superblocks(pr, 1);
+	blkid_probe_set_superblocks_flags(pr, BLKID_SUBLKS_TYPE |
+					  BLKID_SUBLKS_USAGE);
+	blkid_probe_enable_partitions(pr, 1);
+	switch (blkid_do_safeprobe(pr)) {
+	case 1:		/* nothing there */
+		break;
+	case 0:
+		if (blkid_probe_lookup_value(pr, "TYPE", &value, NULL) &&
+		    blkid_probe_lookup_value(pr, "PTTYPE", &value, NULL))
+			value = "something libblkid knows";
+		ret = fail(err, EEXIST,
+			   "%s: it holds data (%s), which the store would overwrite; --force if that is wanted",
+			   esc(path), value);
+		break;
+	case -2:
+		ret = fail(err, EEXIST,
+			   "%s: it holds data (several signatures), which the store would overwrite; --force if that is wanted",
+			   esc(path));
+		break;
+	default:
+		ret = fail(err, EIO, "%s: libblkid cannot read it",
+			   esc(path));
+	}
+	blkid_free_probe(pr);
+	return ret;
+}
+
+int store_check(const char *path, const struct cbw_dm_dev *volumes, size_t nr,
+		bool force, struct store *store, struct cbw_error *err)
+{
+	struct stat st;
+	uint64_t size;
+	int fd, ret, ro = 0;
+
+	ret = check_not_on(path, "store", volumes, nr, err);
+	if (ret)
+		return ret;
+	/* O_EXCL on a block device: nobody else has it, mounted or mapped */
+	if (stat(path, &st))
+		return fail(err, errno, "%s: %s", esc(path), strerror(errno));
+	if (!S_ISBLK(st.st_mode) && !S_ISREG(st.st_mode))
+		return fail(err, EINVAL,
+			    "%s: a store is a block device or a regular file",
+			    esc(path));
+	fd = open(path, O_RDWR | O_CLOEXEC |
+		  (S_ISBLK(st.st_mode) ? O_EXCL : 0));
+	if (fd < 0 && errno == EBUSY)
+		return fail(err, EBUSY,
+			    "%s: the store is in use (mounted, or part of another device)",
+			    esc(path));
+	if (fd < 0)
+		return fail(err, errno, "%s: %s", esc(path), strerror(errno));
+	size = (uint64_t)st.st_size;
+	if (S_ISBLK(st.st_mode) &&
+	    (ioctl(fd, BLKGETSIZE64, &size) || ioctl(fd, BLKROGET, &ro))) {
+		ret = fail(err, errno, "%s: its size: %s", esc(path),
+			   strerror(errno));
+		goto bad;
+	}
+	if (ro) {
+		ret = fail(err, EROFS, "%s: the store is read-only", esc(path));
+		goto bad;
+	}
+	if (size < STORE_MIN) {
+		ret = fail(err, EINVAL,
+			   "%s: the store has %llu bytes, at least one chunk is needed",
+			   esc(path), (ull)size);
+		goto bad;
+	}
+	if (!force) {
+		ret = check_blank(path, fd, err);
+		if (ret)
+			goto bad;
+	}
+	*store = (struct store){ .path = xstrdup(path), .size = size,
+		.fd = -1, .loop = -1 };
+	if (S_ISBLK(st.st_mode)) {
+		store->dev.major = major(st.st_rdev);
+		store->dev.minor = minor(st.st_rdev);
+	}
+	close(fd);
+	return 0;
+bad:
+	close(fd);
+	return ret;
+}
+
+/* ---- loop devices ------------------------------------------------------ */
+
+static int loop_try(int file, int number, const char *path)
+{
+	struct loop_config config = {
+		.fd = (uint32_t)file,
+		.info = {
+			/* the kernel takes it away when nobody has it open */
+			.lo_flags = LO_FLAGS_AUTOCLEAR,
+		},
+	};
+	char dev[32];
+	int fd, code;
+
+	snprintf(dev, sizeof(dev), "/dev/loop%d", number);
+	fd = open(dev, O_RDWR | O_CLOEXEC);
+	if (fd < 0 && errno == ENOENT &&
+	    !mknod(dev, S_IFBLK | 0600, makedev(7, (unsigned int)number)))
+		fd = open(dev, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	snprintf((char *)config.info.lo_file_name,
+		 sizeof(config.info.lo_file_name), "%s", path);
+	if (ioctl(fd, LOOP_CONFIGURE, &config)) {
+		code = errno;
+		close(fd);
+		return -code;
+	}
+	/* saves a second copy in memory; not every file system can */
+	(void)ioctl(fd, LOOP_SET_DIRECT_IO, 1UL);
+	return fd;
+}
+
+int store_ready(struct store *store, struct cbw_error *err)
+{
+	int control, file, tries, ret = -EBUSY;
+
+	if (store->dev.major)
+		return 0;
+	file = open(store->path, O_RDWR | O_CLOEXEC);
+	if (file < 0)
+		return fail(err, errno, "%s: %s", esc(store->path),
+			    strerror(errno));
+	control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
+	if (control < 0) {
+		ret = fail(err, errno,
+			   "/dev/loop-control: %s; a store in a file needs the loop driver: modprobe loop",
+			   strerror(errno));
+		close(file);
+		return ret;
+	}
+	for (tries = 0; tries < 64 && ret == -EBUSY; tries++) {
+		int number = ioctl(control, LOOP_CTL_GET_FREE);
+
+		if (number < 0) {
+			ret = -errno;
+			break;
+		}
+		/* EBUSY: somebody else was faster */
+		ret = loop_try(file, number, store->path);
+		if (ret >= 0) {
+			struct stat st;
+
+			if (fstat(ret, &st)) {
+				close(ret);
+				ret = -EIO;
+				break;
+			}
+			store->fd = ret;
+			store->loop = number;
+			store->dev.major = major(st.st_rdev);
+			store->dev.minor = minor(st.st_rdev);
+		}
+	}
+	close(control);
+	close(file);
+	if (ret < 0)
+		return fail(err, ret, "%s: no loop device could be set up: %s",
+			    esc(store->path), strerror(-ret));
+	return 0;
+}
+
+void store_close(struct store *store)
+{
+	if (store->fd >= 0)
+		close(store->fd);
+	store->fd = -1;
+	free(store->path);
+	store->path = NULL;
+}
