@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -31,6 +32,32 @@ ssize_t __wrap_pwrite64(int fd, const void *buf, size_t len, off_t off);
 int __wrap_fdatasync(int fd);
 int __wrap_ftruncate64(int fd, off_t len);
 
+static size_t fail_after;
+static int fail_err;
+static bool failed;
+
+void record_fail(size_t n, int err)
+{
+	fail_after = n;
+	fail_err = err;
+	failed = false;
+}
+
+bool record_failed(void)
+{
+	return failed;
+}
+
+static bool fails(void)
+{
+	if (!fail_err || fail_after--)
+		return false;
+	errno = fail_err;
+	fail_err = 0;
+	failed = true;
+	return true;
+}
+
 static bool wanted(int fd)
 {
 	struct stat a, b;
@@ -58,6 +85,8 @@ static void add(int type, size_t off, size_t len, const void *data)
 
 ssize_t __wrap_pwrite64(int fd, const void *buf, size_t len, off_t off)
 {
+	if (fails())
+		return -1;
 	if (wanted(fd))
 		add(OP_WRITE, (size_t)off, len, buf);
 	return __real_pwrite64(fd, buf, len, off);
@@ -65,6 +94,8 @@ ssize_t __wrap_pwrite64(int fd, const void *buf, size_t len, off_t off)
 
 int __wrap_fdatasync(int fd)
 {
+	if (fails())
+		return -1;
 	/* the tests need no durability of their own, and the disk is slow */
 	if (wanted(fd))
 		add(OP_SYNC, 0, 0, NULL);
@@ -73,6 +104,8 @@ int __wrap_fdatasync(int fd)
 
 int __wrap_ftruncate64(int fd, off_t len)
 {
+	if (fails())
+		return -1;
 	if (wanted(fd))
 		add(OP_TRUNCATE, (size_t)len, 0, NULL);
 	return __real_ftruncate64(fd, len);

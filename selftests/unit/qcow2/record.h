@@ -6,6 +6,7 @@
 #ifndef RECORD_H
 #define RECORD_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /* from now on, beginning with the content @path has (may be missing: empty) */
@@ -16,5 +17,10 @@ void record_stop(void);
 size_t record_ops(void);
 /* what may be found in @path after a crash right after operation @ops */
 void record_crash(size_t ops, const char *path);
+
+/* independent of recording: the write, sync or truncate after @ops more of them fails with @err; 0: none */
+void record_fail(size_t ops, int err);
+/* did it? */
+bool record_failed(void);
 
 #endif /* RECORD_H */

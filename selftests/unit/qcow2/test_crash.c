@@ -264,6 +264,88 @@ static void tables_move(void **state)
 	world_free(&w);
 }
 
+/*
+ * Each write, sync or truncate in turn fails: what was durable stays, and if a
+ * later flush says it is done, the metadata is sound.
+ */
+static void any_call_fails(void **state)
+{
+	static const uint32_t cs[] = { 512, 4096 };
+	const char *path = scratch("fails.qcow2");
+	uint64_t size = 400 * KIB, off, len;
+	uint8_t *ref = malloc(size), *next = malloc(size);
+	unsigned int n, k, i, fired = 0;
+
+	(void)state;
+	assert_true(ref && next);
+	rnd_seed(26);
+	for (n = 0; n < 96; n++) {
+		struct qcow2_check_report rep;
+		struct qcow2_image *img = NULL;
+		struct qcow2_error e;
+		int ret = 0, flushed = -1;
+
+		stamp(ref, 0, size, 1);
+		memset(ref + size / 4, 0, size / 2);
+		ok(qcow2_create(path, &(struct qcow2_create_opts){ .virtual_size = size, .cluster_size = cs[n & 1] },
+				&img, err));
+		ok(qcow2_write(img, 0, ref, size / 4, err));
+		ok(qcow2_write(img, size / 4 * 3, ref + size / 4 * 3, size / 4, err));
+		ok(qcow2_flush(img, err));
+		memcpy(next, ref, size);
+		/* among the writes, or in the flush */
+		if (n & 4)
+			record_fail(rnd_below(40), n % 3 ? EIO : ENOSPC);
+		/* only the half that has no data: in place nothing is promised */
+		for (k = 0; !ret && k < 8; k++) {
+			off = size / 4 + rnd_below(size / 4);
+			len = 1 + rnd_below(size / 4);
+			stamp(next + off, off, len, k + 2);
+			for (i = 0; !ret && i < len; i += 5000)
+				ret = qcow2_write(img, off + i, next + off + i, len - i < 5000 ? len - i : 5000, &e);
+			if (ret || k < 7)
+				continue;
+			if (!(n & 4))
+				record_fail(rnd_below(12), n % 3 ? EIO : ENOSPC);
+			ret = qcow2_flush(img, &e);
+		}
+		/* not every call's failure must show: an unneeded one, or none was left */
+		if (ret && n & 2)
+			flushed = qcow2_flush(img, &e);
+		fired += record_failed();
+		record_fail(0, 0);
+		qcow2_close(img);
+		ok(qcow2_open(path, QCOW2_OPEN_WRITE, &img, err));
+		ok(qcow2_check(img, 0, &rep, err));
+		if (rep.corruptions)
+			fail_msg("round %u: %llu corruptions: %s", n, (unsigned long long)rep.corruptions, rep.first);
+		if (ret && flushed)
+			/* a flush that failed late may be there in part: cluster by cluster old or new */
+			for (off = 0; off < size; off += cs[n & 1]) {
+				uint8_t buf[4096];
+
+				len = size - off < cs[n & 1] ? size - off : cs[n & 1];
+				ok(qcow2_read(img, off, buf, len, err));
+				if (memcmp(buf, ref + off, len) && memcmp(buf, next + off, len))
+					fail_msg("round %u: cluster at %llu is neither old nor new", n,
+						 (unsigned long long)off);
+			}
+		else if (!ret)
+			same_content(img, next, size);
+		/* and one can go on */
+		ok(qcow2_write(img, 0, next, size, err));
+		ok(qcow2_flush(img, err));
+		same_content(img, next, size);
+		ok(qcow2_check(img, 0, &rep, err));
+		assert_int_equal(rep.corruptions, 0);
+		qcow2_close(img);
+	}
+	printf("# %u of %u rounds had a failure\n", fired, n);
+	assert_true(fired > n / 3);
+	free(ref);
+	free(next);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -272,6 +354,7 @@ int main(void)
 		cmocka_unit_test(increment),
 		cmocka_unit_test(refcount_table_moves),
 		cmocka_unit_test(tables_move),
+		cmocka_unit_test(any_call_fails),
 	};
 
 	cmocka_set_message_output(CM_OUTPUT_TAP);
