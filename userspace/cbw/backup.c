@@ -105,9 +105,6 @@ int backup_plan(struct backup *b)
 	int status;
 	size_t i;
 
-	/* a snapshot of a dead run holds bitmap and store */
-	if (cbw_snapshot_remove_stale(NULL, &err))
-		say("leftover of an interrupted run: %s", err.msg);
 	if (cbw_session_open(&b->session, &err))
 		return failed("%s", err.msg);
 	for (i = 0; i < b->nr; i++) {

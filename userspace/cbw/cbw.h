@@ -96,9 +96,9 @@ int parse_size(const char *text, uint64_t *size);
 
 /* "cbw: ..." and a newline to stderr */
 void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-/* the same, and EXIT_USAGE */
+/* the text, which names the command itself, and EXIT_USAGE */
 int usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-/* the same, and EXIT_FAILED */
+/* as say(), and EXIT_FAILED */
 int failed(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* fills @err, returns -@code */
 int fail(struct cbw_error *err, int code, const char *fmt, ...)

@@ -70,6 +70,9 @@ static int check_devices(struct backup *b, const struct cmdline *cl,
 					     esc(a->stores.v[i]));
 		}
 	}
+	/* the snapshot of a run that was killed still has the store */
+	if (cbw_snapshot_remove_stale(NULL, &err))
+		say("leftover of an interrupted run: %s", err.msg);
 	for (i = 0; i < b->nr; i++) {
 		struct job *j = &b->job[i];
 

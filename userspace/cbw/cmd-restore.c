@@ -141,7 +141,7 @@ int cmd_restore(int argc, char **argv)
 	if (ret) {
 		chain_close(&chain);
 		say("restore: %s", err.msg);
-		return ret == -EUCLEAN ? EXIT_DISTRUST : EXIT_FAILED;
+		return distrust(ret) ? EXIT_DISTRUST : EXIT_FAILED;
 	}
 	ret = open_target(&t, force, e->size, &err);
 	if (!ret) {

@@ -158,6 +158,9 @@ static int snapshot_create(int argc, char **argv)
 				return usage("cbw snapshot create: %s is named twice",
 					     esc(items[i].dev.name));
 	}
+	/* the snapshot of a backup that was killed may still have the store */
+	if (cbw_snapshot_remove_stale(NULL, &err))
+		say("leftover of an interrupted backup: %s", err.msg);
 	for (i = 0; i < nr; i++) {
 		for (k = 0; k < i; k++)
 			if (!strcmp(stores.v[k], stores.v[i]))

@@ -53,7 +53,7 @@ int main(int argc, char **argv)
 	close(fd);
 
 	if (argc < 2)
-		return usage("which command? see 'cbw --help'");
+		return usage("cbw: which command? see 'cbw --help'");
 	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") ||
 	    !strcmp(argv[1], "help")) {
 		help();
@@ -67,7 +67,7 @@ int main(int argc, char **argv)
 		if (!strcmp(c->name, argv[1]))
 			break;
 	if (!c->name)
-		return usage("unknown command '%s'; see 'cbw --help'",
+		return usage("cbw: unknown command '%s'; see 'cbw --help'",
 			     esc(argv[1]));
 	status = c->run(argc - 1, argv + 1);
 	if (fflush(stdout) || ferror(stdout)) {

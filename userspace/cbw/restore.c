@@ -325,6 +325,11 @@ int open_entry(const struct chain *chain, const struct entry *e,
 	return ret;
 }
 
+bool distrust(int ret)
+{
+	return ret == -EUCLEAN || ret == -ELOOP;
+}
+
 int pick_chain(const char *what, const char *path, struct chain *chain)
 {
 	struct cbw_error err;

@@ -18,6 +18,9 @@ struct qcow2_image;
 int open_entry(const struct chain *chain, const struct entry *e,
 	       struct qcow2_image **img, struct cbw_error *err);
 
+/* Whether this error says that the chain contradicts itself. */
+bool distrust(int ret);
+
 /**
  * pick_chain - the one chain that DIR or DIR/VOLUME means
  *

@@ -10,10 +10,11 @@
 
 volatile sig_atomic_t stop_signal;
 
-static void vsay(const char *fmt, va_list ap)
+static void vsay(bool prefix, const char *fmt, va_list ap)
 {
 	fflush(stdout);
-	fputs("cbw: ", stderr);
+	if (prefix)
+		fputs("cbw: ", stderr);
 	vfprintf(stderr, fmt, ap);
 	fputc('\n', stderr);
 }
@@ -23,7 +24,7 @@ void say(const char *fmt, ...)
 	va_list ap;
 
 	va_start(ap, fmt);
-	vsay(fmt, ap);
+	vsay(true, fmt, ap);
 	va_end(ap);
 }
 
@@ -32,7 +33,7 @@ int usage(const char *fmt, ...)
 	va_list ap;
 
 	va_start(ap, fmt);
-	vsay(fmt, ap);
+	vsay(false, fmt, ap);
 	va_end(ap);
 	return EXIT_USAGE;
 }
@@ -42,7 +43,7 @@ int failed(const char *fmt, ...)
 	va_list ap;
 
 	va_start(ap, fmt);
-	vsay(fmt, ap);
+	vsay(true, fmt, ap);
 	va_end(ap);
 	return EXIT_FAILED;
 }

@@ -401,15 +401,28 @@ int cbw_dm_make(const char *name, const char *uuid,
 		const struct cbw_table *table, unsigned int flags,
 		struct cbw_error *err)
 {
+	uint16_t udev = flags & CBW_MAKE_HIDDEN ? UDEV_HIDDEN : 0;
+	bool ro = flags & CBW_MAKE_RO;
 	struct dm_task *dmt = task_new(DM_DEVICE_CREATE, name);
+	int ret;
 
-	if (!dmt || !dm_task_set_uuid(dmt, uuid) || !add_targets(dmt, table) ||
-	    ((flags & CBW_MAKE_RO) && !dm_task_set_ro(dmt)) ||
-	    !dm_task_secure_data(dmt) ||
-	    !dm_task_set_add_node(dmt, DM_ADD_NODE_ON_CREATE))
+	/* in three steps: only so the error of each is known */
+	if (!dmt || !dm_task_set_uuid(dmt, uuid) ||
+	    (ro && !dm_task_set_ro(dmt)) || !dm_task_run(dmt))
 		return task_failed(dmt, err, "create device", name);
-	return task_run_udev(dmt, flags & CBW_MAKE_HIDDEN ? UDEV_HIDDEN : 0,
-			     err, "create device", name);
+	dm_task_destroy(dmt);
+	ret = cbw_dm_load(name, table, ro, err);
+	if (!ret) {
+		dmt = task_new(DM_DEVICE_RESUME, name);
+		if (dmt)
+			ret = task_run_udev(dmt, udev, err, "create device",
+					    name);
+		else
+			ret = task_failed(dmt, err, "create device", name);
+	}
+	if (ret)
+		cbw_dm_delete(name, true, NULL);
+	return ret;
 }
 
 int cbw_dm_load(const char *name, const struct cbw_table *table, bool ro,

@@ -167,7 +167,7 @@ int cbw_snapshot_create(const struct cbw_snapshot_opts *opts,
 	struct cbw_dm_dev source;
 	struct cbw_table table;
 	struct cbw_target t = { 0 };
-	struct cbw_esc esc;
+	struct cbw_esc esc, esc2;
 	int ret;
 
 	ret = cbw_dm_info(NULL, opts->source, &source, err);
@@ -213,6 +213,16 @@ int cbw_snapshot_create(const struct cbw_snapshot_opts *opts,
 	ret = cbw_dm_make(name, uuid, &table, CBW_MAKE_RO | CBW_MAKE_HIDDEN,
 			  err);
 	free(t.params);
+	if (ret == -ENOENT && opts->bitmap)
+		return cbw_fail(err, ENOENT, "%s: it has no bitmap '%s'",
+				cbw_esc(source.name, &esc),
+				cbw_esc(opts->bitmap, &esc2));
+	if (ret == -EBUSY)
+		return cbw_fail(err, EBUSY,
+				"%s: no snapshot: its store is in use%s",
+				cbw_esc(source.name, &esc), opts->bitmap ?
+				", or its bitmap is frozen by a backup or snapshot that is under way" :
+				"");
 	if (ret)
 		return ret;
 	ret = cbw_dm_info(name, (struct cbw_devno){ 0 }, info, err);

@@ -1,0 +1,152 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# budget: 60
+#
+# cbw attach and detach: live, under a mounted file system and under load, over
+# and over; tables of several targets; what is refused, and that it changes
+# nothing; a backup of an attached volume.
+# shellcheck disable=SC2317,SC2154,SC2086,SC2119,SC1091
+. "${0%/*}/lib.sh"
+
+begin
+. "$here/tool.bash"
+seed "${1-}"
+
+# 16 MiB in three pieces, as a logical volume of three segments has them
+setup()
+{
+	nullb origin 20 512 && nullb store 16 512 && nullb other 16 512 || return
+	dm_create vol "0 8192 linear $origin 2048
+8192 16384 striped 2 128 $origin 12288 $other 0
+24576 8192 linear $other 16384"
+	own=$(dmsetup table vol)
+}
+
+is_attached()
+{
+	[[ $(dmsetup table vol) == "0 32768 cbw "* ]] ||
+		wrong "the table of vol is $(dmsetup table vol)" || return
+	[[ $(dmsetup table vol-cbw-origin) == "$own" ]] ||
+		wrong "the hidden one has $(dmsetup table vol-cbw-origin)"
+}
+
+is_detached()
+{
+	[[ $(dmsetup table vol) == "$own" ]] ||
+		wrong "the table of vol is $(dmsetup table vol)" || return
+	! dmsetup info vol-cbw-origin >/dev/null 2>&1 ||
+		wrong "the hidden device is left" || return
+	[[ $(dmsetup info -c --noheadings -o suspended vol) == Active ]] ||
+		wrong "vol is $(dmsetup info -c --noheadings -o suspended vol)"
+}
+
+content()
+{
+	fill vol && tool 0 attach /dev/mapper/vol && is_attached &&
+		cbw-check verify /dev/mapper/vol --gen "$BASE_GEN" &&
+		tool 0 status && says "attached" &&
+		tool 0 detach vol && is_detached &&
+		cbw-check verify /dev/mapper/vol --gen "$BASE_GEN"
+}
+
+# The load checks no write fails; order looks for writes that were lost or came late.
+under_load()
+{
+	local i
+
+	fill vol || return
+	load_start load vol -- --uring 1:16 --sync 1 --mix 8:1:1 --bs 512:65536 \
+		--max-iops 500 || return
+	for i in 1 2 3; do
+		tool 0 attach vol && is_attached || return
+		nap 0.05
+		tool 0 detach vol && is_detached || return
+	done
+	tool 0 attach vol && load_stop load || return
+	cbw-check order "$CBW_TMP/load.log" /dev/mapper/vol --gen "$BASE_GEN" &&
+		tool 0 detach vol && is_detached
+}
+
+mounted()
+{
+	local sum
+
+	mkfs.ext4 -q /dev/mapper/vol && mkdir -p "$CBW_TMP/mnt" &&
+		mount /dev/mapper/vol "$CBW_TMP/mnt" || return
+	head -c 3000000 /dev/urandom >"$CBW_TMP/mnt/file"
+	sum=$(cksum <"$CBW_TMP/mnt/file")
+	tool 0 attach vol && is_attached || return
+	target_dir 100 || return
+	head -c 1000000 /dev/urandom >"$CBW_TMP/mnt/file2" && sync || return
+	tool 0 backup vol --to "$TO/b" --store "$store" &&
+		tool 1 backup vol --to "$CBW_TMP/mnt/b" --store "$store" &&
+		says "the backup lies on volume vol itself" || return
+	[[ ! -e $CBW_TMP/mnt/b ]] || return
+	truncate -s 4M "$CBW_TMP/mnt/store" || return
+	tool 1 backup vol --to "$TO/b" --store "$CBW_TMP/mnt/store" &&
+		says "the store lies on volume vol itself" || return
+	tool 1 restore "$TO/b" --to /dev/mapper/vol && says "it is in use" || return
+	tool 0 detach vol && says "ends with the detach" && is_detached || return
+	[[ $(cksum <"$CBW_TMP/mnt/file") == "$sum" ]] || return
+	umount "$CBW_TMP/mnt" && e2fsck -fn /dev/mapper/vol || return
+	tool 0 restore "$TO/b" --to "$CBW_TMP/img" && e2fsck -fp "$CBW_TMP/img"
+	(($? <= 1)) && umount "$TO"
+}
+
+# With a snapshot on it; and by force.
+snapshot_on_it()
+{
+	local snap
+
+	tool 0 attach vol || return
+	tool 1 snapshot create vol --store "$store" --bitmap nosuch &&
+		says "it has no bitmap 'nosuch'" && no_snapshots || return
+	tool 0 snapshot create vol --store "$store" || return
+	snap=$(sed 's/ .*//' "$TOOL_OUT")
+	DM_DEVS+=("$snap")
+	tool 1 detach vol && says "snapshot '$snap' lives on it" && is_attached || return
+	tool 0 detach vol --force && is_detached || return
+	snap_failed "$snap" source-gone || return
+	tool 0 snapshot remove "$snap" && dm_forget "$snap"
+}
+
+refusals()
+{
+	unchanged tool 1 attach "$other" && says "not a device-mapper device" || return
+	unchanged tool 1 attach /dev/null && says "not a block device" || return
+	unchanged tool 1 attach nosuch && says "there is no mapped device 'nosuch'" || return
+	unchanged tool 1 attach 7:99 && says "there is no such device" || return
+	unchanged tool 1 detach vol && says "it has no cbw target" || return
+	tool 0 attach vol || return
+	unchanged tool 1 attach vol && says "already" || return
+	unchanged tool 1 attach vol-cbw-origin && says "hidden origin" || return
+	unchanged tool 1 remove vol && says "cbw detach" || return
+	dm_suspend vol || return
+	unchanged tool 1 detach vol && says "suspended" || return
+	dm_resume vol && tool 0 detach vol && is_detached
+}
+
+# A target that keeps state of its own, a name of a hidden device that is taken.
+other_refusals()
+{
+	modprobe dm-mirror || return
+	dm_create mirr "0 8192 mirror core 2 1024 nosync 2 $store 0 $store 8192" || return
+	unchanged tool 1 attach mirr && says "its target 'mirror' keeps state" || return
+	dm_remove mirr || return
+	dm_create vol-cbw-origin "0 8 zero" || return
+	unchanged tool 1 attach vol && says "there is a mapped device 'vol-cbw-origin' already" || return
+	dm_remove vol-cbw-origin || return
+	# left by an attach that was killed
+	dmsetup create --noudevsync -u CBW-0123456789abcdef-origin vol-cbw-origin --table "0 8 zero" || return
+	tool 0 attach vol && is_attached && tool 0 detach vol && is_detached
+}
+
+t "set up a volume of three segments" setup
+keep
+t "content stays, attached and detached" content
+t "three times under load" under_load
+t "under a mounted file system, with a backup" mounted
+t "not with a snapshot on it, but by force" snapshot_on_it
+t "what is refused changes nothing" refusals
+t "targets with state, names that are taken" other_refusals
+finish
