@@ -277,6 +277,7 @@ static inline struct cbw_device *cbw_device_get(struct cbw_device *dev)
 /* True when all epochs up to and including @seq have been released. */
 static inline bool cbw_released(struct cbw_device *dev, u64 seq)
 {
+	/* Pairs with epoch_release_work(): what their writes marked is seen. */
 	return smp_load_acquire(&dev->released_seq) >= seq;
 }
 

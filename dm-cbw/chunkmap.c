@@ -48,6 +48,7 @@ int cbw_map_prepare(struct cbw_snap *snap, u64 chunk)
 	u64 limit = (u64)READ_ONCE(map_limit_mib) << 20;
 	unsigned long page;
 
+	/* Pairs with the release below. */
 	if (likely(smp_load_acquire(slot)))
 		return 0;
 	if ((u64)(READ_ONCE(snap->map_pages) + 1) << PAGE_SHIFT > limit)
@@ -58,6 +59,7 @@ int cbw_map_prepare(struct cbw_snap *snap, u64 chunk)
 		return -ENOMEM;
 	spin_lock_irq(&snap->lock);
 	if (!*slot) {
+		/* Zeroed before it is seen: map_page(). */
 		smp_store_release(slot, (u32 *)page);
 		snap->map_pages++;
 		page = 0;

@@ -274,6 +274,7 @@ bool cbw_device_foreign(struct cbw_device *dev)
 	struct cbw_target *ct;
 	bool running = true;
 
+	/* Pairs with cbw_postsuspend(). */
 	if (!smp_load_acquire(&dev->suspended))
 		return false;
 	msleep(20);

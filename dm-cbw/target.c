@@ -169,6 +169,7 @@ out:
 	 */
 	if (old)
 		cbw_origin_drain(old);
+	/* Old reads are over before new writes begin. */
 	smp_store_release(&dev->suspended, false);
 	return 0;
 }

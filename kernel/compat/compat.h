@@ -7,6 +7,9 @@
 #define DM_CBW_COMPAT_H
 
 #include <linux/blkdev.h>
+#if __has_include(<linux/hex.h>)
+#include <linux/hex.h>
+#endif
 
 /* ---- a block device held open without a claim ------------------------------ */
 
