@@ -203,6 +203,7 @@ struct cbw_target {
  * @waitq: woken when @released_seq grows and when an abort ends
  * @origin: RCU; changed under cbw_config_mutex; NULL when gone
  * @suspended: our table is suspended: another one may be swapped in
+ * @requeue: a suspend without flush is under way: give back what would be held
  * @inst_lock: guards @instances
  * @instances: table instances, live, new or old
  * @bitmaps: struct cbw_bitmap, cbw_config_mutex
@@ -233,6 +234,7 @@ struct cbw_device {
 
 	struct cbw_origin __rcu *origin;
 	bool suspended;
+	bool requeue;
 	spinlock_t inst_lock;
 	struct list_head instances;
 

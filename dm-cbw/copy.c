@@ -376,7 +376,8 @@ bool cbw_copy_park(struct cbw_snap *snap, struct bio *bio, u64 freed)
 	u64 chunk;
 
 	spin_lock_irq(&snap->lock);
-	if (READ_ONCE(snap->over))
+	/* Both are set before those on the lists are woken. */
+	if (READ_ONCE(snap->over) || READ_ONCE(snap->dev->requeue))
 		goto out;
 	chunk = find_next_zero_bit(snap->done, end, first);
 	if (chunk >= end)

@@ -362,7 +362,10 @@ static void remap_one(struct cbw_device *dev, struct bio *bio)
 	bool discard = bio_op(bio) == REQ_OP_DISCARD;
 
 	if (bio->bi_status) {
-		/* break_guest_write: its old content could not be preserved. */
+		/*
+		 * break_guest_write: its old content could not be preserved; or dm
+		 * is to send it again.
+		 */
 		bio_endio(bio);
 		return;
 	}
@@ -379,6 +382,11 @@ static void remap_one(struct cbw_device *dev, struct bio *bio)
 				return;
 			break;
 		case NEEDED:
+			if (unlikely(READ_ONCE(dev->requeue))) {
+				bio->bi_status = BLK_STS_DM_REQUEUE;
+				bio_endio(bio);
+				return;
+			}
 			if (!io->hold_start)
 				io->hold_start = ktime_get();
 			if (copy_and_park(dev, bio))

@@ -121,6 +121,36 @@ static void cbw_dtr(struct dm_target *ti)
 }
 
 /*
+ * A suspend waits for every write that dm has given us.  Held ones wait for reads of the
+ * origin and, when the buffer is full or with break_guest_write, for the store,
+ * for cbw_timeout_ms at most.  A suspend that need not flush does not wait for the
+ * store: they go back to dm, which sends them again after the resume.
+ */
+static void cbw_presuspend(struct dm_target *ti)
+{
+	struct cbw_target *ct = ti->private;
+	struct cbw_snap *snap;
+
+	if (!dm_noflush_suspending(ti) || !cbw_cured(8))
+		return;
+	cbw_config_lock();
+	WRITE_ONCE(ct->dev->requeue, true);
+	list_for_each_entry(snap, &ct->dev->snaps, node) {
+		spin_lock_irq(&snap->lock);
+		cbw_copies_wake(snap, BLK_STS_DM_REQUEUE, KTIME_MAX);
+		spin_unlock_irq(&snap->lock);
+	}
+	cbw_config_unlock();
+}
+
+static void cbw_presuspend_undo(struct dm_target *ti)
+{
+	struct cbw_target *ct = ti->private;
+
+	WRITE_ONCE(ct->dev->requeue, false);
+}
+
+/*
  * Nothing is in flight through us any more.  Wait for our own reads for copies, which
  * a release may have left behind; never for a store.  Snapshot reads go on.
  */
@@ -129,6 +159,7 @@ static void cbw_postsuspend(struct dm_target *ti)
 	struct cbw_target *ct = ti->private;
 	struct cbw_device *dev = ct->dev;
 
+	WRITE_ONCE(dev->requeue, false);
 	/* From here on somebody else's table may be swapped in. */
 	smp_store_release(&dev->suspended, true);
 	if (cbw_cured(8))
@@ -167,7 +198,7 @@ out:
 	 * Snapshot reads of the old origin end before anything is written to the
 	 * new one.
 	 */
-	if (old)
+	if (old && cbw_cured(8))
 		cbw_origin_drain(old);
 	/* Old reads are over before new writes begin. */
 	smp_store_release(&dev->suspended, false);
@@ -243,6 +274,8 @@ struct target_type cbw_target_type = {
 	.dtr = cbw_dtr,
 	.map = cbw_map,
 	.end_io = cbw_end_io,
+	.presuspend = cbw_presuspend,
+	.presuspend_undo = cbw_presuspend_undo,
 	.postsuspend = cbw_postsuspend,
 	.preresume = cbw_preresume,
 	.message = cbw_message,
