@@ -47,6 +47,27 @@ case_output()
 		'$0 == b { on = 1; next } $0 == e { on = 0 } on' "$1.ktap"
 }
 
+# A case's output without the points that passed, but for the last few lines.
+brief()
+{
+	if [[ -n ${V-} ]]; then
+		cat "$1"
+		return
+	fi
+	awk '{ l[NR] = $0 }
+	     END {
+		for (i = 1; i <= NR; i++)
+			if (l[i] !~ /^ok / || i > NR - 5) {
+				if (left)
+					print "  (" left " passed)"
+				left = 0
+				print l[i]
+			} else {
+				left++
+			}
+	     }' "$1" | tail -n 300
+}
+
 # finish_case PREFIX NAME STATUS SECONDS WHYS
 finish_case()
 {
@@ -110,7 +131,7 @@ finish_case()
 		printf '%s %-32s %3s s  %s passed%s%s\n' "$word" "$name" "$secs" "$pass" \
 			"$( ((fail)) && echo ", $fail failed")" "$( ((skip)) && echo ", $skip skipped")"
 		if ((fail)) || [[ -n ${V-} ]]; then
-			sed 's/^/    | /' "$out" | tail -n 400
+			brief "$out" | sed 's/^/    | /'
 			[[ -z $whys ]] || sed '/^$/d; s/^/    ! /' <<<"$whys"
 		fi
 	} 9>>"$results/.lock"
