@@ -40,7 +40,7 @@ static int plan_chain(struct backup *b, struct job *j, struct cbw_error *err)
 		return ret;
 	j->have_chain = true;
 	if (j->chain.volume && strcmp(j->chain.volume, j->dev.name))
-		return fail(err, EUCLEAN,
+		return fail_with(err, EUCLEAN,
 			    "%s: this is a chain of volume '%s', not of '%s'",
 			    esc(j->chain.dir), esc(j->chain.volume),
 			    esc(j->dev.name));
@@ -54,7 +54,7 @@ static int new_chain(struct job *j, struct cbw_error *err)
 		return 0;
 	if (getrandom(&j->chain.id, sizeof(j->chain.id), 0) !=
 	    sizeof(j->chain.id))
-		return fail(err, EIO, "getrandom gave no random number");
+		return fail_with(err, EIO, "getrandom gave no random number");
 	j->chain.volume = xstrdup(j->dev.name);
 	j->chain.bitmap = xasprintf("cbw-%02x%02x%02x%02x", j->chain.id.b[0],
 				    j->chain.id.b[1], j->chain.id.b[2],
@@ -131,7 +131,7 @@ static int replace_bitmap(struct backup *b, struct job *j,
 		return 0;
 	txn = cbw_txn_new();
 	if (!txn)
-		return fail(err, ENOMEM, "out of memory");
+		return fail_with(err, ENOMEM, "out of memory");
 	cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_REMOVE, j->dev.dev,
 		       j->chain.bitmap, NULL);
 	ret = cbw_txn_run(b->session, txn, NULL, err);
@@ -183,7 +183,7 @@ static int make_snapshot(const struct backup *b, struct job *j,
 	if (ret)
 		return ret;
 	if (info.out_chunk_size < 512 || info.out_device_size != j->dev.size)
-		return fail(err, ESTALE,
+		return fail_with(err, ESTALE,
 			    "%s: the volume's size changed while the backup began; start again",
 			    esc(j->dev.name));
 	j->chunk = info.out_chunk_size;
@@ -198,7 +198,7 @@ static int cut(struct backup *b, struct cbw_error *err)
 	int ret = 0;
 
 	if (!txn)
-		return fail(err, ENOMEM, "out of memory");
+		return fail_with(err, ENOMEM, "out of memory");
 	for (i = 0; i < b->nr && !ret; i++) {
 		struct job *j = &b->job[i];
 
@@ -306,10 +306,10 @@ static int make_image(struct backup *b, struct job *j, uint32_t cluster,
 	j->img_path = chain_path(&j->chain, j->entry.file);
 	ret = qcow2_create(j->img_path, &o, &j->img, &qerr);
 	if (ret)
-		return fail(err, ret, "%s", qerr.msg);
+		return fail_with(err, ret, "%s", qerr.msg);
 	j->img_fd = open_direct(qcow2_fd(j->img));
 	if (j->img_fd < 0)
-		return fail(err, errno, "%s: %s", esc(j->img_path),
+		return fail_with(err, errno, "%s: %s", esc(j->img_path),
 			    strerror(errno));
 	return 0;
 }
@@ -340,17 +340,17 @@ static int check_snapshot(struct backup *b, struct job *j,
 		return ret;
 	switch (info.out_reason) {
 	case CBW_REASON_STORE_FULL:
-		return fail(err, EIO,
+		return fail_with(err, EIO,
 			    "%s: the snapshot failed: store-full: what was overwritten meanwhile did not fit into %s (%s); take a larger store",
 			    esc(j->dev.name), esc(j->store.path),
 			    human(info.out_store_chunks *
 				  info.out_chunk_size));
 	case CBW_REASON_STORE_IO:
-		return fail(err, EIO,
+		return fail_with(err, EIO,
 			    "%s: the snapshot failed: store-io: %s returned an error",
 			    esc(j->dev.name), esc(j->store.path));
 	default:
-		return fail(err, EIO, "%s: the snapshot failed: %s",
+		return fail_with(err, EIO, "%s: the snapshot failed: %s",
 			    esc(j->dev.name), cbw_reason_text(info.out_reason));
 	}
 }
@@ -363,7 +363,7 @@ static int why_read_failed(void *arg, uint64_t offset, int code,
 
 	if (ret)
 		return ret;
-	return fail(err, code,
+	return fail_with(err, code,
 		    "%s: the snapshot cannot be read at offset %llu: %s%s",
 		    esc(a->j->dev.name), (ull)offset, strerror(code),
 		    code == EIO ? "; is there an unreadable sector on the origin?" :
@@ -408,7 +408,7 @@ static int copy_job(struct backup *b, struct job *j, struct cbw_error *err)
 	j->entry.crc = c.crc;
 	ret = qcow2_flush(j->img, &qerr);
 	if (ret)
-		return fail(err, ret, "%s", qerr.msg);
+		return fail_with(err, ret, "%s", qerr.msg);
 	qcow2_close(j->img);
 	j->img = NULL;
 	ret = check_snapshot(b, j, err);

@@ -60,8 +60,10 @@ enum opt_kind {
 	OPT_SIZE,	/* uint64_t, K/M/G/T */
 };
 
+#define TEXT_LIST_MAX	64
+
 struct text_list {
-	const char **v;
+	const char *v[TEXT_LIST_MAX];
 	size_t nr;
 };
 
@@ -79,7 +81,7 @@ struct cmdline {
 	const char *about;	/* what it does: some lines */
 	struct opt *opts;	/* ends with .name NULL; may be NULL */
 	int min_args, max_args;	/* max_args -1: any number */
-	char **arg;		/* out */
+	char **arg;		/* out: in argv */
 	int nr_args;		/* out */
 };
 
@@ -101,7 +103,7 @@ int usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* as say(), and EXIT_FAILED */
 int failed(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* fills @err, returns -@code */
-int fail(struct cbw_error *err, int code, const char *fmt, ...)
+int fail_with(struct cbw_error *err, int code, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 
 /*

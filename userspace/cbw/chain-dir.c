@@ -42,12 +42,12 @@ static int read_manifest(struct chain *chain, struct cbw_error *err)
 	fd = openat(chain->dirfd, CHAIN_MANIFEST,
 		    O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 	if (fd < 0)
-		return fail(err, errno, "%s/" CHAIN_MANIFEST ": %s",
+		return fail_with(err, errno, "%s/" CHAIN_MANIFEST ": %s",
 			    esc(chain->dir), strerror(errno));
 	if (fstat(fd, &st) || !S_ISREG(st.st_mode) ||
 	    st.st_size > MANIFEST_MAX) {
 		close(fd);
-		return fail(err, EUCLEAN,
+		return fail_with(err, EUCLEAN,
 			    "%s/" CHAIN_MANIFEST ": not a file of a sensible size",
 			    esc(chain->dir));
 	}
@@ -58,7 +58,7 @@ static int read_manifest(struct chain *chain, struct cbw_error *err)
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0) {
-			ret = fail(err, errno, "%s/" CHAIN_MANIFEST ": %s",
+			ret = fail_with(err, errno, "%s/" CHAIN_MANIFEST ": %s",
 				   esc(chain->dir), strerror(errno));
 			close(fd);
 			free(text);
@@ -72,7 +72,7 @@ static int read_manifest(struct chain *chain, struct cbw_error *err)
 	ret = chain_parse(text, len, chain, &why);
 	free(text);
 	if (ret)
-		return fail(err, -ret, "%s/" CHAIN_MANIFEST ": %s",
+		return fail_with(err, -ret, "%s/" CHAIN_MANIFEST ": %s",
 			    esc(chain->dir), why.msg);
 	return 0;
 }
@@ -87,22 +87,22 @@ int chain_open(const char *dir, bool create, struct chain *chain,
 		ret = fsync_parent(dir);
 		if (ret) {
 			free(c.dir);
-			return fail(err, -ret, "%s: %s", esc(dir),
+			return fail_with(err, -ret, "%s: %s", esc(dir),
 				    strerror(-ret));
 		}
 	} else if (create && errno != EEXIST) {
-		ret = fail(err, errno, "%s: %s", esc(dir), strerror(errno));
+		ret = fail_with(err, errno, "%s: %s", esc(dir), strerror(errno));
 		free(c.dir);
 		return ret;
 	}
 	c.dirfd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (c.dirfd < 0) {
-		ret = fail(err, errno, "%s: %s", esc(dir), strerror(errno));
+		ret = fail_with(err, errno, "%s: %s", esc(dir), strerror(errno));
 		free(c.dir);
 		return ret;
 	}
 	if (create && flock(c.dirfd, LOCK_EX | LOCK_NB)) {
-		ret = fail(err, errno == EWOULDBLOCK ? EBUSY : errno,
+		ret = fail_with(err, errno == EWOULDBLOCK ? EBUSY : errno,
 			   errno == EWOULDBLOCK ?
 			   "%s: another backup is at work in this directory" :
 			   "%s: it cannot be locked", esc(dir));
@@ -157,7 +157,7 @@ int chain_clean(struct chain *chain, unsigned int *removed,
 	fd = openat(chain->dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	d = fd < 0 ? NULL : fdopendir(fd);
 	if (!d) {
-		ret = fail(err, errno, "%s: %s", esc(chain->dir),
+		ret = fail_with(err, errno, "%s: %s", esc(chain->dir),
 			   strerror(errno));
 		if (fd >= 0)
 			close(fd);
@@ -174,7 +174,7 @@ int chain_clean(struct chain *chain, unsigned int *removed,
 		if (i < chain->nr)
 			continue;
 		if (unlinkat(chain->dirfd, de->d_name, 0)) {
-			ret = fail(err, errno,
+			ret = fail_with(err, errno,
 				   "%s/%s: leftover of an interrupted run, cannot be removed: %s",
 				   esc(chain->dir), esc(de->d_name),
 				   strerror(errno));
@@ -216,7 +216,7 @@ int chain_save(const struct chain *chain, struct cbw_error *err)
 out:
 	free(text);
 	if (ret)
-		return fail(err, -ret, "%s/" CHAIN_MANIFEST ": %s",
+		return fail_with(err, -ret, "%s/" CHAIN_MANIFEST ": %s",
 			    esc(chain->dir), strerror(-ret));
 	return 0;
 }
@@ -250,7 +250,7 @@ int chain_find_dirs(const char *path, char ***dirs, size_t *nr,
 	d = opendir(path);
 	if (!d) {
 		free(out);
-		return fail(err, errno, "%s: %s", esc(path), strerror(errno));
+		return fail_with(err, errno, "%s: %s", esc(path), strerror(errno));
 	}
 	while ((de = readdir(d))) {
 		char *sub, **more;
@@ -266,7 +266,7 @@ int chain_find_dirs(const char *path, char ***dirs, size_t *nr,
 		if (!more) {
 			free(sub);
 			closedir(d);
-			return fail(err, ENOMEM, "out of memory");
+			return fail_with(err, ENOMEM, "out of memory");
 		}
 		out = more;
 		out[n++] = sub;
@@ -274,7 +274,7 @@ int chain_find_dirs(const char *path, char ***dirs, size_t *nr,
 	closedir(d);
 	if (!n) {
 		free(out);
-		return fail(err, ENOENT,
+		return fail_with(err, ENOENT,
 			    "%s: there is no backup here (no " CHAIN_MANIFEST ", neither in it nor one level below)",
 			    esc(path));
 	}

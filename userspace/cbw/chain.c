@@ -167,7 +167,7 @@ int chain_parse(const char *text, size_t len, struct chain *chain,
 	chain->entry = NULL;
 	chain->nr = 0;
 	if (!tok)
-		return fail(err, ENOMEM, "out of memory");
+		return fail_with(err, ENOMEM, "out of memory");
 	json_tokener_set_flags(tok, JSON_TOKENER_STRICT);
 	if (len <= INT32_MAX)
 		root = json_tokener_parse_ex(tok, text, (int)len);
@@ -216,7 +216,7 @@ int chain_parse(const char *text, size_t len, struct chain *chain,
 		m = json_object_array_get_idx(list, i);
 		if (json_object_get_type(m) != json_type_object ||
 		    parse_entry(m, chain, &chain->entry[i], &why)) {
-			fail(err, EUCLEAN,
+			fail_with(err, EUCLEAN,
 			     "entry %zu: '%s' is missing or not valid", i + 1,
 			     why);
 			json_object_put(root);
@@ -227,7 +227,7 @@ int chain_parse(const char *text, size_t len, struct chain *chain,
 	json_object_put(root);
 	return 0;
 bad:
-	fail(err, EUCLEAN, "%s", why);
+	fail_with(err, EUCLEAN, "%s", why);
 	json_object_put(root);
 drop:
 	free(chain->volume);

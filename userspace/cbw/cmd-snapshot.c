@@ -66,7 +66,7 @@ static int create_all(struct item *items, size_t nr, const char *bitmap,
 	txn = cbw_txn_new();
 	if (!txn) {
 		cbw_session_close(session);
-		return fail(err, ENOMEM, "out of memory");
+		return fail_with(err, ENOMEM, "out of memory");
 	}
 	for (i = 0; i < nr; i++) {
 		struct cbw_snapshot_opts o = {

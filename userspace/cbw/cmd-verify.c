@@ -46,7 +46,7 @@ static int check_content(struct qcow2_image *img, const struct chain *chain,
 	while (at < size && !ret) {
 		ret = qcow2_map_layer(img, 0, at, size - at, &run, &qerr);
 		if (ret) {
-			ret = fail(err, ret, "%s", qerr.msg);
+			ret = fail_with(err, ret, "%s", qerr.msg);
 			break;
 		}
 		at += run.length;
@@ -59,7 +59,7 @@ static int check_content(struct qcow2_image *img, const struct chain *chain,
 			memset(buf, 0, cluster);
 			ret = pread_all(run.fd, buf, now, run.host_offset);
 			if (ret) {
-				ret = fail(err, ret, "%s/%s: reading at %llu: %s",
+				ret = fail_with(err, ret, "%s/%s: reading at %llu: %s",
 					   esc(chain->dir), e->file,
 					   (ull)run.host_offset,
 					   strerror(-ret));
@@ -72,14 +72,14 @@ static int check_content(struct qcow2_image *img, const struct chain *chain,
 			run.length -= now;
 			progress_tick(&progress, data);
 			if (stop_signal)
-				ret = fail(err, EINTR, "stopped by signal %d",
+				ret = fail_with(err, EINTR, "stopped by signal %d",
 					   (int)stop_signal);
 		}
 	}
 	progress_end(&progress);
 	free(buf);
 	if (!ret && (crc != e->crc || data != e->copied))
-		ret = fail(err, EUCLEAN,
+		ret = fail_with(err, EUCLEAN,
 			   "%s/%s: its content has changed: checksum %08x of %llu bytes, the manifest says %08x of %llu",
 			   esc(chain->dir), e->file, crc, (ull)data, e->crc,
 			   (ull)e->copied);
@@ -98,9 +98,9 @@ static int check_entry(const struct chain *chain, const struct entry *e,
 		return ret;
 	ret = qcow2_check(img, 0, &rep, &qerr);
 	if (ret)
-		ret = fail(err, ret, "%s", qerr.msg);
+		ret = fail_with(err, ret, "%s", qerr.msg);
 	else if (rep.corruptions)
-		ret = fail(err, EUCLEAN, "%s/%s: %llu corruptions, the first: %s",
+		ret = fail_with(err, EUCLEAN, "%s/%s: %llu corruptions, the first: %s",
 			   esc(chain->dir), e->file, (ull)rep.corruptions,
 			   rep.first);
 	else
@@ -127,21 +127,21 @@ static int compare(struct qcow2_image *img, const char *path, bool json,
 		fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0) {
 		free(mine);
-		return fail(err, errno, "%s: %s", esc(path), strerror(errno));
+		return fail_with(err, errno, "%s: %s", esc(path), strerror(errno));
 	}
 	if (ioctl(fd, BLKGETSIZE64, &have))
 		have = (uint64_t)lseek(fd, 0, SEEK_END);
 	if (have < size) {
 		close(fd);
 		free(mine);
-		fail(err, 1, "%s: it has %llu bytes, the image %llu",
+		fail_with(err, 1, "%s: it has %llu bytes, the image %llu",
 		     esc(path), (ull)have, (ull)size);
 		return 1;
 	}
 	if (posix_memalign((void **)&theirs, 4096, PIECE)) {
 		close(fd);
 		free(mine);
-		return fail(err, ENOMEM, "out of memory");
+		return fail_with(err, ENOMEM, "out of memory");
 	}
 	progress_begin(&progress, "compare", path, size, json);
 	for (at = 0; at < size && !ret; at += PIECE) {
@@ -149,24 +149,24 @@ static int compare(struct qcow2_image *img, const char *path, bool json,
 
 		ret = qcow2_read(img, at, mine, now, &qerr);
 		if (ret) {
-			ret = fail(err, ret, "%s", qerr.msg);
+			ret = fail_with(err, ret, "%s", qerr.msg);
 			break;
 		}
 		ret = pread_all(fd, theirs, now, at);
 		if (ret) {
-			ret = fail(err, ret, "%s: reading at offset %llu: %s",
+			ret = fail_with(err, ret, "%s: reading at offset %llu: %s",
 				   esc(path), (ull)at, strerror(-ret));
 			break;
 		}
 		if (memcmp(mine, theirs, now)) {
 			for (i = 0; mine[i] == theirs[i]; i++)
 				;
-			fail(err, 1, "%s: it differs from the image, first at offset %llu",
+			fail_with(err, 1, "%s: it differs from the image, first at offset %llu",
 			     esc(path), (ull)(at + i));
 			ret = 1;
 		}
 		if (stop_signal)
-			ret = fail(err, EINTR, "stopped by signal %d",
+			ret = fail_with(err, EINTR, "stopped by signal %d",
 				   (int)stop_signal);
 		progress_tick(&progress, at);
 	}

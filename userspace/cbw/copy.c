@@ -159,9 +159,9 @@ static int place_data(struct copy_run *r, uint64_t offset, uint32_t buf_offset,
 					    &got, &qerr);
 
 		if (ret)
-			return fail(err, ret, "%s", qerr.msg);
+			return fail_with(err, ret, "%s", qerr.msg);
 		if (nr == XFER_WRITES_MAX)
-			return fail(err, EIO, "%s: more than %d places for %u bytes",
+			return fail_with(err, EIO, "%s: more than %d places for %u bytes",
 				    esc(r->c->target), XFER_WRITES_MAX,
 				    XFER_PIECE);
 		padded = (uint32_t)((got + r->cluster - 1) / r->cluster *
@@ -215,7 +215,7 @@ static int copy_place(void *ctx, const struct xfer_piece *p, void *buf,
 						 length, &qerr);
 
 			if (ret)
-				return fail(err, ret, "%s", qerr.msg);
+				return fail_with(err, ret, "%s", qerr.msg);
 		}
 	}
 	return nr;
@@ -257,7 +257,7 @@ static int copy_read_failed(void *ctx, const struct xfer_piece *p, int code,
 
 	if (r->c->why)
 		return r->c->why(r->c->arg, p->offset, code, err);
-	return fail(err, code, "%s: reading %u bytes at offset %llu: %s",
+	return fail_with(err, code, "%s: reading %u bytes at offset %llu: %s",
 		    esc(r->c->name), p->length, (ull)p->offset,
 		    strerror(code));
 }

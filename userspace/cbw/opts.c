@@ -12,9 +12,9 @@ int parse_size(const char *text, uint64_t *size)
 	if (*p < '0' || *p > '9')
 		return -EINVAL;
 	for (; *p >= '0' && *p <= '9'; p++) {
-		if (v > (UINT64_MAX - 9) / 10)
+		if (__builtin_mul_overflow(v, 10, &v) ||
+		    __builtin_add_overflow(v, (uint64_t)(*p - '0'), &v))
 			return -ERANGE;
-		v = 10 * v + (uint64_t)(*p - '0');
 	}
 	if (*p) {
 		char up = *p >= 'a' && *p <= 'z' ? (char)(*p - 32) : *p;
@@ -57,7 +57,6 @@ static int one_opt(const struct cmdline *cl, const struct opt *o,
 		   const char *value)
 {
 	struct text_list *list;
-	const char **more;
 
 	switch (o->kind) {
 	case OPT_FLAG:
@@ -77,10 +76,9 @@ static int one_opt(const struct cmdline *cl, const struct opt *o,
 			return usage("%s: --%s: the value is empty",
 				     cl->command, o->name);
 		list = o->to;
-		more = reallocarray(list->v, list->nr + 1, sizeof(*more));
-		if (!more)
-			return failed("out of memory");
-		list->v = more;
+		if (list->nr == TEXT_LIST_MAX)
+			return usage("%s: --%s can be given %d times at most",
+				     cl->command, o->name, TEXT_LIST_MAX);
 		list->v[list->nr++] = value;
 		break;
 	case OPT_SIZE:
@@ -104,7 +102,8 @@ int opts_parse(struct cmdline *cl, int argc, char **argv)
 	bool only_args = false;
 	int i, status;
 
-	cl->arg = xcalloc((size_t)argc + 1, sizeof(*cl->arg));
+	/* arguments move to the front, which is never past the one looked at */
+	cl->arg = argv + 1;
 	cl->nr_args = 0;
 	for (i = 1; i < argc; i++) {
 		const char *value, *name;

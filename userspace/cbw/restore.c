@@ -38,7 +38,7 @@ static int write_plain(struct restore_run *r, const void *buf, uint64_t offset,
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
-			return fail(err, n ? errno : ENOSPC,
+			return fail_with(err, n ? errno : ENOSPC,
 				    "%s: writing at offset %llu: %s",
 				    esc(r->t->path), (ull)offset,
 				    n ? strerror(errno) : "no room");
@@ -85,7 +85,7 @@ static int zero_range(struct restore_run *r, uint64_t offset, uint64_t len,
 		if (ret)
 			return ret;
 		if (stop_signal)
-			return fail(err, EINTR, "stopped by signal %d",
+			return fail_with(err, EINTR, "stopped by signal %d",
 				    (int)stop_signal);
 		offset += now;
 		len -= now;
@@ -103,7 +103,7 @@ static int compressed(struct restore_run *r, uint64_t offset, uint64_t len,
 	int ret = qcow2_read(r->img, offset, buf, (size_t)len, &qerr);
 
 	if (ret)
-		ret = fail(err, ret, "%s", qerr.msg);
+		ret = fail_with(err, ret, "%s", qerr.msg);
 	else
 		ret = write_plain(r, buf, offset, (size_t)len, err);
 	free(buf);
@@ -140,7 +140,7 @@ static int restore_next(void *ctx, struct xfer_piece *p, struct cbw_error *err)
 			return 0;
 		ret = qcow2_map(r->img, r->at, r->size - r->at, &r->run, &qerr);
 		if (ret)
-			return fail(err, ret, "%s", qerr.msg);
+			return fail_with(err, ret, "%s", qerr.msg);
 		r->at += r->run.length;
 		switch (r->run.type) {
 		case QCOW2_RUN_DATA:
@@ -152,7 +152,7 @@ static int restore_next(void *ctx, struct xfer_piece *p, struct cbw_error *err)
 			ret = compressed(r, r->run.offset, r->run.length, err);
 			break;
 		default:
-			ret = fail(err, EUCLEAN,
+			ret = fail_with(err, EUCLEAN,
 				   "no image has the data at offset %llu",
 				   (ull)r->run.offset);
 		}
@@ -168,7 +168,7 @@ static int restore_next(void *ctx, struct xfer_piece *p, struct cbw_error *err)
 	p->src_offset = r->run.host_offset;
 	p->fd = layer_fd(r, r->run.layer, r->run.fd);
 	if (p->fd < 0)
-		return fail(err, errno, "an image cannot be opened again: %s",
+		return fail_with(err, errno, "an image cannot be opened again: %s",
 			    strerror(errno));
 	r->run.offset += p->length;
 	r->run.host_offset += p->length;
@@ -206,7 +206,7 @@ static int restore_read_failed(void *ctx, const struct xfer_piece *p, int code,
 			       struct cbw_error *err)
 {
 	(void)ctx;
-	return fail(err, code,
+	return fail_with(err, code,
 		    "reading an image for offset %llu of the volume: %s",
 		    (ull)p->offset, code == EUCLEAN ? "the file is cut short" :
 		    strerror(code));
@@ -265,32 +265,32 @@ static int check_layer(struct qcow2_image *img, unsigned int layer,
 	int ret = qcow2_get_layer(img, layer, &info);
 
 	if (ret)
-		return fail(err, EUCLEAN, "%s/%s: there are fewer images than the manifest says",
+		return fail_with(err, EUCLEAN, "%s/%s: there are fewer images than the manifest says",
 			    esc(chain->dir), esc(e->file));
 	if (info.format != QCOW2_FORMAT_QCOW2 ||
 	    qcow2_get_ext(img, layer, CHAIN_QCOW2_EXT, &ext) ||
 	    ext.len != sizeof(ids))
-		return fail(err, EUCLEAN,
+		return fail_with(err, EUCLEAN,
 			    "%s/%s: not an image that cbw made: its ids are missing",
 			    esc(chain->dir), esc(e->file));
 	memcpy(ids, ext.data, sizeof(ids));
 	if (!cbw_cut_equal(&ids[0], &chain->id))
-		return fail(err, EUCLEAN, "%s/%s: the image belongs to another chain",
+		return fail_with(err, EUCLEAN, "%s/%s: the image belongs to another chain",
 			    esc(chain->dir), esc(e->file));
 	if (!cbw_cut_equal(&ids[1], &e->cut) ||
 	    (parent ? !cbw_cut_equal(&ids[2], &parent->cut) :
 	     !cbw_cut_is_none(&ids[2])))
-		return fail(err, EUCLEAN,
+		return fail_with(err, EUCLEAN,
 			    "%s/%s: the image is of another point in time than the manifest says",
 			    esc(chain->dir), esc(e->file));
 	if (info.virtual_size != e->size)
-		return fail(err, EUCLEAN,
+		return fail_with(err, EUCLEAN,
 			    "%s/%s: the image is of %llu bytes, the manifest says %llu",
 			    esc(chain->dir), esc(e->file),
 			    (ull)info.virtual_size, (ull)e->size);
 	if (parent ? !info.backing_file ||
 	    strcmp(info.backing_file, parent->file) : !!info.backing_file)
-		return fail(err, EUCLEAN,
+		return fail_with(err, EUCLEAN,
 			    "%s/%s: its backing file is '%s', the manifest says '%s'",
 			    esc(chain->dir), esc(e->file),
 			    info.backing_file ? esc(info.backing_file) : "",
@@ -310,7 +310,7 @@ int open_entry(const struct chain *chain, const struct entry *e,
 	ret = qcow2_open(path, QCOW2_OPEN_SAME_DIR, &out, &qerr);
 	free(path);
 	if (ret)
-		return fail(err, ret, "%s", qerr.msg);
+		return fail_with(err, ret, "%s", qerr.msg);
 	for (layer = 0; e && !ret; layer++) {
 		const struct entry *parent = e->parent ?
 			chain_by_id(chain, e->parent) : NULL;

@@ -169,7 +169,7 @@ int check_not_on(const char *path, const char *what,
 	size_t which = 0;
 
 	if (stat(path, &st))
-		return fail(err, errno, "%s: %s", esc(path), strerror(errno));
+		return fail_with(err, errno, "%s: %s", esc(path), strerror(errno));
 	if (S_ISBLK(st.st_mode)) {
 		dev.major = major(st.st_rdev);
 		dev.minor = minor(st.st_rdev);
@@ -178,7 +178,7 @@ int check_not_on(const char *path, const char *what,
 	}
 	if (!stands_on(dev, volumes, nr, &which, 0))
 		return 0;
-	return fail(err, EBUSY,
+	return fail_with(err, EBUSY,
 		    "%s: the %s lies on volume %s itself, which it must not; take another place",
 		    esc(path), what, esc(volumes[which].name));
 }
@@ -193,7 +193,7 @@ static int check_blank(const char *path, int fd, struct cbw_error *err)
 
 	if (!pr || blkid_probe_set_device(pr, fd, 0, 0)) {
 		blkid_free_probe(pr);
-		return fail(err, EIO, "%s: libblkid cannot look at it",
+		return fail_with(err, EIO, "%s: libblkid cannot look at it",
 			    esc(path));
 	}
 	blkid_probe_enable_superblocks(pr, 1);
@@ -207,17 +207,17 @@ static int check_blank(const char *path, int fd, struct cbw_error *err)
 		if (blkid_probe_lookup_value(pr, "TYPE", &value, NULL) &&
 		    blkid_probe_lookup_value(pr, "PTTYPE", &value, NULL))
 			value = "something libblkid knows";
-		ret = fail(err, EEXIST,
+		ret = fail_with(err, EEXIST,
 			   "%s: it holds data (%s), which the store would overwrite; --force if that is wanted",
 			   esc(path), value);
 		break;
 	case -2:
-		ret = fail(err, EEXIST,
+		ret = fail_with(err, EEXIST,
 			   "%s: it holds data (several signatures), which the store would overwrite; --force if that is wanted",
 			   esc(path));
 		break;
 	default:
-		ret = fail(err, EIO, "%s: libblkid cannot read it",
+		ret = fail_with(err, EIO, "%s: libblkid cannot read it",
 			   esc(path));
 	}
 	blkid_free_probe(pr);
@@ -236,32 +236,32 @@ int store_check(const char *path, const struct cbw_dm_dev *volumes, size_t nr,
 		return ret;
 	/* O_EXCL on a block device: nobody else has it, mounted or mapped */
 	if (stat(path, &st))
-		return fail(err, errno, "%s: %s", esc(path), strerror(errno));
+		return fail_with(err, errno, "%s: %s", esc(path), strerror(errno));
 	if (!S_ISBLK(st.st_mode) && !S_ISREG(st.st_mode))
-		return fail(err, EINVAL,
+		return fail_with(err, EINVAL,
 			    "%s: a store is a block device or a regular file",
 			    esc(path));
 	fd = open(path, O_RDWR | O_CLOEXEC |
 		  (S_ISBLK(st.st_mode) ? O_EXCL : 0));
 	if (fd < 0 && errno == EBUSY)
-		return fail(err, EBUSY,
+		return fail_with(err, EBUSY,
 			    "%s: the store is in use (mounted, or part of another device)",
 			    esc(path));
 	if (fd < 0)
-		return fail(err, errno, "%s: %s", esc(path), strerror(errno));
+		return fail_with(err, errno, "%s: %s", esc(path), strerror(errno));
 	size = (uint64_t)st.st_size;
 	if (S_ISBLK(st.st_mode) &&
 	    (ioctl(fd, BLKGETSIZE64, &size) || ioctl(fd, BLKROGET, &ro))) {
-		ret = fail(err, errno, "%s: its size: %s", esc(path),
+		ret = fail_with(err, errno, "%s: its size: %s", esc(path),
 			   strerror(errno));
 		goto bad;
 	}
 	if (ro) {
-		ret = fail(err, EROFS, "%s: the store is read-only", esc(path));
+		ret = fail_with(err, EROFS, "%s: the store is read-only", esc(path));
 		goto bad;
 	}
 	if (size < STORE_MIN) {
-		ret = fail(err, EINVAL,
+		ret = fail_with(err, EINVAL,
 			   "%s: the store has %llu bytes, at least one chunk is needed",
 			   esc(path), (ull)size);
 		goto bad;
@@ -325,11 +325,11 @@ int store_ready(struct store *store, struct cbw_error *err)
 		return 0;
 	file = open(store->path, O_RDWR | O_CLOEXEC);
 	if (file < 0)
-		return fail(err, errno, "%s: %s", esc(store->path),
+		return fail_with(err, errno, "%s: %s", esc(store->path),
 			    strerror(errno));
 	control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
 	if (control < 0) {
-		ret = fail(err, errno,
+		ret = fail_with(err, errno,
 			   "/dev/loop-control: %s; a store in a file needs the loop driver: modprobe loop",
 			   strerror(errno));
 		close(file);
@@ -361,7 +361,7 @@ int store_ready(struct store *store, struct cbw_error *err)
 	close(control);
 	close(file);
 	if (ret < 0)
-		return fail(err, ret, "%s: no loop device could be set up: %s",
+		return fail_with(err, ret, "%s: no loop device could be set up: %s",
 			    esc(store->path), strerror(-ret));
 	return 0;
 }

@@ -48,7 +48,7 @@ int failed(const char *fmt, ...)
 	return EXIT_FAILED;
 }
 
-int fail(struct cbw_error *err, int code, const char *fmt, ...)
+int fail_with(struct cbw_error *err, int code, const char *fmt, ...)
 {
 	va_list ap;
 

@@ -85,7 +85,7 @@ static struct io_uring_sqe *get_sqe(struct xfer *x)
 		ret = io_uring_submit(&x->ring);
 		if (ret < 0 && ret != -EINTR && ret != -EAGAIN &&
 		    ret != -EBUSY) {
-			stop(x, fail(err_of(x), ret, "io_uring: %s",
+			stop(x, fail_with(err_of(x), ret, "io_uring: %s",
 				     strerror(-ret)));
 			return NULL;
 		}
@@ -275,7 +275,7 @@ static void write_ended(struct xfer *x, struct slot *s, unsigned int nr,
 		return;
 	}
 	if (res <= 0)
-		stop(x, fail(err_of(x), res ? -res : EIO,
+		stop(x, fail_with(err_of(x), res ? -res : EIO,
 			     "%s: writing %u bytes at offset %llu: %s",
 			     esc(x->params->target), w->length,
 			     (ull)w->dst_offset,
@@ -290,7 +290,7 @@ static void sync_ended(struct xfer *x, int res)
 
 	x->syncing = false;
 	if (res < 0) {
-		stop(x, fail(err_of(x), -res, "%s: fdatasync: %s",
+		stop(x, fail_with(err_of(x), -res, "%s: fdatasync: %s",
 			     esc(x->params->target), strerror(-res)));
 		return;
 	}
@@ -335,7 +335,7 @@ static void wait_some(struct xfer *x, uint64_t ns)
 		ret = io_uring_wait_cqe_timeout(&x->ring, &cqe, &ts);
 	if (ret < 0 && ret != -ETIME && ret != -EINTR && ret != -EAGAIN &&
 	    ret != -EBUSY)
-		stop(x, fail(err_of(x), ret, "io_uring: %s", strerror(-ret)));
+		stop(x, fail_with(err_of(x), ret, "io_uring: %s", strerror(-ret)));
 	io_uring_for_each_cqe(&x->ring, head, cqe) {
 		complete(x, cqe);
 		nr++;
@@ -349,7 +349,7 @@ static void loop(struct xfer *x)
 		uint64_t wait;
 
 		if (stop_signal && !x->ret)
-			stop(x, fail(x->err, EINTR, "stopped by signal %d",
+			stop(x, fail_with(x->err, EINTR, "stopped by signal %d",
 				     (int)stop_signal));
 		retire(x);
 		wait = start_reads(x);
@@ -386,7 +386,7 @@ int xfer_run(const struct xfer_ops *ops, void *ctx,
 	if (posix_memalign((void **)&bufs, 4096,
 			   (size_t)XFER_DEPTH * XFER_PIECE)) {
 		free(x);
-		return fail(err, ENOMEM, "out of memory");
+		return fail_with(err, ENOMEM, "out of memory");
 	}
 	for (i = 0; i < XFER_DEPTH; i++)
 		x->slot[i].buf = bufs + (size_t)i * XFER_PIECE;
@@ -394,7 +394,7 @@ int xfer_run(const struct xfer_ops *ops, void *ctx,
 	if (ret) {
 		free(bufs);
 		free(x);
-		return fail(err, -ret,
+		return fail_with(err, -ret,
 			    "io_uring cannot be set up: %s%s", strerror(-ret),
 			    ret == -EPERM || ret == -ENOSYS ?
 			    " (is kernel.io_uring_disabled set?)" : "");

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef COMMON_H
+#define COMMON_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "cbw.h"
+
+/* Runs @fn with what it writes to stdout and stderr in @text (4096 bytes). */
+int run_quiet(int (*fn)(int, char **), int argc, char **argv, char *text);
+
+#endif
