@@ -1,0 +1,85 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0-or-later
+# bash completion for cbw
+
+_cbw_devices()
+{
+	# names in /dev/mapper, without dmsetup, which needs root
+	local d
+
+	for d in /dev/mapper/*; do
+		[[ $d == */control || ! -e $d ]] || printf '%s\n' "${d##*/}"
+	done
+}
+
+_cbw()
+{
+	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
+	local command=${COMP_WORDS[1]} verb=${COMP_WORDS[2]-} words=''
+
+	COMPREPLY=()
+	case $prev in
+	--to)
+		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+		return ;;
+	--store|--against)
+		mapfile -t COMPREPLY < <(compgen -f -- "${cur:-/dev/}")
+		return ;;
+	--granularity|--chunk|--rate|--until|--bitmap)
+		return ;;
+	--compress)
+		mapfile -t COMPREPLY < <(compgen -W none -- "$cur")
+		return ;;
+	esac
+	if ((COMP_CWORD == 1)); then
+		words='attach detach create remove status list bitmap snapshot
+			backup restore verify chain info --help --version'
+	else
+		case $command in
+		attach|remove)	words="$(_cbw_devices) --help" ;;
+		detach)		words="$(_cbw_devices) --force --help" ;;
+		create)		words='--help' ;;
+		status|list)	words="$(_cbw_devices) --json --help" ;;
+		backup)
+			words="$(_cbw_devices) --to --store --auto --full --incremental
+				--bitmap --chunk --compress --rate --force --json --help" ;;
+		restore)	words='--to --until --force --json --help' ;;
+		verify)		words='--against --until --json --help' ;;
+		info)		words='--json --help' ;;
+		bitmap)
+			if ((COMP_CWORD == 2)); then
+				words='add remove clear enable disable list'
+			else
+				words=$(_cbw_devices)
+				[[ $verb != add ]] || words+=' --granularity --disabled --transient'
+				[[ $verb != list ]] || words+=' --json'
+			fi ;;
+		snapshot)
+			if ((COMP_CWORD == 2)); then
+				words='create remove'
+			else
+				words=$(_cbw_devices)
+				[[ $verb != create ]] || words+=' --store --bitmap --chunk --force --json'
+				[[ $verb != remove ]] || words+=' --commit'
+			fi ;;
+		chain)
+			if ((COMP_CWORD == 2)); then
+				words='list'
+			else
+				words='--json'
+			fi ;;
+		esac
+	fi
+	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
+	# directories where they are arguments
+	case $command in
+	restore|verify|info|chain)
+		[[ $cur == -* ]] || mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY \
+			< <(compgen -d -- "$cur") ;;
+	create)
+		[[ $cur == -* ]] || mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY \
+			< <(compgen -f -- "$cur") ;;
+	esac
+}
+
+complete -F _cbw cbw
