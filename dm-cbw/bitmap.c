@@ -199,7 +199,9 @@ int cbw_bitmap_commit(struct cbw_device *dev, struct cbw_bitmap *only,
 			continue;
 		cbw_bits_put(s->frozen);
 		s->frozen = NULL;
-		s->base = s->cut;
+		/* A bitmap that does not record has no base. */
+		if (s->enabled)
+			s->base = s->cut;
 		memset(&s->cut, 0, sizeof(s->cut));
 		s->session = NULL;
 		s->snap = NULL;

@@ -176,6 +176,8 @@ int cbw_txn_clear(struct cbw_txn *txn, struct cbw_device *dev,
 		return -ENOMEM;
 	cbw_bits_put(b->next.active);
 	b->next.active = fresh;
+	/* What it will say is no longer "changed since the base". */
+	memset(&b->next.base, 0, sizeof(b->next.base));
 	return 0;
 }
 
@@ -186,6 +188,9 @@ int cbw_txn_enable(struct cbw_txn *txn, struct cbw_device *dev,
 
 	if (IS_ERR(b))
 		return PTR_ERR(b);
+	/* What was, or will be, written without being recorded: see above. */
+	if (!enable || !b->next.enabled)
+		memset(&b->next.base, 0, sizeof(b->next.base));
 	b->next.enabled = enable;
 	return 0;
 }

@@ -116,9 +116,12 @@ struct cbw_info {
  *	or granularity; ENOSPC when the device has CBW_BITMAPS_MAX bitmaps;
  *	ENOMEM when there is no memory, or the bitmaps' limit is reached.
  * @CBW_ACTION_BITMAP_REMOVE: remove bitmap @name.  EBUSY while it is frozen.
- * @CBW_ACTION_BITMAP_CLEAR: forget what it recorded; its base stays.  EBUSY as above.
- * @CBW_ACTION_BITMAP_ENABLE: record from the cut on.  EBUSY as above.
- * @CBW_ACTION_BITMAP_DISABLE: do not record from the cut on.  EBUSY as above.
+ * @CBW_ACTION_BITMAP_CLEAR: forget what it recorded, and its base: no increment can
+ *	be made from it before the next commit.  EBUSY as above.
+ * @CBW_ACTION_BITMAP_ENABLE: record from the cut on.  One that did not record loses its
+ *	base, as above.  EBUSY as above.
+ * @CBW_ACTION_BITMAP_DISABLE: do not record from the cut on, and forget the base, as
+ *	above.  EBUSY as above.
  * @CBW_ACTION_BITMAP_ROTATE: freeze what was recorded until the cut and go on
  *	recording into an empty bitmap.  The caller's session owns the frozen
  *	half until CBW_COMMIT or CBW_ABORT.  EBUSY as above.  May name a bitmap
@@ -406,7 +409,8 @@ struct cbw_snapshot_info {
  * @name_len: length of @name in bytes
  * @dirty_bytes: dirty granules times granularity, of the recording half and, while
  *	there is one, the frozen half together; the last granule counts to the device's end
- * @base: id of the last committed cut, all zero if none
+ * @base: id of the last committed cut: the bitmap has all changes since then; all
+ *	zero if there is none, or if it was cleared or did not record since
  * @cut: id of the cut at which it was frozen, all zero if it is not frozen
  * @name: the name, not NUL terminated, zero padded
  */
