@@ -18,7 +18,7 @@ t "a snapshot with a bitmap" eval 'msg dut bitmap_add used && snap shot dut "$st
 # bad WHAT ERRNO MESSAGE...
 bad()
 {
-	t "$1" unchanged refused "$2" msg dut "${@:3}"
+	t "$1" unchanged refused "$2" cbw-dm message dut "${@:3}"
 }
 
 long=$(printf '%01024d' 0)
@@ -29,8 +29,8 @@ bad "add with an empty name" EINVAL bitmap_add ""
 bad "add a name that is there" EEXIST bitmap_add b
 bad "add a name with a slash" EINVAL bitmap_add a/b
 bad "add a name of 1024 bytes" 'EINVAL|ENAMETOOLONG' bitmap_add "$long"
-bad "add a name with a broken escape" EINVAL bitmap_add 'a\\xzz'
-bad "add a name with an escaped NUL" EINVAL bitmap_add 'a\\x00b'
+bad "add a name with a broken escape" EINVAL bitmap_add 'a\xzz'
+bad "add a name with an escaped NUL" EINVAL bitmap_add 'a\x00b'
 bad "granularity without a number" EINVAL bitmap_add n granularity
 for g in 0 1 256 513 3000 -512 x 4294967296 8589934592 99999999999999999999999; do
 	bad "granularity $g" EINVAL bitmap_add n granularity $g
@@ -48,7 +48,7 @@ done
 bad "commit of what is not frozen" 'EINVAL|ENOENT|ESTALE' bitmap_commit b
 bad "abort of what is not frozen" 'EINVAL|ENOENT|ESTALE' bitmap_abort b
 bad "commit of a snapshot's bitmap" EBUSY bitmap_commit used
-t "a message to a snapshot" unchanged refused EINVAL msg shot bitmap_add x
+t "a message to a snapshot" unchanged refused EINVAL cbw-dm message shot bitmap_add x
 
 # 128 bitmaps and no more
 many()
@@ -56,7 +56,7 @@ many()
 	local i
 
 	for ((i = 3; i < 128; i++)); do
-		msg dut bitmap_add "n$i" disabled || return
+		cbw-dm message dut bitmap_add "n$i" disabled || return
 	done
 	unchanged refused ENOSPC msg dut bitmap_add n128 || return
 	msg dut bitmap_remove n3 && msg dut bitmap_add n128

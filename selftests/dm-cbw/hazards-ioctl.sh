@@ -94,36 +94,59 @@ cancel()
 	return $rc
 }
 
-# R is on its way to a slot of the store, the chunk is released, another chunk is
-# preserved: it must not get the slot that R is about to read.
+# A chunk is released whose data is in a batch that is still being filled; another
+# one gets its slot, and the batch goes to the store: it must be the other's data.
 slot_reuse()
 {
 	local rc=0 got
 
 	fresh && snap shot dut "$tiny" 8 || return
 	one dut 0 4096 101 || return
-	until_true 5 snap_is shot used 1 || return
-	nap 0.3		# and written
+	nap 0.4		# it has been written
+	release 0+4096 || return
+	# the rest of the segment, which closes it
+	one dut 2M 256K 102 || return
+	nap 0.5		# and has been written
+	got=$(cbw-check at /dev/mapper/shot 2M 512 | grep -v "gen=$BASE_GEN writer=0 seq=0$" | head -n 1)
+	[[ -z $got ]] || { broken "a chunk has the data of another: '$got'"; rc=$?; }
+	dm_remove shot || return
+	return $rc
+}
+
+# R is on its way to a slot of the store and the chunk is released. The store is
+# all in use or released: the next chunk must wait for R, not get its slot.
+slot_of_a_reader()
+{
+	local rc=0 got
+
+	fresh && snap shot dut "$tiny" 8 || return
+	# a full segment of the store, so that it is read from there and not from memory
+	one dut 0 256K 101 || return
+	nap 0.5
 	hook arm snap-store timeout_ms 20000
 	bg R cbw-check at /dev/mapper/shot 0
 	hook_wait snap-store || return
-	release 0+4096 || return
-	one dut 64K 4096 102 || return
-	nap 0.3		# and written
+	release 0+262144 || return
+	one dut 1M 256K 102 || return		# the other segment
+	bg W one dut 2M 4096 103
+	nap 0.5		# if it has its slot it is written by now
 	hook release snap-store
 	until_true 10 bg_ended R || return
 	unset 'BG[R]'
 	got=$(<"$CBW_TMP/R.out")
 	case $got in
-	*"gen=$BASE_GEN "*misplaced*)
-		broken "the reader got another chunk's data: '$got'"
-		rc=$? ;;
+	*misplaced*)
+		wrong "the reader got another chunk's data: '$got'"
+		rc=1 ;;
 	*"gen=$BASE_GEN "*|ENODATA)
 		;;
 	*)	wrong "the reader got '$got'"
 		rc=1 ;;
 	esac
-	at /dev/mapper/shot 64K "*gen=$BASE_GEN *" || rc=1
+	bg_wait W 10 || rc=1
+	snap_is shot state active || { dmsetup status shot; rc=1; }
+	at /dev/mapper/shot 1M "*gen=$BASE_GEN *" || rc=1
+	at /dev/mapper/shot 2M "*gen=$BASE_GEN *" || rc=1
 	dm_remove shot || return
 	return $rc
 }
@@ -193,7 +216,7 @@ run()
 nullb origin 4 512
 nullb store 4 512
 t "make the device" cbw dut "$origin"
-t "make a store of 256 KiB" dm_create small "0 512 linear $store 0"
+t "make a store of 512 KiB" dm_create small "0 1024 linear $store 0"
 # shellcheck disable=SC2034
 tiny=/dev/mapper/small
 keep
@@ -201,6 +224,7 @@ run 2 "extents read too early" extents_wait
 run 2 "abort too early" abort_waits
 run 5 "cancel" cancel
 run 6 "slot reuse" slot_reuse
+[[ $only != "  " ]] || t "a slot that is being read is not reused" slot_of_a_reader
 run 7 "session dies" session_dies
 run 10 "discards" discards
 finish

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 20
+# budget: 15
 #
 # The judges can fail: cbw-check finds every kind of wrong data in images that
 # are spoilt on purpose. On plain files, without the module.
@@ -9,7 +9,7 @@
 
 ktap_header
 cd "$CBW_TMP" || exit 1
-truncate -s 4M base work other
+truncate -s 512K base work other
 cbw-load fill base --gen 3
 cbw-load fill other --gen 3 --index 1
 
@@ -49,7 +49,7 @@ older()
 {
 	cbw-load fill old --gen 2 && poke old work 77
 }
-truncate -s 4M old
+truncate -s 512K old
 t "an image that is right" eval 'cp base work && cbw-check verify work --gen 3 && cbw-check compare base work'
 for i in 0 8 20 33 42 48 511; do
 	t "byte $i of a sector" spoilt x "first wrong sector 77" byte $i
@@ -58,12 +58,12 @@ t "zeros" spoilt x "has zeros" poke /dev/zero work 77
 t "a sector of another place" spoilt x "misplaced" poke base work 77 78
 t "a sector of another device" spoilt x "misplaced" poke other work 77
 t "an older sector" spoilt x "gen=2 writer=0 seq=0, not" older
-t "the last sector" eval 'cp base work && poke base work 8191 0 && finds "first wrong sector 8191" cbw-check verify work --gen 3'
-t "sizes that differ" eval 'cp base work && truncate -s -512 work && finds "work has 4193792" cbw-check compare base work'
+t "the last sector" eval 'cp base work && poke base work 1023 0 && finds "first wrong sector 1023" cbw-check verify work --gen 3'
+t "sizes that differ" eval 'cp base work && truncate -s -512 work && finds "work has 523776" cbw-check compare base work'
 
 # A load of its own, with a cut in the middle that is right.
 cp base work
-cbw-load run work --log log --uring 1:8 --sync 1 --mix 4:1:0 --bs 512:8K --ops 600 --gen 4 --seed 7 >/dev/null
+cbw-load run work --log log --uring 1:8 --sync 1 --mix 4:1:0 --bs 512:8K --ops 80 --gen 4 --seed 7 >/dev/null
 T=$(cbw-check mark log)
 t "a load's image that is right" cbw-check order log work --gen 3 --before "$T" --after "$T"
 
@@ -80,7 +80,7 @@ order_finds()
 # sector_of PATTERN: of the work image, the first that has it
 sector_of()
 {
-	cbw-check at work 0 8192 | grep -n -m 1 "$1" | cut -d: -f1 | awk '{ print $1 - 1 }'
+	cbw-check at work 0 1024 | grep -n -m 1 "$1" | cut -d: -f1 | awk '{ print $1 - 1 }'
 }
 S=$(sector_of 'gen=4 ')
 t "a write that is missing" order_finds "sector $S lacks" eval 'poke base copy $S'

@@ -26,7 +26,7 @@ HOOKS=/sys/kernel/debug/dm-cbw/hooks
 UNCURED=/sys/module/dm_cbw/parameters/uncured
 
 DM_DEVS=()		# names, oldest first
-DM_KEEP=0
+DM_KEEP=9999		# see keep
 NULLBS=()
 LOOPS=()
 declare -A BG=()	# label -> pid
@@ -136,8 +136,8 @@ refused()
 # What must not change when something is refused.
 state_of_all()
 {
-	dmsetup table
-	dmsetup status --noflush
+	cbw-dm table
+	cbw-dm status
 }
 
 # unchanged COMMAND...: runs it, true if it is and nothing has changed
@@ -229,7 +229,10 @@ loopdev()
 
 sectors()
 {
-	blockdev --getsz "$1"
+	local dev=/sys/class/block
+
+	[[ $1 != /dev/mapper/* ]] || { cbw-dm table "${1##*/}" | tail -n 1 | cut -d' ' -f2; return; }
+	echo $(($(<"$dev/${1##*/}/size")))
 }
 
 # dm_create NAME TABLE
@@ -237,7 +240,7 @@ dm_create()
 {
 	# pushed first: a device that cannot be loaded may be there nevertheless
 	DM_DEVS+=("$1")
-	timeout -k 5 60 dmsetup create --noudevsync "$1" --table "$2" && return
+	dmsetup create --noudevsync "$1" --table "$2" && return
 	unset 'DM_DEVS[-1]'
 	return 1
 }
@@ -254,23 +257,23 @@ dm_forget()
 
 dm_remove()
 {
-	timeout -k 5 60 dmsetup remove --noudevsync "$@" || return
+	dmsetup remove --noudevsync "$@" || return
 	dm_forget "${!#}"
 }
 
 dm_reload()
 {
-	timeout -k 5 60 dmsetup reload --noudevsync "$1" --table "$2"
+	dmsetup reload --noudevsync "$1" --table "$2"
 }
 
 dm_suspend()
 {
-	timeout -k 5 60 dmsetup suspend --noudevsync "$@"
+	dmsetup suspend --noudevsync "$@"
 }
 
 dm_resume()
 {
-	timeout -k 5 60 dmsetup resume --noudevsync "$1"
+	dmsetup resume --noudevsync "$1"
 }
 
 msg()
@@ -278,7 +281,7 @@ msg()
 	local dev=$1
 
 	shift
-	timeout -k 5 60 dmsetup message "$dev" 0 "$@"
+	dmsetup message "$dev" 0 "$@"
 }
 
 # cbw NAME ORIGIN [SECTORS [FEATURES...]]
@@ -290,7 +293,22 @@ cbw()
 # snap NAME SOURCE STORE CHUNK [FEATURES...]   (with their number first)
 snap()
 {
-	dm_create "$1" "0 $(sectors "/dev/mapper/$2") cbw-snapshot /dev/mapper/$2 $3 $4${5:+ ${*:5}}"
+	local f
+
+	read -r -a f < <(cbw-dm table "$2")
+	dm_create "$1" "0 ${f[1]-0} cbw-snapshot /dev/mapper/$2 $3 $4${5:+ ${*:5}}"
+}
+
+# snap_load NAME SOURCE STORE CHUNK [FEATURES...]: all but the cut, which is the
+# first resume
+snap_load()
+{
+	local f
+
+	read -r -a f < <(cbw-dm table "$2")
+	DM_DEVS+=("$1")
+	dmsetup create --noudevsync "$1" --notable &&
+		dm_reload "$1" "0 ${f[1]-0} cbw-snapshot /dev/mapper/$2 $3 $4${5:+ ${*:5}}"
 }
 
 # ---- status ----------------------------------------------------------------------
@@ -303,14 +321,15 @@ snap_get()
 {
 	local f
 
-	read -r -a f < <(dmsetup status --noflush "$1")
+	read -r -a f < <(cbw-dm status "$1")
 	echo "${f[3 + ${SNAP_FIELD[$2]}]-?}"
 }
 
 # snap_is NAME FIELD VALUE
 snap_is()
 {
-	[[ $(snap_get "$1" "$2") == "$3" ]]
+	# shellcheck disable=SC2053 # a pattern
+	[[ $(snap_get "$1" "$2") == $3 ]]
 }
 
 # snap_failed NAME REASON: within 5 s
@@ -327,7 +346,7 @@ bitmap_get()
 {
 	local f i
 
-	read -r -a f < <(dmsetup status --noflush "$1")
+	read -r -a f < <(cbw-dm status "$1")
 	for ((i = 5; i + 4 < ${#f[@]}; i += 5)); do
 		[[ ${f[i]} == "$2" ]] || continue
 		case $3 in
@@ -377,13 +396,28 @@ bg()
 
 bg_alive()
 {
-	kill -0 "${BG[$1]-0}" 2>/dev/null &&
-		[[ $(sed 's/.*) \(.\).*/\1/' "/proc/${BG[$1]}/stat" 2>/dev/null) != [ZX] ]]
+	local stat=
+
+	# an unreaped child is a zombie
+	read -r stat 2>/dev/null <"/proc/${BG[$1]-0}/stat"
+	[[ -n $stat && $stat != *") Z "* ]]
 }
 
 bg_ended()
 {
 	! bg_alive "$1"
+}
+
+# Where everything of this case is in the kernel.
+stacks()
+{
+	local p
+
+	for p in $(<"/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/self/cgroup)/cgroup.procs"); do
+		[[ $p != "$$" ]] || continue
+		echo "$(tr '\0' ' ' <"/proc/$p/cmdline"):"
+		cat "/proc/$p"/task/*/stack
+	done 2>/dev/null
 }
 
 # bg_wait LABEL SECONDS: its status; 124 and a line when it does not end
@@ -392,7 +426,8 @@ bg_wait()
 	local rc
 
 	if ! until_true "$2" bg_ended "$1"; then
-		echo "$1 did not end within $2 s: $(cat "/proc/${BG[$1]}/stack" 2>/dev/null)"
+		echo "$1 did not end within $2 s:"
+		stacks
 		return 124
 	fi
 	wait "${BG[$1]}"
@@ -451,7 +486,12 @@ hook()
 # hook_get POINT armed|stopped|passed|expired
 hook_get()
 {
-	sed -n "s/^$1 .*\\b$2=\\([0-9]*\\).*/\\1/p" "$HOOKS"
+	local point rest
+
+	while read -r point rest; do
+		[[ $point == "$1" && " $rest" =~ \ $2=([0-9]+) ]] &&
+			echo "${BASH_REMATCH[1]}"
+	done <"$HOOKS"
 }
 
 hook_stopped()
@@ -518,7 +558,9 @@ hazard()
 session_open()
 {
 	coproc SESSION { exec cbw-ioctl - 2>&1; }
-	SESSION_IN=${SESSION[1]} SESSION_OUT=${SESSION[0]}
+	# the coprocess's own are not there in subshells
+	exec {SESSION_IN}>&"${SESSION[1]}" {SESSION_OUT}<&"${SESSION[0]}"
+	eval "exec ${SESSION[1]}>&- ${SESSION[0]}<&-"
 	# shellcheck disable=SC2153
 	session_child=$SESSION_PID
 }
@@ -551,7 +593,7 @@ session()
 
 session_close()
 {
-	exec {SESSION_IN}>&-
+	exec {SESSION_IN}>&- {SESSION_OUT}<&-
 	wait "$session_child" 2>/dev/null
 }
 
@@ -559,7 +601,7 @@ session_kill()
 {
 	kill -KILL "$session_child"
 	wait "$session_child" 2>/dev/null
-	exec {SESSION_IN}>&-
+	exec {SESSION_IN}>&- {SESSION_OUT}<&-
 }
 
 # ---- the end ------------------------------------------------------------------------
@@ -580,8 +622,8 @@ give_back()
 	for ((i = ${#DM_DEVS[@]} - 1; i >= 0; i--)); do
 		d=${DM_DEVS[i]}
 		# what was left suspended has to be resumed to be removed
-		until_true 5 timeout -k 2 20 dmsetup remove --noudevsync "$d" 2>/dev/null ||
-			{ timeout -k 2 20 dmsetup remove --noudevsync "$d"; echo "$d cannot be removed"; rc=1; }
+		until_true 5 dmsetup remove --noudevsync "$d" 2>/dev/null ||
+			{ dmsetup remove --noudevsync "$d"; echo "$d cannot be removed"; rc=1; }
 	done
 	DM_DEVS=()
 	if [[ -d /sys/module/dm_cbw ]]; then

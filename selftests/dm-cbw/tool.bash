@@ -4,7 +4,7 @@
 # What the cases of the tool share. Source it after lib.sh.
 # shellcheck disable=SC2034,SC2154
 
-CBW=${CBW_BUILD:-$CBW_TOP/build}/userspace/cbw
+CBW=${CBW_TOOL:-${CBW_BUILD:-$CBW_TOP/build}/userspace/cbw}
 TOOL_OUT=$CBW_TMP/tool.out
 
 # tool STATUS COMMAND...: the tool has to end with that status
