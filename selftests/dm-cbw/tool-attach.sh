@@ -112,17 +112,23 @@ snapshot_on_it()
 
 refusals()
 {
-	unchanged tool 1 attach "$other" && says "not a device-mapper device" || return
-	unchanged tool 1 attach /dev/null && says "not a block device" || return
-	unchanged tool 1 attach nosuch && says "there is no mapped device 'nosuch'" || return
-	unchanged tool 1 attach 7:99 && says "there is no such device" || return
-	unchanged tool 1 detach vol && says "it has no cbw target" || return
+	local before
+
+	before=$(state_of_all)
+	tool 1 attach "$other" && says "not a device-mapper device" || return
+	tool 1 attach /dev/null && says "not a block device" || return
+	tool 1 attach nosuch && says "there is no mapped device 'nosuch'" || return
+	tool 1 attach 7:99 && says "there is no such device" || return
+	tool 1 detach vol && says "it has no cbw target" || return
+	[[ $(state_of_all) == "$before" ]] || wrong "something has changed" || return
 	tool 0 attach vol || return
-	unchanged tool 1 attach vol && says "already" || return
-	unchanged tool 1 attach vol-cbw-origin && says "hidden origin" || return
-	unchanged tool 1 remove vol && says "cbw detach" || return
+	before=$(dmsetup table)
+	tool 1 attach vol && says "already" || return
+	tool 1 attach vol-cbw-origin && says "hidden origin" || return
+	tool 1 remove vol && says "cbw detach" || return
 	dm_suspend vol || return
-	unchanged tool 1 detach vol && says "suspended" || return
+	tool 1 detach vol && says "suspended" || return
+	[[ $(dmsetup table) == "$before" ]] || wrong "something has changed" || return
 	dm_resume vol && tool 0 detach vol && is_detached
 }
 
@@ -131,10 +137,10 @@ other_refusals()
 {
 	modprobe dm-mirror || return
 	dm_create mirr "0 8192 mirror core 2 1024 nosync 2 $store 0 $store 8192" || return
-	unchanged tool 1 attach mirr && says "its target 'mirror' keeps state" || return
+	tool 1 attach mirr && says "its target 'mirror' keeps state" || return
 	dm_remove mirr || return
 	dm_create vol-cbw-origin "0 8 zero" || return
-	unchanged tool 1 attach vol && says "there is a mapped device 'vol-cbw-origin' already" || return
+	tool 1 attach vol && says "there is a mapped device 'vol-cbw-origin' already" || return
 	dm_remove vol-cbw-origin || return
 	# left by an attach that was killed
 	dmsetup create --noudevsync -u CBW-0123456789abcdef-origin vol-cbw-origin --table "0 8 zero" || return

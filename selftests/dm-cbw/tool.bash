@@ -13,9 +13,10 @@ tool()
 	local want=$1 rc
 
 	shift
-	timeout -k 5 100 "$CBW" "$@" >"$TOOL_OUT" 2>&1
+	# no timeout(1), no cat(1): starting a program is what costs here
+	"$CBW" "$@" >"$TOOL_OUT" 2>&1
 	rc=$?
-	cat "$TOOL_OUT"
+	printf '%s\n' "$(<"$TOOL_OUT")"
 	((rc == want)) || wrong "'cbw $*' ended with $rc, expected $want"
 }
 

@@ -86,29 +86,15 @@ static int make_uuid(bool own, char *uuid, size_t len, const char *hex,
 }
 
 /*
- * A name as an argument of a table: \xHH for what the module wants so, and each
- * backslash twice, since device-mapper takes one away.
+ * A name as an argument of a table: \xHH for what the module wants so. That
+ * device-mapper takes a backslash away is libdevmapper's concern, it doubles them.
  */
 static char *table_name(const char *name)
 {
-	size_t len = strlen(name);
-	char *esc = malloc(4 * len + 1), *out = malloc(5 * len + 1), *o = out;
-	const char *p;
+	size_t len = 4 * strlen(name) + 1;
+	char *esc = malloc(len);
 
-	if (esc && out) {
-		cbw_escape(name, esc, 4 * len + 1);
-		for (p = esc; *p; p++) {
-			if (*p == '\\')
-				*o++ = '\\';
-			*o++ = *p;
-		}
-		*o = '\0';
-	} else {
-		free(out);
-		out = NULL;
-	}
-	free(esc);
-	return out;
+	return esc ? cbw_escape(name, esc, len) : NULL;
 }
 
 static int make_params(const struct cbw_snapshot_opts *opts, char **params,
