@@ -7,6 +7,7 @@
 # make check CASES='a b'  only these cases
 # make check-long         with the cases that take longer
 # make check-kernels      the VM cases on the stable, backports and sid kernels
+# tools/vm/run --shell    a shell on such a kernel (tools/vm/README)
 # make demo               the main job, end to end, in a VM
 # make lint               what reviewers' tools say
 # make install            DESTDIR=, PREFIX=

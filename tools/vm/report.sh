@@ -109,9 +109,9 @@ finish_case()
 			fi ;;
 		*)	whys+="exit status $rc"$'\n' ;;
 		esac
-	elif ((points)) && [[ -z $plan ]]; then
+	elif ((points)) && [[ -z $plan && -z $whys ]]; then
 		whys+="gave no plan (1..N)"$'\n'
-	elif [[ -n $plan ]] && ((plan != points)); then
+	elif [[ -n $plan && -z $whys ]] && ((plan != points)); then
 		whys+="planned $plan tests, ran $points"$'\n'
 	elif ((rc != 0 && fail == 0)) && [[ -z $whys ]] && ! ((rc == 4 && pass == 0)); then
 		whys+="exit status $rc, though no test failed"$'\n'
