@@ -159,7 +159,8 @@ static bool may_commit(const struct cbw_bitmap_state *s,
  * marker has the memory through its epoch, and what it marks was marked in the
  * recording half as well if it was still in flight.
  *
- * Returns 0 (also if it was committed before), -EBUSY if it belongs to somebody else,
+ * Returns 0 (also if it was committed before), -EBUSY if it belongs to somebody else
+ * or is being aborted,
  * -ESTALE if it is not a cut of this device that could be committed.
  */
 int cbw_bitmap_commit(struct cbw_device *dev, struct cbw_bitmap *only,
@@ -178,10 +179,10 @@ int cbw_bitmap_commit(struct cbw_device *dev, struct cbw_bitmap *only,
 			continue;
 		if (cut && cbw_cut_same(&s->base, cut))
 			found = true;
-		if (!s->frozen || b->aborting)
+		if (!s->frozen || (cut && !cbw_cut_same(&s->cut, cut)))
 			continue;
-		if (cut && !cbw_cut_same(&s->cut, cut))
-			continue;
+		if (b->aborting)
+			return -EBUSY;
 		if (through && s->snap != through)
 			continue;
 		if (!may_commit(s, session, through))

@@ -203,7 +203,9 @@ struct cbw_target {
  * @waitq: woken when @released_seq grows and when an abort ends
  * @origin: RCU; changed under cbw_config_mutex; NULL when gone
  * @suspended: our table is suspended: another one may be swapped in
- * @requeue: a suspend without flush is under way: give back what would be held
+ * @resumes: how often a table of ours was resumed; by dm one at a time
+ * @requeue: a suspend without flush is under way in this instance: give back what
+ *	would be held; NULL: none
  * @inst_lock: guards @instances
  * @instances: table instances, live, new or old
  * @bitmaps: struct cbw_bitmap, cbw_config_mutex
@@ -234,7 +236,8 @@ struct cbw_device {
 
 	struct cbw_origin __rcu *origin;
 	bool suspended;
-	bool requeue;
+	unsigned int resumes;
+	struct dm_target *requeue;
 	spinlock_t inst_lock;
 	struct list_head instances;
 
@@ -545,6 +548,8 @@ struct cbw_copy {
  *
  * @ref: table instances, epochs, users in flight
  * @node: in dev->snaps, cbw_config_mutex
+ * @all_node: in the list of all snapshots, until the last instance goes;
+ *	cbw_config_mutex
  * @txn_node: in a transaction, cbw_config_mutex
  * @md: the snapshot's mapped device
  * @devt: its number
@@ -590,11 +595,10 @@ struct cbw_copy {
  * @batches: all batches
  * @nr_batches: their number
  * @filling: the batch that gives out slots, or NULL
- * @nr_ios: copies, store writes and snapshot reads in flight
+ * @nr_ios: copies and store writes in flight (dm drains the reads)
  * @waitq: woken when @nr_ios falls to 0
  * @parked: snapshot reads that wait for older epochs; @lock
  * @reads: snapshot reads to be done by @read_work; @lock
- * @redos: pieces of such reads to be looked at again; @lock
  * @low_space: 80 % of the store are taken, reported once; @lock
  * @drained: nothing was needed any more, reported once; @lock
  * @store_dev: where slots are; changed in preresume, nothing in flight
@@ -605,6 +609,7 @@ struct cbw_copy {
 struct cbw_snap {
 	struct kref ref;
 	struct list_head node;
+	struct list_head all_node;
 	struct list_head txn_node;
 	struct mapped_device *md;
 	dev_t devt;
@@ -662,7 +667,6 @@ struct cbw_snap {
 	wait_queue_head_t waitq;
 	struct bio_list parked;
 	struct bio_list reads;
-	struct bio_list redos;
 	bool low_space;
 	bool drained;
 
@@ -724,6 +728,8 @@ static inline bool cbw_snap_needs(const struct cbw_snap *snap, sector_t sector,
 }
 
 /* snap.c */
+extern struct list_head cbw_snaps;
+
 struct cbw_snap *cbw_snap_find(dev_t devt);
 void cbw_snap_put(struct cbw_snap *snap);
 void cbw_snap_break(struct cbw_snap *snap, unsigned int reason);

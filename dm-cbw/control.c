@@ -244,8 +244,6 @@ static int do_commit(struct cbw_session *session, void *arg)
 	r = find_cut(cmd->dev, &cmd->cut, &dev, &snap);
 	if (!r && cmd->mode == CBW_COMMIT_ON_SUCCESS)
 		r = cbw_bitmap_commit(dev, NULL, &cmd->cut, session, snap);
-	if (!r)
-		cbw_session_done(dev, &cmd->cut);
 	if (!r && cmd->mode == CBW_COMMIT_NEVER)
 		return cbw_abort_cut(dev, &cmd->cut, snap);	/* unlocks */
 	cbw_config_unlock();
@@ -263,10 +261,8 @@ static int do_abort(struct cbw_session *session, void *arg)
 		return -EINVAL;
 	cbw_config_lock();
 	r = find_cut(cmd->dev, &cmd->cut, &dev, &snap);
-	if (!r) {
-		cbw_session_done(dev, &cmd->cut);
+	if (!r)
 		return cbw_abort_cut(dev, &cmd->cut, snap);	/* unlocks */
-	}
 	cbw_config_unlock();
 	return r;
 }
@@ -579,6 +575,8 @@ static long control_ioctl(struct file *file, unsigned int cmd, unsigned long arg
 		return -EFAULT;
 	if (user_size < call->min_size)
 		return -EINVAL;
+	if (user_size > PAGE_SIZE)
+		return -E2BIG;
 	r = copy_struct_from_user(&buf, call->size, uarg, user_size);
 	if (r)
 		return r;

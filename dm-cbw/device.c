@@ -224,15 +224,22 @@ void cbw_device_source_gone(struct cbw_device *dev)
 void cbw_device_detach(struct cbw_target *ct)
 {
 	struct cbw_device *dev = ct->dev;
-	bool last;
+	bool last, foreign;
 
 	cbw_config_lock();
 	spin_lock_irq(&dev->inst_lock);
 	list_del(&ct->node);
 	last = list_empty(&dev->instances);
 	spin_unlock_irq(&dev->inst_lock);
+	/*
+	 * It was live and no other table of ours was resumed in its place: writes
+	 * pass us by from now on, even if one of ours is loaded and waits.
+	 */
+	foreign = ct->live && rcu_access_pointer(dev->origin) == ct->origin;
 	if (rcu_access_pointer(dev->origin) == ct->origin)
 		cbw_origin_switch(dev, NULL);
+	if (foreign && !last)
+		cbw_device_source_gone(dev);
 	if (last) {
 		cbw_device_source_gone(dev);
 		dev->gone = true;
@@ -240,6 +247,8 @@ void cbw_device_detach(struct cbw_target *ct)
 	}
 	cbw_config_unlock();
 	if (!last) {
+		if (foreign)
+			cbw_bitmaps_destroy(dev);
 		cbw_device_put(dev);
 		return;
 	}
@@ -271,6 +280,7 @@ void cbw_device_detach(struct cbw_target *ct)
  */
 bool cbw_device_foreign(struct cbw_device *dev)
 {
+	unsigned int resumes = READ_ONCE(dev->resumes);
 	struct cbw_target *ct;
 	bool running = true;
 
@@ -283,8 +293,12 @@ bool cbw_device_foreign(struct cbw_device *dev)
 	if (ct)
 		running = !dm_suspended(ct->ti);
 	spin_unlock_irq(&dev->inst_lock);
-	/* Our preresume clears this before dm lets the device run. */
-	return running && smp_load_acquire(&dev->suspended);
+	/*
+	 * Our preresume clears this before dm lets the device run, and counts: it may
+	 * have been suspended again since.
+	 */
+	return running && smp_load_acquire(&dev->suspended) &&
+	       READ_ONCE(dev->resumes) == resumes;
 }
 
 /* Is this block device a source, an origin or a store of ours? */
@@ -307,14 +321,12 @@ bool cbw_bdev_in_use(dev_t devt, const char **what)
 		spin_unlock_irq(&dev->inst_lock);
 		if (origin)
 			*what = "The store is the origin of a device with a cbw table";
-		list_for_each_entry(snap, &dev->snaps, node) {
-			if (snap->store_dev && snap->store_dev->bd_dev == devt)
-				*what = "The store is in use by another snapshot";
-			if (snap->devt == devt)
-				*what = "The store is a snapshot";
-		}
-		if (*what)
-			return true;
 	}
-	return false;
+	list_for_each_entry(snap, &cbw_snaps, all_node) {
+		if (snap->store_dev->bd_dev == devt)
+			*what = "The store is in use by another snapshot";
+		if (snap->devt == devt)
+			*what = "The store is a snapshot";
+	}
+	return *what;
 }

@@ -353,6 +353,21 @@ static bool copy_and_park(struct cbw_device *dev, struct bio *bio)
 }
 
 /*
+ * A suspend that need not flush does not wait for held writes: dm sends them again after
+ * the resume.  Not once dm has given that suspend up: it would take it for an error.
+ */
+static bool give_back(struct cbw_device *dev, struct bio *bio)
+{
+	struct dm_target *ti = READ_ONCE(dev->requeue);
+
+	if (!ti || !dm_noflush_suspending(ti))
+		return false;
+	bio->bi_status = BLK_STS_DM_REQUEUE;
+	bio_endio(bio);
+	return true;
+}
+
+/*
  * Map one write again.  Each round either lets it go, parks it, or has made
  * progress: what was preserved stays preserved.
  */
@@ -362,10 +377,7 @@ static void remap_one(struct cbw_device *dev, struct bio *bio)
 	bool discard = bio_op(bio) == REQ_OP_DISCARD;
 
 	if (bio->bi_status) {
-		/*
-		 * break_guest_write: its old content could not be preserved; or dm
-		 * is to send it again.
-		 */
+		/* break_guest_write: its old content could not be preserved. */
 		bio_endio(bio);
 		return;
 	}
@@ -382,11 +394,8 @@ static void remap_one(struct cbw_device *dev, struct bio *bio)
 				return;
 			break;
 		case NEEDED:
-			if (unlikely(READ_ONCE(dev->requeue))) {
-				bio->bi_status = BLK_STS_DM_REQUEUE;
-				bio_endio(bio);
+			if (unlikely(READ_ONCE(dev->requeue)) && give_back(dev, bio))
 				return;
-			}
 			if (!io->hold_start)
 				io->hold_start = ktime_get();
 			if (copy_and_park(dev, bio))

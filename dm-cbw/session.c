@@ -34,12 +34,12 @@ void cbw_session_work(struct work_struct *work)
 			if (b->cur.frozen && b->cur.owner == CBW_OWNER_SESSION &&
 			    b->cur.session == session)
 				cbw_bitmap_abort_start(b);
-		list_for_each_entry(snap, &dev->snaps, node) {
-			if (snap->session != session)
-				continue;
-			snap->session = NULL;
-			cbw_snap_break(snap, CBW_OVER_ENDED);
-		}
+	}
+	list_for_each_entry(snap, &cbw_snaps, all_node) {
+		if (snap->session != session)
+			continue;
+		snap->session = NULL;
+		cbw_snap_break(snap, CBW_OVER_ENDED);
 	}
 	cbw_config_unlock();
 	kfree(session);
@@ -75,25 +75,13 @@ int cbw_session_detach(struct cbw_session *session, const struct cbw_cut_id *cut
 			b->cur.session = NULL;
 			r = 0;
 		}
-		list_for_each_entry(snap, &dev->snaps, node) {
-			if (snap->session != session ||
-			    !cbw_cut_same(&snap->cut, cut))
-				continue;
-			snap->session = NULL;
-			r = 0;
-		}
+	}
+	list_for_each_entry(snap, &cbw_snaps, all_node) {
+		if (snap->session != session || !cbw_cut_same(&snap->cut, cut))
+			continue;
+		snap->session = NULL;
+		r = 0;
 	}
 	cbw_config_unlock();
 	return r;
-}
-
-/* The cut is committed or aborted on this device: its snapshots outlive the session. */
-void cbw_session_done(struct cbw_device *dev, const struct cbw_cut_id *cut)
-{
-	struct cbw_snap *snap;
-
-	lockdep_assert_held(&cbw_config_mutex);
-	list_for_each_entry(snap, &dev->snaps, node)
-		if (cbw_cut_same(&snap->cut, cut))
-			snap->session = NULL;
 }

@@ -19,6 +19,5 @@ struct cbw_session *cbw_session_open(void);
 void cbw_session_work(struct work_struct *work);
 void cbw_session_close(struct cbw_session *session);
 int cbw_session_detach(struct cbw_session *session, const struct cbw_cut_id *cut);
-void cbw_session_done(struct cbw_device *dev, const struct cbw_cut_id *cut);
 
 #endif /* DM_CBW_SESSION_H */

@@ -54,13 +54,13 @@ struct cbw_snap *cbw_snap_create(struct cbw_device *dev,
 		return ERR_PTR(-ENOMEM);
 	kref_init(&snap->ref);
 	INIT_LIST_HEAD(&snap->node);
+	INIT_LIST_HEAD(&snap->all_node);
 	INIT_LIST_HEAD(&snap->txn_node);
 	spin_lock_init(&snap->lock);
 	snap->copies = RB_ROOT;
 	bio_list_init(&snap->starved);
 	bio_list_init(&snap->parked);
 	bio_list_init(&snap->reads);
-	bio_list_init(&snap->redos);
 	init_waitqueue_head(&snap->waitq);
 	atomic_set(&snap->nr_ios, 0);
 	cbw_snap_init_works(snap);

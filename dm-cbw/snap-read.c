@@ -54,7 +54,9 @@ struct run {
  * @iter: its data
  * @run: in flight as one run (@direct)
  * @direct: the bio itself is in flight, to @run's source
- * @pieces: pieces in flight or to be done again, and the one who makes them
+ * @moved: some of it was read from the origin too late: read again
+ * @verify: some of it was read from the origin while the source was suspended
+ * @pieces: pieces in flight, and the one who makes them
  * @status: the first error of a piece
  */
 struct cbw_snap_io {
@@ -63,6 +65,8 @@ struct cbw_snap_io {
 	struct bvec_iter iter;
 	struct run run;
 	bool direct;
+	bool moved;
+	bool verify;
 	atomic_t pieces;
 	blk_status_t status;
 };
@@ -129,12 +133,17 @@ static void run_preserved(struct cbw_snap *snap, sector_t sector, sector_t nr,
 {
 	u64 chunk = cbw_chunk(snap, sector), end = cbw_chunk(snap, sector + nr - 1) + 1;
 	sector_t in = sector - ((sector_t)chunk << snap->shift);
-	u64 next = chunk + 1, seg_bit;
-	struct cbw_batch *batch = NULL;
+	u64 next = chunk + 1, in_memory = 0;
 	struct cbw_segment *seg;
 	u32 entry, slot;
 
 	spin_lock_irq(&snap->lock);
+	if (READ_ONCE(snap->over)) {
+		/* A slot whose write failed is in no batch any more. */
+		run->from = over_source(snap);
+		next = end;
+		goto out;
+	}
 	entry = cbw_map_get(snap, chunk);
 	if (entry == CBW_SLOT_NONE || entry == CBW_SLOT_POISON) {
 		run->from = entry == CBW_SLOT_NONE ? GONE : LOST;
@@ -146,27 +155,28 @@ static void run_preserved(struct cbw_snap *snap, sector_t sector, sector_t nr,
 	slot = entry - 1;
 	run->seg = slot / snap->seg_slots;
 	seg = &snap->segs[run->seg];
-	seg_bit = 1ULL << (slot % snap->seg_slots);
-	if (seg->batch && (snap->batches[seg->batch - 1].alloc & seg_bit))
-		batch = &snap->batches[seg->batch - 1];
+	/* A segment that was partly free may have old slots in the store and new ones here. */
+	if (seg->batch)
+		in_memory = snap->batches[seg->batch - 1].alloc;
+	run->from = in_memory & (1ULL << (slot % snap->seg_slots)) ? FROM_MEMORY :
+								     FROM_STORE;
 	while (next < end && test_bit(next, snap->done) &&
 	       cbw_map_get(snap, next) == entry + (next - chunk)) {
 		u32 s = slot + (next - chunk);
 
 		if (s / snap->seg_slots != run->seg)
 			break;
-		if (batch && !(batch->alloc & (1ULL << (s % snap->seg_slots))))
+		if (!!(in_memory & (1ULL << (s % snap->seg_slots))) !=
+		    (run->from == FROM_MEMORY))
 			break;
 		next++;
 	}
-	if (batch) {
-		run->from = FROM_MEMORY;
-		run->batch = batch;
+	if (run->from == FROM_MEMORY) {
+		run->batch = &snap->batches[seg->batch - 1];
 		run->offset = (slot % snap->seg_slots) * (size_t)cbw_chunk_bytes(snap) +
 			      (in << SECTOR_SHIFT);
-		batch->readers++;
+		run->batch->readers++;
 	} else {
-		run->from = FROM_STORE;
 		run->sector = cbw_slot_sector(snap, slot) + in;
 		seg->readers++;
 	}
@@ -259,13 +269,39 @@ static blk_status_t source_status(enum source from)
 
 /* ---- in pieces, by the worker ------------------------------------------------------------ */
 
-static void parent_put(struct bio *parent)
+static void queue_read(struct cbw_snap *snap, struct bio *bio)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&snap->lock, flags);
+	bio_list_add(&snap->reads, bio);
+	queue_work(cbw_store_wq, &snap->read_work);
+	spin_unlock_irqrestore(&snap->lock, flags);
+}
+
+/*
+ * A read of the origin has ended: is what it read good?  Else the bio goes to the worker
+ * when all of it has ended.
+ */
+static void origin_read_done(struct cbw_snap *snap, struct cbw_snap_io *io,
+			     sector_t off, sector_t nr)
+{
+	if (range_moved(snap, io->sector + off, nr))
+		WRITE_ONCE(io->moved, true);
+	else if (READ_ONCE(snap->dev->suspended))
+		WRITE_ONCE(io->verify, true);
+}
+
+static void parent_put(struct cbw_snap *snap, struct bio *parent)
 {
 	struct cbw_snap_io *io = snap_io(parent);
 
 	if (!atomic_dec_and_test(&io->pieces))
 		return;
-	io->direct = false;
+	if (io->moved || io->verify) {
+		queue_read(snap, parent);
+		return;
+	}
 	parent->bi_status = io->status;
 	bio_endio(parent);
 }
@@ -283,33 +319,30 @@ static void piece_end(struct bio *bio)
 	struct piece *piece = container_of(bio, struct piece, bio);
 	struct bio *parent = piece->parent;
 	struct cbw_snap *snap = bio->bi_private;
-	struct cbw_snap_io *io = snap_io(parent);
-	unsigned long flags;
 
 	run_put(snap, &piece->run);
-	if (piece->run.from == FROM_ORIGIN &&
-	    (READ_ONCE(snap->dev->suspended) ||
-	     range_moved(snap, io->sector + piece->off, piece->run.nr))) {
-		spin_lock_irqsave(&snap->lock, flags);
-		bio_list_add(&snap->redos, bio);
-		queue_work(cbw_store_wq, &snap->read_work);
-		spin_unlock_irqrestore(&snap->lock, flags);
-		return;
-	}
+	if (piece->run.from == FROM_ORIGIN)
+		origin_read_done(snap, snap_io(parent), piece->off, piece->run.nr);
 	if (bio->bi_status)
 		parent_error(parent, BLK_STS_IOERR);
 	bio_put(bio);
-	parent_put(parent);
+	parent_put(snap, parent);
 }
 
 /*
- * Read a part of a bio, run by run.  The caller's piece of the parent is still counted.
- * May sleep.
+ * Read all of a bio, run by run.  May sleep.  If it has to be done again there are fewer
+ * chunks that can still move.
  */
-static void read_range(struct cbw_snap *snap, struct bio *parent, sector_t off,
-		       sector_t nr)
+static void read_pieces(struct cbw_snap *snap, struct bio *parent)
 {
 	struct cbw_snap_io *io = snap_io(parent);
+	sector_t off = 0, nr = io->nr;
+
+	io->direct = false;
+	io->moved = false;
+	io->verify = false;
+	io->status = BLK_STS_OK;
+	atomic_set(&io->pieces, 1);
 
 	while (nr) {
 		struct bvec_iter iter = io->iter;
@@ -348,6 +381,7 @@ static void read_range(struct cbw_snap *snap, struct bio *parent, sector_t off,
 		off += run.nr;
 		nr -= run.nr;
 	}
+	parent_put(snap, parent);
 }
 
 /* Writes may have passed us by: the snapshot is lost. */
@@ -364,62 +398,31 @@ static void check_foreign(struct cbw_snap *snap)
 void cbw_snap_read_work(struct work_struct *work)
 {
 	struct cbw_snap *snap = container_of(work, struct cbw_snap, read_work);
-	struct bio_list reads, redos;
+	struct bio_list reads;
 	struct blk_plug plug;
 	struct bio *bio;
 
 	spin_lock_irq(&snap->lock);
 	reads = snap->reads;
-	redos = snap->redos;
 	bio_list_init(&snap->reads);
-	bio_list_init(&snap->redos);
 	spin_unlock_irq(&snap->lock);
 
 	blk_start_plug(&plug);
-	while ((bio = bio_list_pop(&redos))) {
-		struct piece *piece = container_of(bio, struct piece, bio);
-		struct bio *parent = piece->parent;
-		struct cbw_snap_io *io = snap_io(parent);
-		sector_t off = piece->off, nr = piece->run.nr;
-		blk_status_t status = bio->bi_status;
-
-		check_foreign(snap);
-		bio_put(bio);
-		if (range_moved(snap, io->sector + off, nr))
-			read_range(snap, parent, off, nr);
-		else if (status)
-			parent_error(parent, BLK_STS_IOERR);
-		parent_put(parent);
-	}
 	while ((bio = bio_list_pop(&reads))) {
 		struct cbw_snap_io *io = snap_io(bio);
-		bool moved = true;
 
-		atomic_set(&io->pieces, 1);
-		io->status = BLK_STS_OK;
-		if (io->direct) {
-			/* Read, but it has to be looked at again. */
-			io->direct = false;
+		if (io->verify && !io->moved) {
 			check_foreign(snap);
-			moved = range_moved(snap, io->sector, io->nr);
-			if (!moved && bio->bi_status)
-				io->status = BLK_STS_IOERR;
+			if (!READ_ONCE(snap->over)) {
+				io->direct = false;
+				bio->bi_status = io->status;
+				bio_endio(bio);
+				continue;
+			}
 		}
-		if (moved)
-			read_range(snap, bio, 0, io->nr);
-		parent_put(bio);
+		read_pieces(snap, bio);
 	}
 	blk_finish_plug(&plug);
-}
-
-static void queue_read(struct cbw_snap *snap, struct bio *bio)
-{
-	unsigned long flags;
-
-	spin_lock_irqsave(&snap->lock, flags);
-	bio_list_add(&snap->reads, bio);
-	queue_work(cbw_store_wq, &snap->read_work);
-	spin_unlock_irqrestore(&snap->lock, flags);
 }
 
 /* ---- the target's map and end_io -------------------------------------------------------- */
@@ -464,6 +467,8 @@ int cbw_snap_map(struct dm_target *ti, struct bio *bio)
 	struct run *run = &io->run;
 
 	io->direct = false;
+	io->moved = false;
+	io->verify = false;
 	io->status = BLK_STS_OK;
 	io->sector = bio->bi_iter.bi_sector;
 	io->nr = bio_sectors(bio);
@@ -520,14 +525,16 @@ int cbw_snap_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error)
 	run_put(snap, &io->run);
 	if (*error == BLK_STS_AGAIN && (bio->bi_opf & REQ_NOWAIT))
 		return DM_ENDIO_DONE;
-	if (io->run.from == FROM_ORIGIN &&
-	    (READ_ONCE(snap->dev->suspended) ||
-	     range_moved(snap, io->sector, io->nr))) {
-		bio->bi_iter = io->iter;
-		queue_read(snap, bio);
-		return DM_ENDIO_INCOMPLETE;
-	}
 	if (*error)
 		*error = BLK_STS_IOERR;
+	if (io->run.from == FROM_ORIGIN) {
+		origin_read_done(snap, io, 0, io->nr);
+		if (io->moved || io->verify) {
+			io->status = *error;
+			bio->bi_iter = io->iter;
+			queue_read(snap, bio);
+			return DM_ENDIO_INCOMPLETE;
+		}
+	}
 	return DM_ENDIO_DONE;
 }

@@ -134,7 +134,34 @@ static int check_store(struct dm_target *ti, struct block_device *source,
 	return 0;
 }
 
-/* Everything about a new snapshot that depends on the source.  cbw_config_mutex. */
+/* What a new snapshot needs of its source; again when everything is allocated. */
+static int check_new(struct dm_target *ti, struct cbw_device *dev,
+		     const struct cbw_snap_args *args)
+{
+	lockdep_assert_held(&cbw_config_mutex);
+	if (!dev || dev->gone) {
+		ti->error = "The source is not a device with a cbw table";
+		return -ENODEV;
+	}
+	if (ti->len != dev->len) {
+		ti->error = "The length differs from the source's";
+		return -EINVAL;
+	}
+	if (dev->nr_snaps >= CBW_SNAPSHOTS_MAX) {
+		ti->error = "The source has 32 snapshots, which is the most";
+		return -ENOSPC;
+	}
+	if (args->bitmap.len && !cbw_bitmap_find(dev, args->bitmap)) {
+		ti->error = "The source has no bitmap of that name";
+		return -ENOENT;
+	}
+	return check_store(ti, cbw_bdev(&args->source), args);
+}
+
+/*
+ * Called with cbw_config_mutex held; not while it allocates: that may be much, and may
+ * take a while.
+ */
 static struct cbw_snap *snap_new(struct dm_target *ti, dev_t source,
 				 struct cbw_snap_args *args)
 {
@@ -142,32 +169,27 @@ static struct cbw_snap *snap_new(struct dm_target *ti, dev_t source,
 	struct cbw_snap *snap;
 	int r;
 
-	if (!dev) {
-		ti->error = "The source is not a device with a cbw table";
-		return ERR_PTR(-ENODEV);
-	}
-	if (ti->len != dev->len) {
-		ti->error = "The length differs from the source's";
-		return ERR_PTR(-EINVAL);
-	}
-	if (dev->nr_snaps >= CBW_SNAPSHOTS_MAX) {
-		ti->error = "The source has 32 snapshots, which is the most";
-		return ERR_PTR(-ENOSPC);
-	}
-	if (args->bitmap.len && !cbw_bitmap_find(dev, args->bitmap)) {
-		ti->error = "The source has no bitmap of that name";
-		return ERR_PTR(-ENOENT);
-	}
-	r = check_store(ti, cbw_bdev(&args->source), args);
+	r = check_new(ti, dev, args);
 	if (r)
 		return ERR_PTR(r);
+	cbw_device_get(dev);
+	cbw_config_unlock();
 	args->len = ti->len;
 	snap = cbw_snap_create(dev, args, &ti->error);
-	if (IS_ERR(snap))
-		return snap;
+	cbw_config_lock();
+	r = PTR_ERR_OR_ZERO(snap);
+	if (!r)
+		r = check_new(ti, dev, args);
+	cbw_device_put(dev);
+	if (r) {
+		if (!IS_ERR(snap))
+			cbw_snap_put(snap);
+		return ERR_PTR(r);
+	}
 	snap->md = dm_table_get_md(ti->table);
 	snap->devt = disk_devt(dm_disk(snap->md));
 	list_add_tail(&snap->node, &dev->snaps);
+	list_add_tail(&snap->all_node, &cbw_snaps);
 	dev->nr_snaps++;
 	return snap;
 }
@@ -289,11 +311,12 @@ static void cbw_snap_dtr(struct dm_target *ti)
 	if (snap->ti == ti)
 		snap->ti = NULL;
 	last = !--snap->instances;
-	cbw_config_unlock();
-	if (last) {
-		cbw_snap_remove(snap);
+	if (last)
+		cbw_snap_remove(snap);	/* unlocks */
+	else
+		cbw_config_unlock();
+	if (last)
 		cbw_bdev_close(&snap->source);
-	}
 	cbw_snap_put(snap);
 	dm_put_device(ti, st->store);
 	kfree(st);

@@ -12,6 +12,9 @@
 
 #include <linux/slab.h>
 
+/* All snapshots, also those whose source is gone; cbw_config_mutex. */
+LIST_HEAD(cbw_snaps);
+
 static const char * const reason_names[] = {
 	[CBW_REASON_NONE] = "-",
 	[CBW_REASON_STORE_FULL] = "store-full",
@@ -45,14 +48,12 @@ unsigned int cbw_snap_state(struct cbw_snap *snap)
 /* The snapshot with this number, or NULL; good as long as the mutex is held. */
 struct cbw_snap *cbw_snap_find(dev_t devt)
 {
-	struct cbw_device *dev = NULL;
 	struct cbw_snap *snap;
 
 	lockdep_assert_held(&cbw_config_mutex);
-	while ((dev = cbw_device_next(dev)))
-		list_for_each_entry(snap, &dev->snaps, node)
-			if (snap->devt == devt)
-				return snap;
+	list_for_each_entry(snap, &cbw_snaps, all_node)
+		if (snap->devt == devt)
+			return snap;
 	return NULL;
 }
 
@@ -360,6 +361,9 @@ void cbw_snap_init_works(struct cbw_snap *snap)
  * cbw_snap_remove - the last table instance of a snapshot goes away
  * @snap: the snapshot
  *
+ * Called with cbw_config_mutex held, drops it: nobody can find the snapshot between
+ * the end of its last instance and here.
+ *
  * May sleep, as long as the origin or the store takes for what is in flight.
  * Cannot fail: the memory was set aside.  What it rotated and nobody committed is
  * aborted.
@@ -370,9 +374,10 @@ void cbw_snap_remove(struct cbw_snap *snap)
 	struct cbw_bitmap *b;
 	LIST_HEAD(devs);
 
-	cbw_config_lock();
+	lockdep_assert_held(&cbw_config_mutex);
 	if (snap->start_seq)
 		cbw_snap_break(snap, CBW_OVER_ENDED);
+	list_del_init(&snap->all_node);
 	list_del_init(&snap->node);
 	dev->nr_snaps--;
 	if (snap->start_seq && !dev->gone) {

@@ -93,6 +93,8 @@ void cbw_slot_release(struct cbw_snap *snap, u32 slot)
 
 		if (batch->alloc & bit)
 			batch->cancelled |= bit;
+		/* It may have been the last one that the batch had to write. */
+		cbw_batch_settle(snap, batch);
 	}
 	seg_settle(snap, i);
 }
@@ -158,6 +160,8 @@ void cbw_batch_settle(struct cbw_snap *snap, struct cbw_batch *batch)
 	struct cbw_segment *seg = &snap->segs[batch->seg];
 
 	lockdep_assert_held(&snap->lock);
+	if (!batch->live)
+		return;
 	if (batch == snap->filling) {
 		/* Closed when it has no slot left to give. */
 		if (seg->used != seg_all(snap))
@@ -203,7 +207,7 @@ struct cbw_batch *cbw_slots_get(struct cbw_snap *snap, unsigned int want,
 		snap->filling = batch;
 	}
 	seg = &snap->segs[batch->seg];
-	first = ffz(seg->used);
+	first = __ffs64(~seg->used);
 	for (n = 1; n < want && first + n < snap->seg_slots; n++)
 		if (seg->used & (1ULL << (first + n)))
 			break;
@@ -293,7 +297,8 @@ static int batch_pages_alloc(struct cbw_batch *batch)
 	struct page *block;
 	unsigned int j;
 
-	block = alloc_pages(GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN, order);
+	block = alloc_pages(GFP_KERNEL | __GFP_ZERO | __GFP_NORETRY |
+			    __GFP_NOWARN, order);
 	if (block) {
 		split_page(block, order);
 		for (j = 0; j < batch->nr_pages; j++)
@@ -301,7 +306,7 @@ static int batch_pages_alloc(struct cbw_batch *batch)
 		return 0;
 	}
 	for (j = 0; j < batch->nr_pages; j++) {
-		batch->pages[j] = alloc_page(GFP_KERNEL);
+		batch->pages[j] = alloc_page(GFP_KERNEL | __GFP_ZERO);
 		if (!batch->pages[j])
 			return -ENOMEM;
 	}
@@ -355,9 +360,10 @@ static int seg_tables_alloc(struct cbw_snap *snap, sector_t sectors,
 	t->nr_slots = min_t(u64, sectors >> snap->shift, U32_MAX - 1);
 	t->nr_segs = DIV_ROUND_UP_ULL(t->nr_slots, snap->seg_slots);
 	words = BITS_TO_LONGS(t->nr_segs);
-	t->segs = kvcalloc(t->nr_segs, sizeof(*t->segs), GFP_KERNEL);
-	t->seg_free = kvcalloc(words, sizeof(long), GFP_KERNEL);
-	t->seg_part = kvcalloc(words, sizeof(long), GFP_KERNEL);
+	t->segs = kvcalloc(t->nr_segs, sizeof(*t->segs),
+			   GFP_KERNEL | __GFP_NOWARN);
+	t->seg_free = kvcalloc(words, sizeof(long), GFP_KERNEL | __GFP_NOWARN);
+	t->seg_part = kvcalloc(words, sizeof(long), GFP_KERNEL | __GFP_NOWARN);
 	if (t->segs && t->seg_free && t->seg_part)
 		return 0;
 	seg_tables_free(t);
@@ -447,6 +453,7 @@ int cbw_store_grow(struct cbw_snap *snap, struct block_device *store)
 		t.segs[snap->nr_segs - 1].used &=
 			(1ULL << (snap->nr_slots % snap->seg_slots)) - 1;
 	snap->store_dev = store;
+	snap->low_space = false;
 	seg_tables_use(snap, &t);
 	cbw_snap_wake_starved(snap);
 	spin_unlock_irq(&snap->lock);

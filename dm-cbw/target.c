@@ -134,10 +134,10 @@ static void cbw_presuspend(struct dm_target *ti)
 	if (!dm_noflush_suspending(ti) || !cbw_cured(8))
 		return;
 	cbw_config_lock();
-	WRITE_ONCE(ct->dev->requeue, true);
+	WRITE_ONCE(ct->dev->requeue, ti);
 	list_for_each_entry(snap, &ct->dev->snaps, node) {
 		spin_lock_irq(&snap->lock);
-		cbw_copies_wake(snap, BLK_STS_DM_REQUEUE, KTIME_MAX);
+		cbw_copies_wake(snap, BLK_STS_OK, KTIME_MAX);
 		spin_unlock_irq(&snap->lock);
 	}
 	cbw_config_unlock();
@@ -147,7 +147,7 @@ static void cbw_presuspend_undo(struct dm_target *ti)
 {
 	struct cbw_target *ct = ti->private;
 
-	WRITE_ONCE(ct->dev->requeue, false);
+	WRITE_ONCE(ct->dev->requeue, NULL);
 }
 
 /*
@@ -159,7 +159,7 @@ static void cbw_postsuspend(struct dm_target *ti)
 	struct cbw_target *ct = ti->private;
 	struct cbw_device *dev = ct->dev;
 
-	WRITE_ONCE(dev->requeue, false);
+	WRITE_ONCE(dev->requeue, NULL);
 	/* From here on somebody else's table may be swapped in. */
 	smp_store_release(&dev->suspended, true);
 	if (cbw_cured(8))
@@ -200,6 +200,7 @@ out:
 	 */
 	if (old && cbw_cured(8))
 		cbw_origin_drain(old);
+	WRITE_ONCE(dev->resumes, dev->resumes + 1);
 	/* Old reads are over before new writes begin. */
 	smp_store_release(&dev->suspended, false);
 	return 0;

@@ -40,7 +40,8 @@
  * A session is an open file description of the control device.  What a
  * session began with CBW_TRANSACTION it owns: when its last file descriptor
  * is closed, whatever was neither committed nor handed over with
- * CBW_SESSION_DETACH is aborted, in the background.
+ * CBW_SESSION_DETACH is aborted, in the background, and the snapshots it started
+ * and did not hand over protect nothing any more (they are drained).
  */
 #define CBW_TYPE	0xCB
 
@@ -332,11 +333,13 @@ enum cbw_snapshot_state {
  * @CBW_REASON_NONE: it did not
  * @CBW_REASON_STORE_FULL: the store has no room
  * @CBW_REASON_STORE_IO: the store returned an error
- * @CBW_REASON_ORIGIN_IO: the origin could not be read and that could not be noted
+ * @CBW_REASON_ORIGIN_IO: not in this version: what cannot be read is lost by
+ *	itself, see &struct cbw_snapshot_info.out_poisoned
  * @CBW_REASON_TIMEOUT: a guest write would have been held longer than cbw_timeout_ms
  * @CBW_REASON_MAP_LIMIT: no memory for the map of chunks
  * @CBW_REASON_SOURCE_GONE: the source was removed under the snapshot
- * @CBW_REASON_SOURCE_RESIZED: the source changed its size
+ * @CBW_REASON_SOURCE_RESIZED: not in this version: a source with snapshots cannot
+ *	change its size
  */
 enum cbw_reason {
 	CBW_REASON_NONE = 0,
