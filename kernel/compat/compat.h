@@ -7,7 +7,7 @@
 #define DM_CBW_COMPAT_H
 
 #include <linux/blkdev.h>
-#if __has_include(<linux/hex.h>)
+#ifdef CBW_HAVE_HEX_H
 #include <linux/hex.h>
 #endif
 
