@@ -91,7 +91,7 @@ store_hiccup()
 	dm_resume hang || return
 	nap 0.3
 	load_stop load || rc=1
-	snap_is shot state active || { dmsetup status shot; rc=1; }
+	snap_is shot state '@(active|drained)' || { dmsetup status shot; rc=1; }
 	cbw-check verify /dev/mapper/shot --gen "$BASE_GEN" || rc=1
 	dm_remove shot && dm_remove hang || rc=1
 	return $rc

@@ -63,7 +63,7 @@ t "sizes that differ" eval 'cp base work && truncate -s -512 work && finds "work
 
 # A load of its own, with a cut in the middle that is right.
 cp base work
-cbw-load run work --log log --uring 1:8 --sync 1 --mix 4:1:0 --bs 512:8K --ops 80 --gen 4 --seed 7 >/dev/null
+cbw-load run work --log log --sync 4 --mix 3:1:0 --bs 512:8K --ops 60 --gen 4 --seed 7 >/dev/null
 T=$(cbw-check mark log)
 t "a load's image that is right" cbw-check order log work --gen 3 --before "$T" --after "$T"
 
@@ -82,7 +82,8 @@ sector_of()
 {
 	cbw-check at work 0 1024 | grep -n -m 1 "$1" | cut -d: -f1 | awk '{ print $1 - 1 }'
 }
-S=$(sector_of 'gen=4 ')
+# of the oldest write that still is there
+S=$(cbw-check at work 0 1024 | sed -n 's/^sector=\([0-9]*\) .*gen=4 .*seq=/\1 /p' | sort -n -k 2 | head -n 1 | cut -d' ' -f1)
 t "a write that is missing" order_finds "sector $S lacks" eval 'poke base copy $S'
 t "zeros that nobody wrote" order_finds "zeros that nobody wrote" eval 'poke /dev/zero copy $S && n=$(sector_of "gen=3 ") && poke /dev/zero copy $n'
 t "a zeroing that is missing" eval 'Z=$(sector_of zeros) && order_finds "sector $Z lacks op" poke base copy $Z'
