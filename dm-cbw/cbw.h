@@ -279,6 +279,14 @@ static inline struct cbw_device *cbw_device_get(struct cbw_device *dev)
 	return dev;
 }
 
+/* Is a suspend that need not flush under way?  Then dm takes held writes back. */
+static inline bool cbw_giving_back(struct cbw_device *dev)
+{
+	struct dm_target *ti = READ_ONCE(dev->requeue);
+
+	return unlikely(ti) && dm_noflush_suspending(ti);
+}
+
 /* True when all epochs up to and including @seq have been released. */
 static inline bool cbw_released(struct cbw_device *dev, u64 seq)
 {

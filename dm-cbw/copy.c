@@ -377,9 +377,7 @@ bool cbw_copy_park(struct cbw_snap *snap, struct bio *bio, u64 freed)
 
 	spin_lock_irq(&snap->lock);
 	/* Both are set before those on the lists are woken. */
-	if (READ_ONCE(snap->over) ||
-	    (READ_ONCE(snap->dev->requeue) &&
-	     dm_noflush_suspending(snap->dev->requeue)))
+	if (READ_ONCE(snap->over) || cbw_giving_back(snap->dev))
 		goto out;
 	chunk = find_next_zero_bit(snap->done, end, first);
 	if (chunk >= end)

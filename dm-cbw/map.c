@@ -358,9 +358,7 @@ static bool copy_and_park(struct cbw_device *dev, struct bio *bio)
  */
 static bool give_back(struct cbw_device *dev, struct bio *bio)
 {
-	struct dm_target *ti = READ_ONCE(dev->requeue);
-
-	if (!ti || !dm_noflush_suspending(ti))
+	if (!cbw_giving_back(dev))
 		return false;
 	bio->bi_status = BLK_STS_DM_REQUEUE;
 	bio_endio(bio);
@@ -394,7 +392,7 @@ static void remap_one(struct cbw_device *dev, struct bio *bio)
 				return;
 			break;
 		case NEEDED:
-			if (unlikely(READ_ONCE(dev->requeue)) && give_back(dev, bio))
+			if (unlikely(give_back(dev, bio)))
 				return;
 			if (!io->hold_start)
 				io->hold_start = ktime_get();

@@ -180,6 +180,10 @@ static struct cbw_snap *snap_new(struct dm_target *ti, dev_t source,
 	r = PTR_ERR_OR_ZERO(snap);
 	if (!r)
 		r = check_new(ti, dev, args);
+	if (!r && cbw_snap_find(disk_devt(dm_disk(dm_table_get_md(ti->table))))) {
+		ti->error = "Another table was loaded into this device meanwhile";
+		r = -EBUSY;
+	}
 	cbw_device_put(dev);
 	if (r) {
 		if (!IS_ERR(snap))
