@@ -144,7 +144,38 @@ other_refusals()
 	dm_remove vol-cbw-origin || return
 	# left by an attach that was killed
 	dmsetup create --noudevsync -u CBW-0123456789abcdef-origin vol-cbw-origin --table "0 8 zero" || return
-	tool 0 attach vol && is_attached && tool 0 detach vol && is_detached
+	tool 0 attach vol && is_attached && tool 0 detach vol && is_detached || return
+	# somebody else is at work
+	dm_reload vol "0 32768 linear $store 0" || return
+	tool 1 attach vol && says "a table is loaded" || return
+	dmsetup clear vol
+}
+
+# Killed before each of its steps: what it leaves is taken up by the next.
+killed()
+{
+	local die=${CBW_BUILD:-$CBW_TOP/build}/selftests/dm-cbw/tool-die.so verb i n
+
+	for verb in attach detach; do
+		LD_PRELOAD=$die CBW_DIE_LOG=$CBW_TMP/steps tool 0 $verb vol || return
+		n=$(wc -l <"$CBW_TMP/steps")
+		rm "$CBW_TMP/steps"
+		# from the other state
+		[[ $verb == attach ]] && { tool 0 detach vol || return; }
+		[[ $verb == detach ]] && { tool 0 attach vol || return; }
+		for ((i = n; i > 1; i -= 2)); do
+			LD_PRELOAD=$die CBW_DIE_AT=$i tool 137 $verb vol 2>/dev/null || return
+			[[ $(dmsetup info -c --noheadings -o suspended vol) == Active ]] ||
+				wrong "killed at step $i of $verb: suspended" || return
+			if [[ $(dmsetup table vol) == *" cbw "* ]]; then
+				[[ $verb == detach ]] || tool 0 detach vol || return
+			else
+				[[ $verb == attach ]] || tool 0 attach vol || return
+			fi
+		done
+		tool 0 $verb vol || return
+	done
+	is_detached
 }
 
 t "set up a volume of three segments" setup
@@ -155,4 +186,5 @@ t "under a mounted file system, with a backup" mounted
 t "not with a snapshot on it, but by force" snapshot_on_it
 t "what is refused changes nothing" refusals
 t "targets with state, names that are taken" other_refusals
+t "killed before each second step" killed
 finish

@@ -103,17 +103,20 @@ void cbw_table_free(struct cbw_table *table)
 	table->nr = 0;
 }
 
-int cbw_dm_table(const char *name, bool status, struct cbw_table *table,
-		 struct cbw_error *err)
+int cbw_dm_table(const char *name, enum cbw_table_kind kind,
+		 struct cbw_table *table, struct cbw_error *err)
 {
 	struct dm_task *dmt;
 	struct cbw_table t = { 0 };
 	void *next = NULL;
 	int ret = 0;
 
-	dmt = task_new(status ? DM_DEVICE_STATUS : DM_DEVICE_TABLE, name);
+	dmt = task_new(kind == CBW_TABLE_STATUS ? DM_DEVICE_STATUS :
+		       DM_DEVICE_TABLE, name);
 	if (!dmt || !dm_task_secure_data(dmt) || !dm_task_no_flush(dmt) ||
-	    !dm_task_no_open_count(dmt) || !dm_task_run(dmt))
+	    !dm_task_no_open_count(dmt) ||
+	    (kind == CBW_TABLE_LOADED && !dm_task_query_inactive_table(dmt)) ||
+	    !dm_task_run(dmt))
 		return task_failed(dmt, err, "table of", name);
 	do {
 		uint64_t start, length;
@@ -206,6 +209,7 @@ static int info_only(const char *name, struct cbw_devno dev,
 	out.open_count = di.open_count;
 	out.suspended = di.suspended;
 	out.read_only = di.read_only;
+	out.loaded = di.inactive_table;
 	dm_task_destroy(dmt);
 	out.size = sysfs_size(out.dev);
 	*info = out;
@@ -222,7 +226,7 @@ int cbw_dm_info(const char *name, struct cbw_devno dev, struct cbw_dm_dev *info,
 	ret = info_only(name, dev, &out, err);
 	if (ret)
 		return ret;
-	ret = cbw_dm_table(out.name, false, &table, err);
+	ret = cbw_dm_table(out.name, CBW_TABLE_LIVE, &table, err);
 	if (ret)
 		return ret;
 	if (uuid_hidden(out.uuid)) {
@@ -340,7 +344,7 @@ int cbw_dm_status(const char *name, char **text, struct cbw_error *err)
 	struct cbw_esc esc;
 	int ret;
 
-	ret = cbw_dm_table(name, true, &table, err);
+	ret = cbw_dm_table(name, CBW_TABLE_STATUS, &table, err);
 	if (ret)
 		return ret;
 	if (!table.nr)

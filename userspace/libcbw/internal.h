@@ -46,8 +46,14 @@ struct cbw_table {
 };
 
 void cbw_table_free(struct cbw_table *table);
-int cbw_dm_table(const char *name, bool status, struct cbw_table *table,
-		 struct cbw_error *err);
+enum cbw_table_kind {
+	CBW_TABLE_LIVE,
+	CBW_TABLE_LOADED,	/* the one that is not live yet */
+	CBW_TABLE_STATUS,	/* of the live one, params are the status */
+};
+
+int cbw_dm_table(const char *name, enum cbw_table_kind kind,
+		 struct cbw_table *table, struct cbw_error *err);
 int cbw_dm_info(const char *name, struct cbw_devno dev, struct cbw_dm_dev *info,
 		struct cbw_error *err);
 

@@ -253,6 +253,7 @@ enum cbw_dm_kind {
  * @open_count: who has it open
  * @suspended: whether it is
  * @read_only: whether it is
+ * @loaded: a table is loaded that is not live yet
  * @origin: TRACKED: the origin; SNAPSHOT: the source; else 0:0
  * @attached: TRACKED: inserted with cbw_dm_attach() (its origin is HIDDEN)
  */
@@ -266,6 +267,7 @@ struct cbw_dm_dev {
 	bool suspended;
 	bool read_only;
 	bool attached;
+	bool loaded;
 	struct cbw_devno origin;
 };
 

@@ -226,7 +226,8 @@ int cbw_snapshot_remove(const char *name, struct cbw_error *err)
 	ret = cbw_dm_find(name, &dev, err);
 	if (ret)
 		return ret;
-	if (dev.kind != CBW_DM_SNAPSHOT)
+	if (dev.kind != CBW_DM_SNAPSHOT &&
+	    strncmp(dev.uuid, CBW_UUID_SNAP, strlen(CBW_UUID_SNAP)))
 		return cbw_fail(err, EINVAL, "%s: not a cbw snapshot",
 				cbw_esc(dev.name, &esc));
 	return cbw_dm_delete(dev.name, true, err);
@@ -244,8 +245,8 @@ int cbw_snapshot_remove_stale(unsigned int *removed, struct cbw_error *err)
 	if (ret)
 		return ret;
 	for (i = 0; i < nr; i++) {
-		if (list[i].kind != CBW_DM_SNAPSHOT ||
-		    !owner_is_dead(list[i].uuid))
+		/* not by its table: it may have been killed before it had one */
+		if (!owner_is_dead(list[i].uuid))
 			continue;
 		ret = cbw_dm_delete(list[i].name, true, &why);
 		/* another run may have been faster */

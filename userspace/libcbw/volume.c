@@ -133,6 +133,10 @@ int cbw_dm_remove(const char *name, struct cbw_error *err)
 	ret = cbw_dm_find(name, &dev, err);
 	if (ret)
 		return ret;
+	/* without a table: a create that died half way */
+	if (dev.kind == CBW_DM_OTHER && !dev.size &&
+	    !strncmp(dev.uuid, CBW_UUID_DEV, strlen(CBW_UUID_DEV)))
+		return cbw_dm_delete(dev.name, true, err);
 	if (dev.kind != CBW_DM_TRACKED)
 		return cbw_fail(err, EINVAL,
 				"%s: not a device that 'cbw create' made%s",
@@ -237,6 +241,52 @@ static int remove_leftover(const char *hidden, struct cbw_error *err)
 	return cbw_dm_delete(hidden, true, err);
 }
 
+static bool same_table(const struct cbw_table *a, const struct cbw_table *b)
+{
+	size_t i;
+
+	if (a->nr != b->nr)
+		return false;
+	for (i = 0; i < a->nr; i++)
+		if (a->target[i].start != b->target[i].start ||
+		    a->target[i].length != b->target[i].length ||
+		    strcmp(a->target[i].type, b->target[i].type) ||
+		    strcmp(a->target[i].params, b->target[i].params))
+			return false;
+	return true;
+}
+
+/*
+ * Nobody else may be changing the device's table. What an attach or detach has
+ * loaded that died before the change does not count: @want, or for NULL a table of ours.
+ */
+static int check_quiet(const struct cbw_dm_dev *dev,
+		       const struct cbw_table *want, struct cbw_error *err)
+{
+	struct cbw_table table;
+	struct cbw_esc esc;
+	bool ours;
+	int ret;
+
+	if (dev->suspended)
+		return cbw_fail(err, EBUSY,
+				"%s: it is suspended; resume it first (dmsetup resume)",
+				cbw_esc(dev->name, &esc));
+	if (!dev->loaded)
+		return 0;
+	ret = cbw_dm_table(dev->name, CBW_TABLE_LOADED, &table, err);
+	if (ret)
+		return ret;
+	ours = want ? same_table(&table, want) :
+		table.nr == 1 && !strcmp(table.target[0].type, "cbw");
+	cbw_table_free(&table);
+	if (!ours)
+		return cbw_fail(err, EBUSY,
+				"%s: a table is loaded that is not live yet; is LVM or dmsetup at work on it? (dmsetup resume or clear)",
+				cbw_esc(dev->name, &esc));
+	return cbw_dm_clear(dev->name, err);
+}
+
 int cbw_dm_attach(const char *name, struct cbw_dm_dev *info,
 		  struct cbw_error *err)
 {
@@ -260,11 +310,10 @@ int cbw_dm_attach(const char *name, struct cbw_dm_dev *info,
 				dev.kind == CBW_DM_SNAPSHOT ?
 				"a cbw snapshot" :
 				"the hidden origin of an attached volume");
-	if (dev.suspended)
-		return cbw_fail(err, EBUSY,
-				"%s: it is suspended; resume it first (dmsetup resume)",
-				cbw_esc(dev.name, &esc));
-	ret = cbw_dm_table(dev.name, false, &own, err);
+	ret = check_quiet(&dev, NULL, err);
+	if (ret)
+		return ret;
+	ret = cbw_dm_table(dev.name, CBW_TABLE_LIVE, &own, err);
 	if (ret)
 		return ret;
 	ret = check_types(&dev, &own, err);
@@ -321,10 +370,6 @@ int cbw_dm_detach(const char *name, bool force, struct cbw_error *err)
 		return cbw_fail(err, EINVAL,
 				"%s: it was not attached but made for cbw, there is no table to go back to; 'cbw remove' removes it",
 				cbw_esc(dev.name, &esc));
-	if (dev.suspended)
-		return cbw_fail(err, EBUSY,
-				"%s: it is suspended; resume it first (dmsetup resume)",
-				cbw_esc(dev.name, &esc));
 	if (!force) {
 		ret = check_snapshots(&dev, ", or make it fail with --force",
 				      err);
@@ -334,9 +379,11 @@ int cbw_dm_detach(const char *name, bool force, struct cbw_error *err)
 	ret = cbw_dm_info(NULL, dev.origin, &below, err);
 	if (ret)
 		return ret;
-	ret = cbw_dm_table(below.name, false, &own, err);
+	ret = cbw_dm_table(below.name, CBW_TABLE_LIVE, &own, err);
 	if (!ret)
-		ret = cbw_dm_table(dev.name, false, &ours, err);
+		ret = cbw_dm_table(dev.name, CBW_TABLE_LIVE, &ours, err);
+	if (!ret)
+		ret = check_quiet(&dev, &own, err);
 	if (!ret && below.size < dev.size)
 		ret = cbw_fail(err, EINVAL,
 			       "%s: its hidden origin %s is smaller than the device",

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * To be preloaded: kills the process with SIGKILL before its CBW_DIE_AT-th call of
+ * one of the functions below, which are those by which cbw changes anything but the
+ * content of an image. So a backup can be killed at each of its steps.
+ *
+ * CBW_DIE_LOG=FILE: appends the names of the calls, to see where that was.
+ */
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static long calls;
+
+static void step(const char *what)
+{
+	const char *at = getenv("CBW_DIE_AT"), *log = getenv("CBW_DIE_LOG");
+
+	calls++;
+	if (log) {
+		char line[96];
+		int fd = open(log, O_WRONLY | O_CREAT | O_APPEND, 0600);
+
+		snprintf(line, sizeof(line), "%ld %s\n", calls, what);
+		if (fd >= 0) {
+			if (write(fd, line, strlen(line)) < 0)
+				abort();
+			close(fd);
+		}
+	}
+	if (at && calls == atol(at))
+		raise(SIGKILL);
+}
+
+#define REAL(ret, name, ...)						\
+	static ret (*real)(__VA_ARGS__);				\
+	if (!real)							\
+		real = (ret (*)(__VA_ARGS__))dlsym(RTLD_NEXT, name)
+
+int ioctl(int fd, unsigned long request, ...)
+{
+	char what[32];
+	va_list ap;
+	void *arg;
+
+	REAL(int, "ioctl", int, unsigned long, ...);
+	va_start(ap, request);
+	arg = va_arg(ap, void *);
+	va_end(ap);
+	/* device-mapper's, dm-cbw's and loop's; 0xfd03 and the like: type, number */
+	switch (request >> 8 & 0xff) {
+	case 0xfd:
+	case 0xcb:
+	case 0x4c:
+		snprintf(what, sizeof(what), "ioctl %04lx", request & 0xffff);
+		step(what);
+	}
+	return real(fd, request, arg);
+}
+
+int fsync(int fd)
+{
+	REAL(int, "fsync", int);
+	step("fsync");
+	return real(fd);
+}
+
+int fdatasync(int fd)
+{
+	REAL(int, "fdatasync", int);
+	step("fdatasync");
+	return real(fd);
+}
+
+int renameat(int a, const char *from, int b, const char *to)
+{
+	REAL(int, "renameat", int, const char *, int, const char *);
+	step("renameat");
+	return real(a, from, b, to);
+}
+
+int unlinkat(int dir, const char *name, int flags)
+{
+	REAL(int, "unlinkat", int, const char *, int);
+	step("unlinkat");
+	return real(dir, name, flags);
+}
+
+int mkdir(const char *name, mode_t mode)
+{
+	REAL(int, "mkdir", const char *, mode_t);
+	step("mkdir");
+	return real(name, mode);
+}
