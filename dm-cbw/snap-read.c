@@ -355,9 +355,16 @@ static void read_pieces(struct cbw_snap *snap, struct bio *parent)
 		bio_advance_iter(parent, &iter, off << SECTOR_SHIFT);
 		if (run.from == FROM_ORIGIN || run.from == FROM_STORE) {
 			bool origin = run.from == FROM_ORIGIN;
+			struct block_device *bdev = origin ? run.origin->bdev :
+							     snap->store_dev;
 
-			bio = bio_alloc_clone(origin ? run.origin->bdev : snap->store_dev,
-					      parent, GFP_NOIO, &snap->read_bios);
+			bio = bio_alloc_clone(bdev, parent, GFP_NOIO,
+					      &snap->read_bios);
+			/*
+			 * The parent may have been down there before: then it says that
+			 * a partition's offset is in its sector, and so does the clone.
+			 */
+			bio_set_dev(bio, bdev);
 			piece = container_of(bio, struct piece, bio);
 			piece->parent = parent;
 			piece->off = off;
