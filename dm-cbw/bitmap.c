@@ -131,6 +131,66 @@ void cbw_bitmaps_destroy(struct cbw_device *dev)
 	}
 }
 
+/**
+ * struct cbw_dirty_set - dirty bytes of a device's bitmaps, counted
+ * @nr: entries
+ * @e: memory (compared, not followed) and what is dirty in it
+ */
+struct cbw_dirty_set {
+	unsigned int nr;
+	struct {
+		struct cbw_bits *active, *frozen;
+		u64 bytes;
+	} e[CBW_BITMAPS_MAX];
+};
+
+/**
+ * cbw_dirty_count - count what is dirty, without keeping anybody waiting
+ * @dev: the device
+ *
+ * Called with cbw_config_mutex held, which it drops while it counts.  May sleep.
+ * The caller frees (kfree) what it returns; NULL is fine for cbw_dirty_bytes().
+ */
+struct cbw_dirty_set *cbw_dirty_count(struct cbw_device *dev)
+{
+	struct cbw_dirty_set *set = kzalloc(sizeof(*set), GFP_KERNEL);
+	struct cbw_bitmap *b;
+	unsigned int i;
+
+	lockdep_assert_held(&cbw_config_mutex);
+	if (!set)
+		return NULL;
+	list_for_each_entry(b, &dev->bitmaps, node) {
+		set->e[set->nr].active = cbw_bits_get(b->cur.active);
+		if (b->cur.frozen)
+			set->e[set->nr].frozen = cbw_bits_get(b->cur.frozen);
+		set->nr++;
+	}
+	cbw_config_unlock();
+	for (i = 0; i < set->nr; i++)
+		set->e[i].bytes = cbw_bits_dirty_bytes(set->e[i].active,
+						       set->e[i].frozen);
+	cbw_config_lock();
+	for (i = 0; i < set->nr; i++) {
+		cbw_bits_put(set->e[i].active);
+		cbw_bits_put(set->e[i].frozen);
+	}
+	return set;
+}
+
+/* What was counted; what has come since is counted now. */
+u64 cbw_dirty_bytes(const struct cbw_dirty_set *set, const struct cbw_bitmap *b)
+{
+	unsigned int i;
+
+	lockdep_assert_held(&cbw_config_mutex);
+	for (i = 0; set && i < set->nr; i++)
+		if (set->e[i].active == b->cur.active &&
+		    set->e[i].frozen == b->cur.frozen)
+			return set->e[i].bytes;
+	return cbw_bits_dirty_bytes(b->cur.active, b->cur.frozen);
+}
+
 /* ---- commit and abort --------------------------------------------------------- */
 
 static bool may_commit(const struct cbw_bitmap_state *s,

@@ -18,6 +18,10 @@
 
 #define DM_MSG_PREFIX "cbw"
 
+#ifndef CONFIG_64BIT
+#error "Slots and chunks are counted in 64-bit words"
+#endif
+
 #include <linux/bio.h>
 #include <linux/blkdev.h>
 #include <linux/completion.h>
@@ -397,6 +401,8 @@ int cbw_bitmap_abort_start(struct cbw_bitmap *b);
 int cbw_bitmap_abort_wait(struct cbw_bitmap *b);
 int cbw_abort_cut(struct cbw_device *dev, const struct cbw_cut_id *cut,
 		  struct cbw_snap *through);
+struct cbw_dirty_set *cbw_dirty_count(struct cbw_device *dev);
+u64 cbw_dirty_bytes(const struct cbw_dirty_set *set, const struct cbw_bitmap *b);
 void cbw_bitmaps_destroy(struct cbw_device *dev);
 void cbw_bitmap_put(struct cbw_bitmap *b);
 void cbw_state_drop(struct cbw_bitmap_state *state);

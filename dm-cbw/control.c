@@ -353,6 +353,7 @@ static int do_snapshot_info(struct cbw_session *session, void *arg)
 		r = -ESTALE;
 	else
 		cbw_snap_info(snap, cmd);
+	cmd->out_reserved = 0;
 	cbw_config_unlock();
 	return r;
 }
@@ -364,7 +365,8 @@ static u32 entry_size(const struct cbw_bitmap *b)
 	return ALIGN(sizeof(struct cbw_bitmap_entry) + b->name_len, 8);
 }
 
-static void entry_fill(struct cbw_bitmap *b, struct cbw_bitmap_entry *e)
+static void entry_fill(struct cbw_bitmap *b, const struct cbw_dirty_set *dirty,
+		       struct cbw_bitmap_entry *e)
 {
 	memset(e, 0, entry_size(b));
 	e->entry_size = entry_size(b);
@@ -373,7 +375,7 @@ static void entry_fill(struct cbw_bitmap *b, struct cbw_bitmap_entry *e)
 		e->flags |= CBW_BITMAP_ENABLED;
 	if (cbw_bitmap_busy(b))
 		e->flags |= CBW_BITMAP_BUSY;
-	e->dirty_bytes = cbw_bits_dirty_bytes(b->cur.active, b->cur.frozen);
+	e->dirty_bytes = cbw_dirty_bytes(dirty, b);
 	e->base = b->cur.base;
 	e->cut = b->cur.cut;
 	e->name_len = b->name_len;
@@ -384,6 +386,7 @@ static int do_bitmap_list(struct cbw_session *session, void *arg)
 {
 	struct cbw_bitmap_list *cmd = arg;
 	u32 room = cmd->buf_len, need = 0;
+	struct cbw_dirty_set *dirty = NULL;
 	struct cbw_device *dev;
 	struct cbw_bitmap *b;
 	u8 *buf = NULL;
@@ -399,6 +402,8 @@ static int do_bitmap_list(struct cbw_session *session, void *arg)
 		r = -ENODEV;
 		goto out;
 	}
+	cbw_device_get(dev);
+	dirty = cbw_dirty_count(dev);
 	cmd->out_device_size = (u64)dev->len << SECTOR_SHIFT;
 	list_for_each_entry(b, &dev->bitmaps, node) {
 		need += entry_size(b);
@@ -416,11 +421,14 @@ static int do_bitmap_list(struct cbw_session *session, void *arg)
 	}
 	need = 0;
 	list_for_each_entry(b, &dev->bitmaps, node) {
-		entry_fill(b, (struct cbw_bitmap_entry *)(buf + need));
+		entry_fill(b, dirty, (struct cbw_bitmap_entry *)(buf + need));
 		need += entry_size(b);
 	}
 out:
 	cbw_config_unlock();
+	if (dev)
+		cbw_device_put(dev);
+	kfree(dirty);
 	if (!r && copy_to_user(u64_to_user_ptr(cmd->buf), buf, need))
 		r = -EFAULT;
 	kvfree(buf);

@@ -435,8 +435,11 @@ void cbw_chunk_release(struct cbw_snap *snap, u64 chunk, bool count)
 	if (copy->state == CBW_COPY_STORING) {
 		unsigned int slot = copy->slot + (chunk - copy->first);
 
-		cbw_map_set(snap, chunk, CBW_SLOT_NONE);
-		cbw_batch_cancel(snap, copy->batch, slot);
+		/* Unless its write has failed: then the slot was given back. */
+		if (cbw_map_get(snap, chunk) != CBW_SLOT_NONE) {
+			cbw_map_set(snap, chunk, CBW_SLOT_NONE);
+			cbw_batch_cancel(snap, copy->batch, slot);
+		}
 		copy_forget(copy, 1ULL << slot);
 	}
 }

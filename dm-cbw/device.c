@@ -5,7 +5,6 @@
  */
 #include "cbw.h"
 
-#include <linux/delay.h>
 #include <linux/slab.h>
 
 static LIST_HEAD(cbw_devices);	/* cbw_config_mutex */
@@ -163,6 +162,30 @@ static struct cbw_device *device_new(struct dm_target *ti)
 	return dev;
 }
 
+/* dm lets its own devices share what they claim; writes there would go untracked. */
+static const char *origin_in_use(struct cbw_device *self, dev_t devt)
+{
+	struct cbw_device *dev;
+	struct cbw_target *ct;
+	struct cbw_snap *snap;
+	bool used = false;
+
+	lockdep_assert_held(&cbw_config_mutex);
+	list_for_each_entry(dev, &cbw_devices, node) {
+		spin_lock_irq(&dev->inst_lock);
+		list_for_each_entry(ct, &dev->instances, node)
+			if (dev != self && ct->dd->bdev->bd_dev == devt)
+				used = true;
+		spin_unlock_irq(&dev->inst_lock);
+	}
+	if (used)
+		return "The origin is that of another device with a cbw table";
+	list_for_each_entry(snap, &cbw_snaps, all_node)
+		if (snap->store_dev->bd_dev == devt)
+			return "The origin is the store of a snapshot";
+	return NULL;
+}
+
 /**
  * cbw_device_attach - find or make the state for a new table instance
  * @ti: the instance; @ti->error is set on failure
@@ -177,6 +200,11 @@ struct cbw_device *cbw_device_attach(struct dm_target *ti,
 
 	cbw_config_lock();
 	dev = device_find_md(dm_table_get_md(ti->table));
+	ti->error = (char *)origin_in_use(dev, ct->dd->bdev->bd_dev);
+	if (ti->error) {
+		cbw_config_unlock();
+		return ERR_PTR(-EBUSY);
+	}
 	if (!dev) {
 		dev = device_new(ti);
 		if (!dev) {
@@ -242,9 +270,10 @@ void cbw_device_detach(struct cbw_target *ct)
 		cbw_device_source_gone(dev);
 	if (last) {
 		cbw_device_source_gone(dev);
-		dev->gone = true;
+		WRITE_ONCE(dev->gone, true);
 		list_del(&dev->node);
 	}
+	wake_up_all(&dev->waitq);
 	cbw_config_unlock();
 	if (!last) {
 		if (foreign)
@@ -255,10 +284,10 @@ void cbw_device_detach(struct cbw_target *ct)
 
 	/* Off the list: nobody finds it any more, but its snapshots. */
 	cbw_bitmaps_destroy(dev);
+	flush_work(&dev->remap_work);
 	cbw_config_lock();
 	cbw_epoch_last(dev);
 	cbw_config_unlock();
-	flush_work(&dev->remap_work);
 	wait_event(dev->waitq, cbw_released(dev, dev->seq));
 	wait_event(dev->waitq, !atomic_read(&dev->copy_reads));
 	cbw_device_put(dev);
@@ -273,8 +302,10 @@ void cbw_device_detach(struct cbw_target *ct)
  * after a read of the origin has completed: if the answer is no, the read was
  * good.
  *
- * When another table is resumed, its first I/O runs a moment before dm says that the
- * device is not suspended any more: hence the pause.
+ * When another table is resumed, its first I/O runs before dm says that the device is not
+ * suspended any more, and a file system may be thawed in between.  So wait until our
+ * own resume answers the question, or for long enough: reads of a snapshot whose
+ * source stays suspended go on, slowly.
  *
  * Process context; the source cannot be removed (a snapshot has it open).
  */
@@ -287,7 +318,8 @@ bool cbw_device_foreign(struct cbw_device *dev)
 	/* Pairs with cbw_postsuspend(). */
 	if (!smp_load_acquire(&dev->suspended))
 		return false;
-	msleep(20);
+	wait_event_timeout(dev->waitq, READ_ONCE(dev->resumes) != resumes ||
+			   READ_ONCE(dev->gone), HZ);
 	spin_lock_irq(&dev->inst_lock);
 	ct = list_first_entry_or_null(&dev->instances, struct cbw_target, node);
 	if (ct)

@@ -265,7 +265,8 @@ static void end_io_again(void *data)
  * backup of that cut may hold the data from before it (a later write to the same
  * chunk copied it first), and the mark it made went to the frozen bitmap:
  * so it is marked in the current ones as well, else it would be in no later increment.
- * A write that failed may have changed anything in its range, the same.
+ * A write that failed may have changed anything in its range, the same.  (There is no
+ * current epoch when the device is being taken down.)
  */
 int cbw_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error)
 {
@@ -286,9 +287,9 @@ int cbw_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error)
 	 * While the gate is shut the cut has not been made: nothing can have been
 	 * copied for it, and what is current is still the epoch before.
 	 */
-	if (cur->hold)
+	if (cur && cur->hold)
 		cur = cur->prev;
-	if (unlikely(cur != e) && cbw_cured(1))
+	if (unlikely(cur != e) && cur && cbw_cured(1))
 		mark(cur, io);
 	rcu_read_unlock();
 	io->epoch = NULL;

@@ -102,7 +102,7 @@ struct cbw_snap *cbw_snap_create(struct cbw_device *dev,
 	    mempool_init_kmalloc_pool(&snap->write_pool, WRITE_RESERVE,
 				      cbw_store_write_size(snap)) ||
 	    bioset_init(&snap->read_bios, READ_RESERVE,
-			cbw_snap_read_pad(), BIOSET_NEED_RESCUER) ||
+			cbw_snap_read_pad(), 0) ||
 	    cbw_epoch_pair_alloc(&snap->pair))
 		goto fail;
 	*error = NULL;

@@ -54,7 +54,9 @@ struct run {
  * @iter: its data
  * @run: in flight as one run (@direct)
  * @direct: the bio itself is in flight, to @run's source
- * @moved: some of it was read from the origin too late: read again
+ * @moved: some of it was read from the origin too late: read again,
+ * @moved_from: from here; snap->lock
+ * @moved_to: to here, sectors from the start; snap->lock
  * @verify: some of it was read from the origin while the source was suspended
  * @pieces: pieces in flight, and the one who makes them
  * @status: the first error of a piece
@@ -66,6 +68,8 @@ struct cbw_snap_io {
 	struct run run;
 	bool direct;
 	bool moved;
+	sector_t moved_from;
+	sector_t moved_to;
 	bool verify;
 	atomic_t pieces;
 	blk_status_t status;
@@ -280,16 +284,25 @@ static void queue_read(struct cbw_snap *snap, struct bio *bio)
 }
 
 /*
- * A read of the origin has ended: is what it read good?  Else the bio goes to the worker
- * when all of it has ended.
+ * A read of the origin has ended.  If what it read may be too new, the bio goes to the
+ * worker when all of it has ended.  Returns true if it has to be read again.
  */
-static void origin_read_done(struct cbw_snap *snap, struct cbw_snap_io *io,
+static bool origin_read_done(struct cbw_snap *snap, struct cbw_snap_io *io,
 			     sector_t off, sector_t nr)
 {
-	if (range_moved(snap, io->sector + off, nr))
-		WRITE_ONCE(io->moved, true);
-	else if (READ_ONCE(snap->dev->suspended))
-		WRITE_ONCE(io->verify, true);
+	unsigned long flags;
+
+	if (!range_moved(snap, io->sector + off, nr)) {
+		if (READ_ONCE(snap->dev->suspended))
+			WRITE_ONCE(io->verify, true);
+		return false;
+	}
+	spin_lock_irqsave(&snap->lock, flags);
+	io->moved_from = io->moved ? min(io->moved_from, off) : off;
+	io->moved_to = io->moved ? max(io->moved_to, off + nr) : off + nr;
+	io->moved = true;
+	spin_unlock_irqrestore(&snap->lock, flags);
+	return true;
 }
 
 static void parent_put(struct cbw_snap *snap, struct bio *parent)
@@ -321,27 +334,25 @@ static void piece_end(struct bio *bio)
 	struct cbw_snap *snap = bio->bi_private;
 
 	run_put(snap, &piece->run);
-	if (piece->run.from == FROM_ORIGIN)
-		origin_read_done(snap, snap_io(parent), piece->off, piece->run.nr);
-	if (bio->bi_status)
+	if ((piece->run.from != FROM_ORIGIN ||
+	     !origin_read_done(snap, snap_io(parent), piece->off, piece->run.nr)) &&
+	    bio->bi_status)
 		parent_error(parent, BLK_STS_IOERR);
 	bio_put(bio);
 	parent_put(snap, parent);
 }
 
 /*
- * Read all of a bio, run by run.  May sleep.  If it has to be done again there are fewer
- * chunks that can still move.
+ * Read a part of a bio, run by run.  May sleep.  Each time that it has to be done again
+ * there are fewer chunks that can still move.
  */
-static void read_pieces(struct cbw_snap *snap, struct bio *parent)
+static void read_pieces(struct cbw_snap *snap, struct bio *parent, sector_t off,
+			sector_t nr)
 {
 	struct cbw_snap_io *io = snap_io(parent);
-	sector_t off = 0, nr = io->nr;
 
 	io->direct = false;
 	io->moved = false;
-	io->verify = false;
-	io->status = BLK_STS_OK;
 	atomic_set(&io->pieces, 1);
 
 	while (nr) {
@@ -407,6 +418,7 @@ void cbw_snap_read_work(struct work_struct *work)
 	struct cbw_snap *snap = container_of(work, struct cbw_snap, read_work);
 	struct bio_list reads;
 	struct blk_plug plug;
+	bool verified = false;
 	struct bio *bio;
 
 	spin_lock_irq(&snap->lock);
@@ -418,16 +430,25 @@ void cbw_snap_read_work(struct work_struct *work)
 	while ((bio = bio_list_pop(&reads))) {
 		struct cbw_snap_io *io = snap_io(bio);
 
-		if (io->verify && !io->moved) {
+		if (io->verify && !verified) {
+			/* For all of the list: they have all ended. */
 			check_foreign(snap);
-			if (!READ_ONCE(snap->over)) {
-				io->direct = false;
-				bio->bi_status = io->status;
-				bio_endio(bio);
-				continue;
-			}
+			verified = true;
 		}
-		read_pieces(snap, bio);
+		if (io->verify && READ_ONCE(snap->over))
+			io->moved = false;	/* nothing of it is good */
+		else if (io->verify && !io->moved) {
+			io->direct = false;
+			bio->bi_status = io->status;
+			bio_endio(bio);
+			continue;
+		}
+		io->verify = false;
+		if (io->moved)
+			read_pieces(snap, bio, io->moved_from,
+				    io->moved_to - io->moved_from);
+		else
+			read_pieces(snap, bio, 0, io->nr);
 	}
 	blk_finish_plug(&plug);
 }
@@ -535,9 +556,9 @@ int cbw_snap_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error)
 	if (*error)
 		*error = BLK_STS_IOERR;
 	if (io->run.from == FROM_ORIGIN) {
-		origin_read_done(snap, io, 0, io->nr);
-		if (io->moved || io->verify) {
+		if (!origin_read_done(snap, io, 0, io->nr))
 			io->status = *error;
+		if (io->moved || io->verify) {
 			bio->bi_iter = io->iter;
 			queue_read(snap, bio);
 			return DM_ENDIO_INCOMPLETE;

@@ -453,6 +453,9 @@ static void cbw_snap_io_hints(struct dm_target *ti, struct queue_limits *limits)
 	limits->logical_block_size = bdev_logical_block_size(source);
 	limits->physical_block_size = bdev_physical_block_size(source);
 	limits->io_min = limits->physical_block_size;
+	limits->dma_alignment = max3((unsigned int)limits->dma_alignment,
+				     (unsigned int)bdev_dma_alignment(source),
+				     (unsigned int)bdev_dma_alignment(st->store->bdev));
 }
 
 struct target_type cbw_snap_target_type = {

@@ -52,6 +52,7 @@ static void store_write_end(struct bio *bio)
 	spin_unlock_irqrestore(&snap->lock, flags);
 	bio_uninit(bio);
 	mempool_free(w, &snap->write_pool);
+	cbw_snap_event_check(snap);
 	cbw_snap_io_done(snap);
 }
 

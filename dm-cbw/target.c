@@ -16,7 +16,7 @@
  * copied in time.  Discards are marked or deferred, which is cheap, but not free.
  */
 #define WRITE_ZEROES_SECTORS	(1u << (20 - SECTOR_SHIFT))
-#define DISCARD_SECTORS		(1u << (28 - SECTOR_SHIFT))
+#define DISCARD_SECTORS		(1u << (26 - SECTOR_SHIFT))
 
 static int parse_features(struct dm_target *ti, struct dm_arg_set *as)
 {
@@ -203,10 +203,12 @@ out:
 	WRITE_ONCE(dev->resumes, dev->resumes + 1);
 	/* Old reads are over before new writes begin. */
 	smp_store_release(&dev->suspended, false);
+	wake_up_all(&dev->waitq);
 	return 0;
 }
 
-static unsigned int status_bitmap(struct cbw_bitmap *b, char *result,
+static unsigned int status_bitmap(struct cbw_bitmap *b,
+				  const struct cbw_dirty_set *dirty, char *result,
 				  unsigned int sz, unsigned int maxlen)
 {
 	struct cbw_name name = { b->name, b->name_len };
@@ -216,7 +218,7 @@ static unsigned int status_bitmap(struct cbw_bitmap *b, char *result,
 	if (sz < maxlen)
 		sz += cbw_name_escape(name, result + sz, maxlen - sz);
 	DMEMIT(" %llu %llu ", 1ULL << (b->cur.active->shift + SECTOR_SHIFT),
-	       cbw_bits_dirty_bytes(b->cur.active, b->cur.frozen));
+	       cbw_dirty_bytes(dirty, b));
 	if (!b->cur.enabled && !busy)
 		DMEMIT("-");
 	else
@@ -230,17 +232,20 @@ static void cbw_status(struct dm_target *ti, status_type_t type,
 {
 	struct cbw_target *ct = ti->private;
 	struct cbw_device *dev = ct->dev;
+	struct cbw_dirty_set *dirty;
 	struct cbw_bitmap *b;
 	unsigned int sz = 0;
 
 	switch (type) {
 	case STATUSTYPE_INFO:
 		cbw_config_lock();
+		dirty = cbw_dirty_count(dev);
 		DMEMIT("%s %u", ct->dd->name, dev->nr_bitmaps);
 		list_for_each_entry(b, &dev->bitmaps, node)
-			sz = status_bitmap(b, result, sz, maxlen);
+			sz = status_bitmap(b, dirty, result, sz, maxlen);
 		DMEMIT(" %u", dev->nr_snaps);
 		cbw_config_unlock();
+		kfree(dirty);
 		break;
 	case STATUSTYPE_TABLE:
 		DMEMIT("%s", ct->dd->name);

@@ -41,8 +41,9 @@ static inline struct block_device *cbw_bdev(const struct cbw_bdev_handle *h)
 /* An empty handle may be closed. */
 static inline void cbw_bdev_close(struct cbw_bdev_handle *h)
 {
+	/* At once: the source may be removed next, in the same call. */
 	if (h->file)
-		bdev_fput(h->file);
+		__fput_sync(h->file);
 	h->file = NULL;
 }
 
