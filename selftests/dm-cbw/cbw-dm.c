@@ -5,6 +5,9 @@
  *
  *	cbw-dm status|table [NAME]	of all devices: with their names
  *	cbw-dm message NAME WORD...	the reply, or `error NAME` and status 1
+ *	cbw-dm try NAME TABLE		makes the device, loads the table, resumes and
+ *					removes it: `ok`, or `error NAME` of what failed first
+ *	cbw-dm load NAME TABLE		loads it into the inactive slot, and clears that
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -116,6 +119,72 @@ static int message(const char *name, char **words, int nr)
 	return 0;
 }
 
+static int simple(unsigned long call, const char *name)
+{
+	return ioctl(control, call, request(name, 0));
+}
+
+/* Lines "start length type parameters" */
+static int load(const char *name, char *table)
+{
+	struct dm_ioctl *d = request(name, 0);
+	char *at = (char *)d + d->data_start, *end = (char *)d + BUF, *line;
+	struct dm_target_spec *t;
+	unsigned long long start, len;
+	char *save = NULL;
+	int used, n;
+
+	for (line = strtok_r(table, "\n", &save); line;
+	     line = strtok_r(NULL, "\n", &save)) {
+		t = (void *)at;
+		memset(t, 0, sizeof(*t));
+		if (sscanf(line, "%llu %llu %15s %n", &start, &len,
+			   t->target_type, &used) != 3) {
+			fprintf(stderr, "cbw-dm: no table: %s\n", line);
+			return 2;
+		}
+		t->sector_start = start;
+		t->length = len;
+		at = (char *)(t + 1);
+		n = snprintf(at, end - at, "%s", line + used);
+		if (n + 16 >= end - at) {
+			fprintf(stderr, "cbw-dm: the table is too long\n");
+			return 2;
+		}
+		at += (n + 1 + 7) & ~7;
+		t->next = at - (char *)t;
+		d->target_count++;
+	}
+	return ioctl(control, DM_TABLE_LOAD, d) ? fail("load") : 0;
+}
+
+static int try_table(const char *name, char *table)
+{
+	int ret;
+
+	if (simple(DM_DEV_CREATE, name))
+		return fail("create");
+	ret = load(name, table);
+	if (!ret && simple(DM_DEV_SUSPEND, name))	/* no flag: resume */
+		ret = fail("resume");
+	if (!ret)
+		printf("ok\n");
+	if (simple(DM_DEV_REMOVE, name) && !ret)
+		ret = fail("remove");
+	return ret;
+}
+
+static int load_clear(const char *name, char *table)
+{
+	int ret = load(name, table);
+
+	if (!ret)
+		printf("ok\n");
+	if (simple(DM_TABLE_CLEAR, name) && !ret)
+		ret = fail("clear");
+	return ret;
+}
+
 int main(int argc, char **argv)
 {
 	uint32_t flags = DM_NOFLUSH_FLAG;
@@ -125,6 +194,10 @@ int main(int argc, char **argv)
 		return fail("/dev/mapper/control");
 	if (argc > 3 && !strcmp(argv[1], "message"))
 		return message(argv[2], argv + 3, argc - 3);
+	if (argc == 4 && !strcmp(argv[1], "try"))
+		return try_table(argv[2], argv[3]);
+	if (argc == 4 && !strcmp(argv[1], "load"))
+		return load_clear(argv[2], argv[3]);
 	if (argc < 2 || argc > 3 ||
 	    (strcmp(argv[1], "table") && strcmp(argv[1], "status"))) {
 		fprintf(stderr, "cbw-dm: see the head of cbw-dm.c\n");

@@ -170,6 +170,7 @@ gone()
 	snap_failed shot source-gone || rc=1
 	at /dev/mapper/shot 0 EIO || rc=1
 	at /dev/mapper/shot 2M EIO || rc=1
+	cbw-ioctl snapinfo /dev/mapper/shot | grep ' state=3 reason=6 ' || { echo "SNAPSHOT_INFO does not say so"; rc=1; }
 	load_stop load || rc=1
 	until_true 10 bg_ended reader || { echo "a reader hangs"; rc=1; }
 	unset 'BG[reader]'

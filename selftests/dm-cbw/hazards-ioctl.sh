@@ -39,8 +39,7 @@ extents_wait()
 	hook_wait map-epoch || return
 	cut=$(msg dut bitmap_rotate b) || return
 	bg E cbw-ioctl extents /dev/mapper/dut b "$cut"
-	nap 0.5
-	bg_alive E || { broken "the extents did not wait for V: $(<"$CBW_TMP/E.out")"; rc=$?; }
+	! until_true 1.5 bg_ended E || { broken "the extents did not wait for V: $(<"$CBW_TMP/E.out")"; rc=$?; }
 	hook release map-epoch
 	bg_wait V 10 && bg_wait E 10 || return
 	((rc)) || grep -q '^0 65536 1$' "$CBW_TMP/E.out" ||
@@ -60,8 +59,7 @@ abort_waits()
 	hook_wait map-epoch || return
 	msg dut bitmap_rotate b || return
 	bg A msg dut bitmap_abort b
-	nap 0.5
-	bg_alive A || { broken "the abort did not wait for V"; rc=$?; }
+	! until_true 1.5 bg_ended A || { broken "the abort did not wait for V"; rc=$?; }
 	hook release map-epoch
 	bg_wait V 10 && bg_wait A 10 || return
 	bitmap_is dut b dirty 65536 || { broken "V is lost: $(dmsetup status dut)"; rc=$?; }
@@ -106,7 +104,7 @@ slot_reuse()
 	release 0+4096 || return
 	# the rest of the segment, which closes it
 	one dut 2M 256K 102 || return
-	nap 0.5		# and has been written
+	nap 1		# and has been written
 	got=$(cbw-check at /dev/mapper/shot 2M 512 | grep -v "gen=$BASE_GEN writer=0 seq=0$" | head -n 1)
 	[[ -z $got ]] || { broken "a chunk has the data of another: '$got'"; rc=$?; }
 	dm_remove shot || return
@@ -168,8 +166,7 @@ session_dies()
 	[[ $(bitmap_get dut b flags) == *b* ]] ||
 		{ wrong "not busy while the abort goes on"; rc=1; }
 	bg T cbw-ioctl transaction rotate:/dev/mapper/dut:b
-	nap 0.3
-	bg_alive T || { wrong "the rotate did not wait for the abort"; rc=1; }
+	! until_true 1 bg_ended T || { wrong "the rotate did not wait for the abort"; rc=1; }
 	hook release abort-work
 	bg_wait T 10 || return
 	# T has ended by now and is aborted itself

@@ -74,7 +74,7 @@ frozen_bitmap_read_early()
 	until_true 5 snap_is shot state '@(active|drained)' ||
 		{ wrong "the cut waits for V"; stacks; return 1; }
 	# long enough for whoever does not wait
-	nap 0.3
+	until_true 1.5 snap_is shot state drained
 	bg W one dut 32K 4096 101
 	bg_wait W 10 || { wrong "W waits for V"; return; }
 	hook release map-epoch
@@ -100,7 +100,7 @@ older_epochs()
 	snap shot dut "$store" 8 || return
 	bg R cbw-check at /dev/mapper/shot 0
 	# long enough for whoever does not wait
-	nap 0.5
+	until_true 1.5 bg_ended R
 	hook release map-marked
 	bg_wait V 10 && bg_wait R 10 || return
 	first=$(<"$CBW_TMP/R.out")
@@ -172,8 +172,7 @@ reload_under_a_reader()
 	bg P dm_resume dut
 	nap 0.3
 	bg W one dut 1M 4096 101
-	nap 0.7
-	bg_alive W || { broken "the new table is live while the old origin is read"; rc=$?; }
+	! until_true 1.5 bg_ended W || { broken "the new table is live while the old origin is read"; rc=$?; }
 	hook release snap-origin
 	bg_wait R 10 && bg_wait P 10 && bg_wait W 10 || return
 	got=$(<"$CBW_TMP/R.out")
@@ -205,15 +204,34 @@ parking_at_the_gate()
 	return $rc
 }
 
+# A reader that finds some of its chunks preserved when its read of the origin has
+# ended; the origin is a partition, so that sectors there are not sectors here.
+on_a_partition()
+{
+	local got rc=0
+
+	fill pdut && snap pshot pdut "$store" 8 || return
+	hook arm snap-origin sector 136 timeout_ms 20000
+	bg R cbw-check at /dev/mapper/pshot 64K 128
+	hook_wait snap-origin || return
+	one pdut 68K 4096 101 && one pdut 0 4096 101 || return
+	hook release snap-origin
+	bg_wait R 10 || return
+	got=$(grep -v "gen=$BASE_GEN writer=0 seq=0$" "$CBW_TMP/R.out" | head -n 1)
+	[[ -z $got ]] || { wrong "the snapshot gave '$got'"; rc=1; }
+	cbw-check verify /dev/mapper/pshot --gen "$BASE_GEN" || rc=1
+	dm_remove pshot || return
+	return $rc
+}
+
 run()
 {
 	[[ $only == "  " || $only == *" $1 "* ]] || return 0
 	hazard "$@"
 }
 
-nullb origin 4 512
-nullb other 4 512
-nullb store 4 512
+ramdisks 3 4
+origin=/dev/ram0 other=/dev/ram1 store=/dev/ram2
 len=$(sectors "$origin")
 t "make the device" cbw dut "$origin"
 keep
@@ -224,4 +242,11 @@ run 4 "reader and writer of one chunk" reader_and_writer
 run 8 "suspend with a hanging store" suspend_with_hanging_store
 run 8 "reload under a reader" reload_under_a_reader
 run 9 "parking at the gate" parking_at_the_gate
+if [[ $only == "  " ]]; then
+	nullb disk 8 512
+	sfdisk -q "$disk" <<<"2048,8192" >/dev/null
+	until_true 5 test -b "${disk}p1"
+	t "make a device on a partition" cbw pdut "${disk}p1"
+	t "an origin on a partition" on_a_partition
+fi
 finish

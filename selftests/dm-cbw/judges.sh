@@ -63,7 +63,7 @@ t "sizes that differ" eval 'cp base work && truncate -s -512 work && finds "work
 
 # A load of its own, with a cut in the middle that is right.
 cp base work
-cbw-load run work --log log --sync 4 --mix 3:1:0 --bs 512:8K --ops 60 --gen 4 --seed 7 >/dev/null
+cbw-load run work --log log --sync 1 --mix 3:1:0 --bs 512:8K --ops 60 --gen 4 --seed 7 >/dev/null
 T=$(cbw-check mark log)
 t "a load's image that is right" cbw-check order log work --gen 3 --before "$T" --after "$T"
 

@@ -52,7 +52,11 @@ now_ms()
 # until_true SECONDS COMMAND...: tries until the command succeeds.
 until_true()
 {
-	local end=$(($(now_ms) + $1 * 1000))
+	local ms=${1/./} end
+
+	# one digit behind the point at most
+	[[ $1 == *.* ]] && ms=$((ms * 100)) || ms=$((ms * 1000))
+	end=$(($(now_ms) + ms))
 
 	shift
 	while ! "$@"; do
@@ -72,9 +76,10 @@ wrong()
 
 t()
 {
-	local name=$1
+	local name=$1 start
 
 	shift
+	start=$(now_ms)
 	if "$@" >"$CBW_TMP/t.out" 2>&1; then
 		ktap_pass "$name"
 	else
@@ -82,6 +87,7 @@ t()
 		ktap_fail "$name"
 		tidy >/dev/null 2>&1
 	fi
+	[[ -z ${CBW_TIMES-} ]] || echo "# $(($(now_ms) - start)) ms"
 }
 
 # What there is now stays when a test fails; what tests make goes.
@@ -214,6 +220,14 @@ nullb()
 		nullb_ref=/dev/nullb$(<"$dir/index")
 	fi
 	until_true 5 test -b "$nullb_ref"
+}
+
+# ramdisks NUMBER MIB: /dev/ram0 and on. They do all in the context of who submits,
+# where null_blk wants a worker on a CPU that a test may have stopped.
+ramdisks()
+{
+	modprobe brd rd_nr="$1" rd_size=$(($2 * 1024)) max_part=0 &&
+		until_true 5 test -b /dev/ram$(($1 - 1))
 }
 
 # loopdev VAR MIB BLOCKSIZE: on tmpfs; has discard and write-zeroes
@@ -636,6 +650,7 @@ give_back()
 		echo 0 >"/sys/kernel/config/nullb/$d/power"
 		rmdir "/sys/kernel/config/nullb/$d" || rc=1
 	done
+	[[ ! -d /sys/module/brd ]] || rmmod brd || rc=1
 	NULLBS=() LOOPS=()
 	return $rc
 }

@@ -157,6 +157,31 @@ detach()
 }
 t "a cut that is handed over" detach
 
+# A snapshot that a session started protects no longer than it lives.
+snapshot_ends()
+{
+	local rc=0 cut
+
+	clean && cbw-load fill $M/dut1 --gen 83 && clean || return
+	snap shot dut1 "$store1" 8 1 armed || return
+	session_open
+	cut=$(session transaction start:$M/shot rotate:$M/dut1:b)
+	cut=${cut#ok }
+	one dut1 0 4096
+	snap_is shot state active && snap_is shot copied 1 || { dmsetup status shot; rc=1; }
+	# no abort of a cut that is not there changes that
+	session abort $M/dut1 00000000000000000000000000000001 && rc=1
+	"$@"
+	until_true 5 snap_is shot state drained || { dmsetup status shot; rc=1; }
+	one dut1 64K 4096
+	snap_is shot copied 1 || { echo "it protects still: $(dmsetup status shot)"; rc=1; }
+	until_true 5 idle dut1 || rc=1
+	dm_remove shot || rc=1
+	return $rc
+}
+t "a snapshot ends with its session" snapshot_ends session_close
+t "a snapshot ends with a killed session" snapshot_ends session_kill
+
 # Both halves by extents, with little room, in steps.
 extents()
 {
