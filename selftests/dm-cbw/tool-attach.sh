@@ -163,7 +163,7 @@ killed()
 		# from the other state
 		[[ $verb == attach ]] && { tool 0 detach vol || return; }
 		[[ $verb == detach ]] && { tool 0 attach vol || return; }
-		for ((i = n; i > 1; i -= 2)); do
+		for ((i = n - RANDOM % 3; i > 1; i -= 3)); do
 			LD_PRELOAD=$die CBW_DIE_AT=$i tool 137 $verb vol 2>/dev/null || return
 			[[ $(dmsetup info -c --noheadings -o suspended vol) == Active ]] ||
 				wrong "killed at step $i of $verb: suspended" || return
@@ -186,5 +186,5 @@ t "under a mounted file system, with a backup" mounted
 t "not with a snapshot on it, but by force" snapshot_on_it
 t "what is refused changes nothing" refusals
 t "targets with state, names that are taken" other_refusals
-t "killed before each second step" killed
+t "killed before each third step" killed
 finish

@@ -54,6 +54,12 @@ fallback()
 	tool 0 bitmap disable dut "$b" || return
 	cbw-load one /dev/mapper/dut --offset $((3 << 20)) --len 4096 --gen 60 || return
 	tool 3 backup dut --to "$to" --store "$store" && says "disabled" || return
+	# a gap that nobody sees any more
+	tool 0 bitmap disable dut "$b" || return
+	cbw-load one /dev/mapper/dut --offset $((6 << 20)) --len 4096 --gen 62 || return
+	tool 0 bitmap enable dut "$b" || return
+	tool 4 backup dut --to "$to" --store "$store" --incremental && says "no base" || return
+	tool 3 backup dut --to "$to" --store "$store" && says "no base" || return
 	cbw-load one /dev/mapper/dut --offset $((4 << 20)) --len 4096 --gen 61 || return
 	tool 0 backup dut --to "$to" --store "$store" --incremental || return
 	tool 0 verify "$to" --against /dev/mapper/dut && tool 0 verify "$to"

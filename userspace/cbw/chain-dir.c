@@ -255,7 +255,7 @@ int chain_find_dirs(const char *path, char ***dirs, size_t *nr,
 	while ((de = readdir(d))) {
 		char *sub, **more;
 
-		if (de->d_name[0] == '.')
+		if (!strcmp(de->d_name, ".") || !strcmp(de->d_name, ".."))
 			continue;
 		sub = xasprintf("%s/%s", path, de->d_name);
 		if (!has_manifest(sub)) {

@@ -50,6 +50,7 @@ static int check_devices(struct backup *b, const struct cmdline *cl,
 			 const struct args *a, struct cbw_dm_dev *volumes)
 {
 	struct cbw_error err;
+	bool made = false;
 	struct stat st;
 	size_t i, k;
 	int status;
@@ -81,12 +82,17 @@ static int check_devices(struct backup *b, const struct cmdline *cl,
 			return failed("backup: %s", err.msg);
 		j->have_store = true;
 	}
-	if (stat(a->to, &st) && mkdir(a->to, 0700))
-		return failed("backup: %s: %s", esc(a->to), strerror(errno));
-	if (!stat(a->to, &st) && !S_ISDIR(st.st_mode))
+	if (stat(a->to, &st)) {
+		if (mkdir(a->to, 0700))
+			return failed("backup: %s: %s", esc(a->to),
+				      strerror(errno));
+		made = true;
+	} else if (!S_ISDIR(st.st_mode)) {
 		return failed("backup: %s: not a directory", esc(a->to));
+	}
 	if (check_not_on(a->to, "backup", volumes, b->nr, &err)) {
-		rmdir(a->to);
+		if (made)
+			rmdir(a->to);
 		return failed("backup: %s", err.msg);
 	}
 	return EXIT_OK;

@@ -119,8 +119,8 @@ static int bitmap_remove(int argc, char **argv)
 static int bitmap_clear(int argc, char **argv)
 {
 	return simple(argc, argv, CBW_ACTION_BITMAP_CLEAR, "cbw bitmap clear",
-		      "Forgets what bitmap NAME of DEV has recorded. Not for a bitmap of a backup: the\n"
-		      "changes it forgets would be missing from the next increment.");
+		      "Forgets what bitmap NAME of DEV has recorded, and its base: the next backup that\n"
+		      "uses it is a full one.");
 }
 
 static int bitmap_enable(int argc, char **argv)
@@ -133,7 +133,8 @@ static int bitmap_disable(int argc, char **argv)
 {
 	return simple(argc, argv, CBW_ACTION_BITMAP_DISABLE,
 		      "cbw bitmap disable",
-		      "Bitmap NAME of DEV records no longer.");
+		      "Bitmap NAME of DEV records no longer, and has no base any more: the next backup\n"
+		      "that uses it is a full one.");
 }
 
 static int bitmap_list(int argc, char **argv)
