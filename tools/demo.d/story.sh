@@ -85,15 +85,25 @@ bitmap_get()
 
 # ---- a backup ---------------------------------------------------------------
 
-# The fields of the snapshot's status, if there is one and its cut was made.
+# The cuts of all snapshots that there are; one of a run that was killed may be left.
+snapshot_cuts()
+{
+	dmsetup status --target cbw-snapshot | cut -d' ' -f7
+}
+
+# The fields of the status of this backup's snapshot, if its cut was made.
 snapshot_status()
 {
-	read -r -a snap < <(dmsetup status --target cbw-snapshot) || return
-	[[ ${snap[4]-} == active || ${snap[4]-} == drained ]]
+	while read -r -a snap; do
+		[[ ${snap[4]-} != active && ${snap[4]-} != drained ]] ||
+			[[ ${snap[6]} == - || " $stale " == *" ${snap[6]} "* ]] || return 0
+	done < <(dmsetup status --target cbw-snapshot)
+	return 1
 }
 
 backup_start()
 {
+	stale=$(snapshot_cuts | tr '\n' ' ')
 	backup_log=$CBW_TMP/backup.log
 	backup_began=$(now_ms)
 	cbw backup "$vol" --to "$chain" --store "$store" "$@" >"$backup_log" 2>&1 &
