@@ -4,8 +4,8 @@
 #
 # cbw backup killed at many points, by SIGKILL and by SIGTERM: the chain is as
 # it was, the bitmap as if the backup had not begun, and the next increment has
-# everything. A store that is too small: status 1 and the reason. An unreadable
-# sector of the origin.
+# everything. A store that is too small, or fails, an unreadable sector of the
+# origin, the source forced away: status 1 and the reason.
 #
 #	tool-kill.sh [SEED [KILLS]]
 # shellcheck disable=SC2317,SC2154,SC2086,SC2119,SC1091
@@ -14,7 +14,7 @@
 begin
 . "$here/tool.bash"
 seed "${1-}"
-kills=${2:-6}
+kills=${2:-4}
 
 setup()
 {
@@ -151,12 +151,49 @@ unreadable_origin()
 		complete
 }
 
+store_fails()
+{
+	local base dirty
+
+	fill dut || return
+	base=$(bitmap_get dut "$bitmap" base)
+	dirty=$(bitmap_get dut "$bitmap" dirty)
+	dm_create broken "0 8 linear $store 0
+8 8184 error" || return
+	bg tool "$CBW" backup dut --to "$to" --store /dev/mapper/broken --force --rate 1M
+	nap 0.7
+	cbw-load fill /dev/mapper/dut --gen $((GEN += 1)) || return
+	wait "${BG[tool]}"
+	expect "status" $? 1 || { cat "$CBW_TMP/tool.out"; return 1; }
+	unset "BG[tool]"
+	grep -q "the snapshot failed: store-io" "$CBW_TMP/tool.out" ||
+		{ cat "$CBW_TMP/tool.out"; return 1; }
+	as_before && no_snapshots && dm_remove broken && complete
+}
+
+# Its table taken away: last, since bitmaps and all go with it.
+source_gone()
+{
+	fill dut || return
+	bg tool "$CBW" backup dut --to "$to" --store "$store" --rate 1M
+	nap 1
+	dmsetup wipe_table --noudevsync dut || return
+	wait "${BG[tool]}"
+	expect "status" $? 1 || { cat "$CBW_TMP/tool.out"; return 1; }
+	unset "BG[tool]"
+	grep -q "the snapshot failed: source-gone" "$CBW_TMP/tool.out" ||
+		{ cat "$CBW_TMP/tool.out"; return 1; }
+	no_snapshots && tool 0 verify "$to"
+}
+
 t "set up, a full backup" setup
 keep
 t "killed at $kills points" kill_at_many_points
 t "the first backup killed" first_killed
 t "a store that is too small" store_too_small
 t "an origin with an unreadable sector" unreadable_origin
+t "a store that fails on write" store_fails
+t "the source forced away" source_gone
 t "nothing is left" no_snapshots
 drop_stale
 umount "$TO"

@@ -22,7 +22,7 @@ setup()
 	tool 0 bitmap add dut b && tool 0 bitmap add dut "odd \\name" --granularity 4K --disabled || return
 	fill dut && fill dut2
 	truncate -s 2K "$TO/short" && truncate -s 4M "$TO/file" || return
-	mkfs.ext4 -q "$TO/file" && mkfs.ext4 -q "$store2" || return
+	mkswap -q "$TO/file" 2>/dev/null && mkswap -q "$store2" || return
 	printf hello >"$TO/text" && mkdir "$TO/junk" "$TO/junk/dut"
 }
 
@@ -71,8 +71,8 @@ refusals()
 1|the store is in use|snapshot create dut --store $origin
 1|the store is in use|snapshot create dut --store $tiny
 1|the store is in use|snapshot create dut --store $disk
-1|it holds data (ext4)|snapshot create dut --store $store2
-1|it holds data (ext4)|backup dut --to $TO/new --store $TO/file
+1|it holds data (swap)|snapshot create dut --store $store2
+1|it holds data (swap)|backup dut --to $TO/new --store $TO/file
 1|at least one chunk is needed|backup dut --to $TO/new --store $TO/short
 1|a store is a block device or a regular file|backup dut --to $TO/new --store /dev/null
 1|No such file or directory|backup dut --to $TO/new --store /dev/nosuch

@@ -41,9 +41,9 @@ static int plan_chain(struct backup *b, struct job *j, struct cbw_error *err)
 	j->have_chain = true;
 	if (j->chain.volume && strcmp(j->chain.volume, j->dev.name))
 		return fail_with(err, EUCLEAN,
-			    "%s: this is a chain of volume '%s', not of '%s'",
-			    esc(j->chain.dir), esc(j->chain.volume),
-			    esc(j->dev.name));
+				 "%s: this is a chain of volume '%s', not of '%s'",
+				 esc(j->chain.dir), esc(j->chain.volume),
+				 esc(j->dev.name));
 	return 0;
 }
 
@@ -184,8 +184,8 @@ static int make_snapshot(const struct backup *b, struct job *j,
 		return ret;
 	if (info.out_chunk_size < 512 || info.out_device_size != j->dev.size)
 		return fail_with(err, ESTALE,
-			    "%s: the volume's size changed while the backup began; start again",
-			    esc(j->dev.name));
+				 "%s: the volume's size changed while the backup began; start again",
+				 esc(j->dev.name));
 	j->chunk = info.out_chunk_size;
 	j->snap_fd = cbw_dm_open(j->snap.dev, O_RDONLY | O_DIRECT, err);
 	return j->snap_fd < 0 ? j->snap_fd : 0;
@@ -310,7 +310,7 @@ static int make_image(struct backup *b, struct job *j, uint32_t cluster,
 	j->img_fd = open_direct(qcow2_fd(j->img));
 	if (j->img_fd < 0)
 		return fail_with(err, errno, "%s: %s", esc(j->img_path),
-			    strerror(errno));
+				 strerror(errno));
 	return 0;
 }
 
@@ -341,17 +341,17 @@ static int check_snapshot(struct backup *b, struct job *j,
 	switch (info.out_reason) {
 	case CBW_REASON_STORE_FULL:
 		return fail_with(err, EIO,
-			    "%s: the snapshot failed: store-full: what was overwritten meanwhile did not fit into %s (%s); take a larger store",
-			    esc(j->dev.name), esc(j->store.path),
-			    human(info.out_store_chunks *
+				 "%s: the snapshot failed: store-full: what was overwritten meanwhile did not fit into %s (%s); take a larger store",
+				 esc(j->dev.name), esc(j->store.path),
+				 human(info.out_store_chunks *
 				  info.out_chunk_size));
 	case CBW_REASON_STORE_IO:
 		return fail_with(err, EIO,
-			    "%s: the snapshot failed: store-io: %s returned an error",
-			    esc(j->dev.name), esc(j->store.path));
+				 "%s: the snapshot failed: store-io: %s returned an error",
+				 esc(j->dev.name), esc(j->store.path));
 	default:
 		return fail_with(err, EIO, "%s: the snapshot failed: %s",
-			    esc(j->dev.name), cbw_reason_text(info.out_reason));
+				 esc(j->dev.name), cbw_reason_text(info.out_reason));
 	}
 }
 
@@ -364,10 +364,10 @@ static int why_read_failed(void *arg, uint64_t offset, int code,
 	if (ret)
 		return ret;
 	return fail_with(err, code,
-		    "%s: the snapshot cannot be read at offset %llu: %s%s",
-		    esc(a->j->dev.name), (ull)offset, strerror(code),
-		    code == EIO ? "; is there an unreadable sector on the origin?" :
-		    code == ENODATA ? "; it is not protected there" : "");
+			 "%s: the snapshot cannot be read at offset %llu: %s%s",
+			 esc(a->j->dev.name), (ull)offset, strerror(code),
+			 code == EIO ? "; is there an unreadable sector on the origin?" :
+			 code == ENODATA ? "; it is not protected there" : "");
 }
 
 static int copy_job(struct backup *b, struct job *j, struct cbw_error *err)

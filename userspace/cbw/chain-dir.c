@@ -43,13 +43,13 @@ static int read_manifest(struct chain *chain, struct cbw_error *err)
 		    O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 	if (fd < 0)
 		return fail_with(err, errno, "%s/" CHAIN_MANIFEST ": %s",
-			    esc(chain->dir), strerror(errno));
+				 esc(chain->dir), strerror(errno));
 	if (fstat(fd, &st) || !S_ISREG(st.st_mode) ||
 	    st.st_size > MANIFEST_MAX) {
 		close(fd);
 		return fail_with(err, EUCLEAN,
-			    "%s/" CHAIN_MANIFEST ": not a file of a sensible size",
-			    esc(chain->dir));
+				 "%s/" CHAIN_MANIFEST ": not a file of a sensible size",
+				 esc(chain->dir));
 	}
 	text = xcalloc((size_t)st.st_size + 1, 1);
 	while (len < (size_t)st.st_size) {
@@ -59,7 +59,7 @@ static int read_manifest(struct chain *chain, struct cbw_error *err)
 			continue;
 		if (n < 0) {
 			ret = fail_with(err, errno, "%s/" CHAIN_MANIFEST ": %s",
-				   esc(chain->dir), strerror(errno));
+					esc(chain->dir), strerror(errno));
 			close(fd);
 			free(text);
 			return ret;
@@ -73,7 +73,7 @@ static int read_manifest(struct chain *chain, struct cbw_error *err)
 	free(text);
 	if (ret)
 		return fail_with(err, -ret, "%s/" CHAIN_MANIFEST ": %s",
-			    esc(chain->dir), why.msg);
+				 esc(chain->dir), why.msg);
 	return 0;
 }
 
@@ -88,7 +88,7 @@ int chain_open(const char *dir, bool create, struct chain *chain,
 		if (ret) {
 			free(c.dir);
 			return fail_with(err, -ret, "%s: %s", esc(dir),
-				    strerror(-ret));
+					 strerror(-ret));
 		}
 	} else if (create && errno != EEXIST) {
 		ret = fail_with(err, errno, "%s: %s", esc(dir), strerror(errno));
@@ -103,9 +103,9 @@ int chain_open(const char *dir, bool create, struct chain *chain,
 	}
 	if (create && flock(c.dirfd, LOCK_EX | LOCK_NB)) {
 		ret = fail_with(err, errno == EWOULDBLOCK ? EBUSY : errno,
-			   errno == EWOULDBLOCK ?
-			   "%s: another backup is at work in this directory" :
-			   "%s: it cannot be locked", esc(dir));
+				errno == EWOULDBLOCK ?
+				"%s: another backup is at work in this directory" :
+				"%s: it cannot be locked", esc(dir));
 		chain_close(&c);
 		return ret;
 	}
@@ -158,7 +158,7 @@ int chain_clean(struct chain *chain, unsigned int *removed,
 	d = fd < 0 ? NULL : fdopendir(fd);
 	if (!d) {
 		ret = fail_with(err, errno, "%s: %s", esc(chain->dir),
-			   strerror(errno));
+				strerror(errno));
 		if (fd >= 0)
 			close(fd);
 		return ret;
@@ -175,9 +175,9 @@ int chain_clean(struct chain *chain, unsigned int *removed,
 			continue;
 		if (unlinkat(chain->dirfd, de->d_name, 0)) {
 			ret = fail_with(err, errno,
-				   "%s/%s: leftover of an interrupted run, cannot be removed: %s",
-				   esc(chain->dir), esc(de->d_name),
-				   strerror(errno));
+					"%s/%s: leftover of an interrupted run, cannot be removed: %s",
+					esc(chain->dir), esc(de->d_name),
+					strerror(errno));
 			break;
 		}
 		gone++;
@@ -217,7 +217,7 @@ out:
 	free(text);
 	if (ret)
 		return fail_with(err, -ret, "%s/" CHAIN_MANIFEST ": %s",
-			    esc(chain->dir), strerror(-ret));
+				 esc(chain->dir), strerror(-ret));
 	return 0;
 }
 
@@ -275,8 +275,8 @@ int chain_find_dirs(const char *path, char ***dirs, size_t *nr,
 	if (!n) {
 		free(out);
 		return fail_with(err, ENOENT,
-			    "%s: there is no backup here (no " CHAIN_MANIFEST ", neither in it nor one level below)",
-			    esc(path));
+				 "%s: there is no backup here (no " CHAIN_MANIFEST ", neither in it nor one level below)",
+				 esc(path));
 	}
 	qsort(out, n, sizeof(*out), by_name);
 done:

@@ -217,8 +217,8 @@ int chain_parse(const char *text, size_t len, struct chain *chain,
 		if (json_object_get_type(m) != json_type_object ||
 		    parse_entry(m, chain, &chain->entry[i], &why)) {
 			fail_with(err, EUCLEAN,
-			     "entry %zu: '%s' is missing or not valid", i + 1,
-			     why);
+				  "entry %zu: '%s' is missing or not valid", i + 1,
+				  why);
 			json_object_put(root);
 			goto drop;
 		}

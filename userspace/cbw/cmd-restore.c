@@ -19,20 +19,20 @@ static int open_block(struct restore_target *t, uint64_t need,
 	t->fd = open(t->path, O_RDWR | O_EXCL | O_CLOEXEC);
 	if (t->fd < 0)
 		return fail_with(err, errno, "%s: %s", esc(t->path),
-			    errno == EBUSY ?
-			    "it is in use (mounted, or part of another device)" :
-			    strerror(errno));
+				 errno == EBUSY ?
+				 "it is in use (mounted, or part of another device)" :
+				 strerror(errno));
 	if (ioctl(t->fd, BLKGETSIZE64, &t->size) ||
 	    ioctl(t->fd, BLKSSZGET, &lbs) || ioctl(t->fd, BLKROGET, &ro))
 		return fail_with(err, errno, "%s: %s", esc(t->path),
-			    strerror(errno));
+				 strerror(errno));
 	if (ro)
 		return fail_with(err, EROFS, "%s: the device is read-only",
-			    esc(t->path));
+				 esc(t->path));
 	if (t->size < need)
 		return fail_with(err, ENOSPC,
-			    "%s: the device has %llu bytes, the volume needs %llu",
-			    esc(t->path), (ull)t->size, (ull)need);
+				 "%s: the device has %llu bytes, the volume needs %llu",
+				 esc(t->path), (ull)t->size, (ull)need);
 	t->block = true;
 	t->lbs = (uint32_t)lbs;
 	return 0;
@@ -45,11 +45,11 @@ static int open_file(struct restore_target *t, bool force, uint64_t need,
 		     (force ? O_TRUNC : O_EXCL), 0600);
 	if (t->fd < 0)
 		return fail_with(err, errno, "%s: %s%s", esc(t->path),
-			    strerror(errno), errno == EEXIST ?
-			    "; --force if it is to be overwritten" : "");
+				 strerror(errno), errno == EEXIST ?
+				 "; --force if it is to be overwritten" : "");
 	if (ftruncate(t->fd, (off_t)need))
 		return fail_with(err, errno, "%s: %s", esc(t->path),
-			    strerror(errno));
+				 strerror(errno));
 	t->blank = true;
 	t->lbs = 4096;
 	return 0;
@@ -65,10 +65,10 @@ static int open_target(struct restore_target *t, bool force, uint64_t need,
 	if (stat(t->path, &st)) {
 		if (errno != ENOENT)
 			return fail_with(err, errno, "%s: %s", esc(t->path),
-				    strerror(errno));
+					 strerror(errno));
 		if (!strncmp(t->path, "/dev/", 5))
 			return fail_with(err, ENOENT, "%s: there is no such device",
-				    esc(t->path));
+					 esc(t->path));
 		ret = open_file(t, force, need, err);
 	} else if (S_ISBLK(st.st_mode)) {
 		ret = open_block(t, need, err);
@@ -76,8 +76,8 @@ static int open_target(struct restore_target *t, bool force, uint64_t need,
 		ret = open_file(t, force, need, err);
 	} else {
 		ret = fail_with(err, EINVAL,
-			   "%s: neither a block device nor a file",
-			   esc(t->path));
+				"%s: neither a block device nor a file",
+				esc(t->path));
 	}
 	if (ret)
 		return ret;
@@ -148,7 +148,7 @@ int cmd_restore(int argc, char **argv)
 		ret = restore_image(img, &t, json, &err);
 		if (!ret && fsync(t.fd))
 			ret = fail_with(&err, errno, "%s: fsync: %s", esc(t.path),
-				   strerror(errno));
+					strerror(errno));
 		if (ret)
 			fprintf(stderr, "cbw: restore: %s is incomplete now\n",
 				esc(t.path));

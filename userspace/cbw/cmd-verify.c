@@ -60,9 +60,9 @@ static int check_content(struct qcow2_image *img, const struct chain *chain,
 			ret = pread_all(run.fd, buf, now, run.host_offset);
 			if (ret) {
 				ret = fail_with(err, ret, "%s/%s: reading at %llu: %s",
-					   esc(chain->dir), e->file,
-					   (ull)run.host_offset,
-					   strerror(-ret));
+						esc(chain->dir), e->file,
+						(ull)run.host_offset,
+						strerror(-ret));
 				break;
 			}
 			crc = crc_cluster(crc, run.offset, buf, cluster);
@@ -73,16 +73,16 @@ static int check_content(struct qcow2_image *img, const struct chain *chain,
 			progress_tick(&progress, data);
 			if (stop_signal)
 				ret = fail_with(err, EINTR, "stopped by signal %d",
-					   (int)stop_signal);
+						(int)stop_signal);
 		}
 	}
 	progress_end(&progress);
 	free(buf);
 	if (!ret && (crc != e->crc || data != e->copied))
 		ret = fail_with(err, EUCLEAN,
-			   "%s/%s: its content has changed: checksum %08x of %llu bytes, the manifest says %08x of %llu",
-			   esc(chain->dir), e->file, crc, (ull)data, e->crc,
-			   (ull)e->copied);
+				"%s/%s: its content has changed: checksum %08x of %llu bytes, the manifest says %08x of %llu",
+				esc(chain->dir), e->file, crc, (ull)data, e->crc,
+				(ull)e->copied);
 	return ret;
 }
 
@@ -101,8 +101,8 @@ static int check_entry(const struct chain *chain, const struct entry *e,
 		ret = fail_with(err, ret, "%s", qerr.msg);
 	else if (rep.corruptions)
 		ret = fail_with(err, EUCLEAN, "%s/%s: %llu corruptions, the first: %s",
-			   esc(chain->dir), e->file, (ull)rep.corruptions,
-			   rep.first);
+				esc(chain->dir), e->file, (ull)rep.corruptions,
+				rep.first);
 	else
 		ret = check_content(img, chain, e, json, err);
 	if (!ret && rep.leaks)
@@ -135,7 +135,7 @@ static int compare(struct qcow2_image *img, const char *path, bool json,
 		close(fd);
 		free(mine);
 		fail_with(err, 1, "%s: it has %llu bytes, the image %llu",
-		     esc(path), (ull)have, (ull)size);
+			  esc(path), (ull)have, (ull)size);
 		return 1;
 	}
 	if (posix_memalign((void **)&theirs, 4096, PIECE)) {
@@ -155,19 +155,19 @@ static int compare(struct qcow2_image *img, const char *path, bool json,
 		ret = pread_all(fd, theirs, now, at);
 		if (ret) {
 			ret = fail_with(err, ret, "%s: reading at offset %llu: %s",
-				   esc(path), (ull)at, strerror(-ret));
+					esc(path), (ull)at, strerror(-ret));
 			break;
 		}
 		if (memcmp(mine, theirs, now)) {
 			for (i = 0; mine[i] == theirs[i]; i++)
 				;
 			fail_with(err, 1, "%s: it differs from the image, first at offset %llu",
-			     esc(path), (ull)(at + i));
+				  esc(path), (ull)(at + i));
 			ret = 1;
 		}
 		if (stop_signal)
 			ret = fail_with(err, EINTR, "stopped by signal %d",
-				   (int)stop_signal);
+					(int)stop_signal);
 		progress_tick(&progress, at);
 	}
 	progress_end(&progress);

@@ -162,8 +162,8 @@ static int place_data(struct copy_run *r, uint64_t offset, uint32_t buf_offset,
 			return fail_with(err, ret, "%s", qerr.msg);
 		if (nr == XFER_WRITES_MAX)
 			return fail_with(err, EIO, "%s: more than %d places for %u bytes",
-				    esc(r->c->target), XFER_WRITES_MAX,
-				    XFER_PIECE);
+					 esc(r->c->target), XFER_WRITES_MAX,
+					 XFER_PIECE);
 		padded = (uint32_t)((got + r->cluster - 1) / r->cluster *
 				    r->cluster);
 		w[nr++] = (struct xfer_write){
@@ -258,8 +258,8 @@ static int copy_read_failed(void *ctx, const struct xfer_piece *p, int code,
 	if (r->c->why)
 		return r->c->why(r->c->arg, p->offset, code, err);
 	return fail_with(err, code, "%s: reading %u bytes at offset %llu: %s",
-		    esc(r->c->name), p->length, (ull)p->offset,
-		    strerror(code));
+			 esc(r->c->name), p->length, (ull)p->offset,
+			 strerror(code));
 }
 
 static void copy_tick(void *ctx)

@@ -39,9 +39,9 @@ static int write_plain(struct restore_run *r, const void *buf, uint64_t offset,
 			continue;
 		if (n <= 0)
 			return fail_with(err, n ? errno : ENOSPC,
-				    "%s: writing at offset %llu: %s",
-				    esc(r->t->path), (ull)offset,
-				    n ? strerror(errno) : "no room");
+					 "%s: writing at offset %llu: %s",
+					 esc(r->t->path), (ull)offset,
+					 n ? strerror(errno) : "no room");
 		p += n;
 		offset += (uint64_t)n;
 		len -= (size_t)n;
@@ -86,7 +86,7 @@ static int zero_range(struct restore_run *r, uint64_t offset, uint64_t len,
 			return ret;
 		if (stop_signal)
 			return fail_with(err, EINTR, "stopped by signal %d",
-				    (int)stop_signal);
+					 (int)stop_signal);
 		offset += now;
 		len -= now;
 		r->done += now;
@@ -153,8 +153,8 @@ static int restore_next(void *ctx, struct xfer_piece *p, struct cbw_error *err)
 			break;
 		default:
 			ret = fail_with(err, EUCLEAN,
-				   "no image has the data at offset %llu",
-				   (ull)r->run.offset);
+					"no image has the data at offset %llu",
+					(ull)r->run.offset);
 		}
 		if (ret)
 			return ret;
@@ -169,7 +169,7 @@ static int restore_next(void *ctx, struct xfer_piece *p, struct cbw_error *err)
 	p->fd = layer_fd(r, r->run.layer, r->run.fd);
 	if (p->fd < 0)
 		return fail_with(err, errno, "an image cannot be opened again: %s",
-			    strerror(errno));
+				 strerror(errno));
 	r->run.offset += p->length;
 	r->run.host_offset += p->length;
 	r->run.length -= p->length;
@@ -207,9 +207,9 @@ static int restore_read_failed(void *ctx, const struct xfer_piece *p, int code,
 {
 	(void)ctx;
 	return fail_with(err, code,
-		    "reading an image for offset %llu of the volume: %s",
-		    (ull)p->offset, code == EUCLEAN ? "the file is cut short" :
-		    strerror(code));
+			 "reading an image for offset %llu of the volume: %s",
+			 (ull)p->offset, code == EUCLEAN ? "the file is cut short" :
+			 strerror(code));
 }
 
 static void restore_tick(void *ctx)
@@ -266,35 +266,35 @@ static int check_layer(struct qcow2_image *img, unsigned int layer,
 
 	if (ret)
 		return fail_with(err, EUCLEAN, "%s/%s: there are fewer images than the manifest says",
-			    esc(chain->dir), esc(e->file));
+				 esc(chain->dir), esc(e->file));
 	if (info.format != QCOW2_FORMAT_QCOW2 ||
 	    qcow2_get_ext(img, layer, CHAIN_QCOW2_EXT, &ext) ||
 	    ext.len != sizeof(ids))
 		return fail_with(err, EUCLEAN,
-			    "%s/%s: not an image that cbw made: its ids are missing",
-			    esc(chain->dir), esc(e->file));
+				 "%s/%s: not an image that cbw made: its ids are missing",
+				 esc(chain->dir), esc(e->file));
 	memcpy(ids, ext.data, sizeof(ids));
 	if (!cbw_cut_equal(&ids[0], &chain->id))
 		return fail_with(err, EUCLEAN, "%s/%s: the image belongs to another chain",
-			    esc(chain->dir), esc(e->file));
+				 esc(chain->dir), esc(e->file));
 	if (!cbw_cut_equal(&ids[1], &e->cut) ||
 	    (parent ? !cbw_cut_equal(&ids[2], &parent->cut) :
 	     !cbw_cut_is_none(&ids[2])))
 		return fail_with(err, EUCLEAN,
-			    "%s/%s: the image is of another point in time than the manifest says",
-			    esc(chain->dir), esc(e->file));
+				 "%s/%s: the image is of another point in time than the manifest says",
+				 esc(chain->dir), esc(e->file));
 	if (info.virtual_size != e->size)
 		return fail_with(err, EUCLEAN,
-			    "%s/%s: the image is of %llu bytes, the manifest says %llu",
-			    esc(chain->dir), esc(e->file),
-			    (ull)info.virtual_size, (ull)e->size);
+				 "%s/%s: the image is of %llu bytes, the manifest says %llu",
+				 esc(chain->dir), esc(e->file),
+				 (ull)info.virtual_size, (ull)e->size);
 	if (parent ? !info.backing_file ||
 	    strcmp(info.backing_file, parent->file) : !!info.backing_file)
 		return fail_with(err, EUCLEAN,
-			    "%s/%s: its backing file is '%s', the manifest says '%s'",
-			    esc(chain->dir), esc(e->file),
-			    info.backing_file ? esc(info.backing_file) : "",
-			    parent ? parent->file : "");
+				 "%s/%s: its backing file is '%s', the manifest says '%s'",
+				 esc(chain->dir), esc(e->file),
+				 info.backing_file ? esc(info.backing_file) : "",
+				 parent ? parent->file : "");
 	return 0;
 }
 

@@ -179,8 +179,8 @@ int check_not_on(const char *path, const char *what,
 	if (!stands_on(dev, volumes, nr, &which, 0))
 		return 0;
 	return fail_with(err, EBUSY,
-		    "%s: the %s lies on volume %s itself, which it must not; take another place",
-		    esc(path), what, esc(volumes[which].name));
+			 "%s: the %s lies on volume %s itself, which it must not; take another place",
+			 esc(path), what, esc(volumes[which].name));
 }
 
 /* ---- what is on it ----------------------------------------------------- */
@@ -194,7 +194,7 @@ static int check_blank(const char *path, int fd, struct cbw_error *err)
 	if (!pr || blkid_probe_set_device(pr, fd, 0, 0)) {
 		blkid_free_probe(pr);
 		return fail_with(err, EIO, "%s: libblkid cannot look at it",
-			    esc(path));
+				 esc(path));
 	}
 	blkid_probe_enable_superblocks(pr, 1);
 	blkid_probe_set_superblocks_flags(pr, BLKID_SUBLKS_TYPE |
@@ -208,17 +208,17 @@ static int check_blank(const char *path, int fd, struct cbw_error *err)
 		    blkid_probe_lookup_value(pr, "PTTYPE", &value, NULL))
 			value = "something libblkid knows";
 		ret = fail_with(err, EEXIST,
-			   "%s: it holds data (%s), which the store would overwrite; --force if that is wanted",
-			   esc(path), value);
+				"%s: it holds data (%s), which the store would overwrite; --force if that is wanted",
+				esc(path), value);
 		break;
 	case -2:
 		ret = fail_with(err, EEXIST,
-			   "%s: it holds data (several signatures), which the store would overwrite; --force if that is wanted",
-			   esc(path));
+				"%s: it holds data (several signatures), which the store would overwrite; --force if that is wanted",
+				esc(path));
 		break;
 	default:
 		ret = fail_with(err, EIO, "%s: libblkid cannot read it",
-			   esc(path));
+				esc(path));
 	}
 	blkid_free_probe(pr);
 	return ret;
@@ -239,21 +239,21 @@ int store_check(const char *path, const struct cbw_dm_dev *volumes, size_t nr,
 		return fail_with(err, errno, "%s: %s", esc(path), strerror(errno));
 	if (!S_ISBLK(st.st_mode) && !S_ISREG(st.st_mode))
 		return fail_with(err, EINVAL,
-			    "%s: a store is a block device or a regular file",
-			    esc(path));
+				 "%s: a store is a block device or a regular file",
+				 esc(path));
 	fd = open(path, O_RDWR | O_CLOEXEC |
 		  (S_ISBLK(st.st_mode) ? O_EXCL : 0));
 	if (fd < 0 && errno == EBUSY)
 		return fail_with(err, EBUSY,
-			    "%s: the store is in use (mounted, or part of another device)",
-			    esc(path));
+				 "%s: the store is in use (mounted, or part of another device)",
+				 esc(path));
 	if (fd < 0)
 		return fail_with(err, errno, "%s: %s", esc(path), strerror(errno));
 	size = (uint64_t)st.st_size;
 	if (S_ISBLK(st.st_mode) &&
 	    (ioctl(fd, BLKGETSIZE64, &size) || ioctl(fd, BLKROGET, &ro))) {
 		ret = fail_with(err, errno, "%s: its size: %s", esc(path),
-			   strerror(errno));
+				strerror(errno));
 		goto bad;
 	}
 	if (ro) {
@@ -262,8 +262,8 @@ int store_check(const char *path, const struct cbw_dm_dev *volumes, size_t nr,
 	}
 	if (size < STORE_MIN) {
 		ret = fail_with(err, EINVAL,
-			   "%s: the store has %llu bytes, at least one chunk is needed",
-			   esc(path), (ull)size);
+				"%s: the store has %llu bytes, at least one chunk is needed",
+				esc(path), (ull)size);
 		goto bad;
 	}
 	if (!force) {
@@ -326,12 +326,12 @@ int store_ready(struct store *store, struct cbw_error *err)
 	file = open(store->path, O_RDWR | O_CLOEXEC);
 	if (file < 0)
 		return fail_with(err, errno, "%s: %s", esc(store->path),
-			    strerror(errno));
+				 strerror(errno));
 	control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
 	if (control < 0) {
 		ret = fail_with(err, errno,
-			   "/dev/loop-control: %s; a store in a file needs the loop driver: modprobe loop",
-			   strerror(errno));
+				"/dev/loop-control: %s; a store in a file needs the loop driver: modprobe loop",
+				strerror(errno));
 		close(file);
 		return ret;
 	}
@@ -362,7 +362,7 @@ int store_ready(struct store *store, struct cbw_error *err)
 	close(file);
 	if (ret < 0)
 		return fail_with(err, ret, "%s: no loop device could be set up: %s",
-			    esc(store->path), strerror(-ret));
+				 esc(store->path), strerror(-ret));
 	return 0;
 }
 

@@ -86,7 +86,7 @@ static struct io_uring_sqe *get_sqe(struct xfer *x)
 		if (ret < 0 && ret != -EINTR && ret != -EAGAIN &&
 		    ret != -EBUSY) {
 			stop(x, fail_with(err_of(x), ret, "io_uring: %s",
-				     strerror(-ret)));
+					  strerror(-ret)));
 			return NULL;
 		}
 		sqe = io_uring_get_sqe(&x->ring);
@@ -276,10 +276,10 @@ static void write_ended(struct xfer *x, struct slot *s, unsigned int nr,
 	}
 	if (res <= 0)
 		stop(x, fail_with(err_of(x), res ? -res : EIO,
-			     "%s: writing %u bytes at offset %llu: %s",
-			     esc(x->params->target), w->length,
-			     (ull)w->dst_offset,
-			     res ? strerror(-res) : "nothing was written"));
+				  "%s: writing %u bytes at offset %llu: %s",
+				  esc(x->params->target), w->length,
+				  (ull)w->dst_offset,
+				  res ? strerror(-res) : "nothing was written"));
 	if (!s->writes)
 		s->state = WRITTEN;
 }
@@ -291,7 +291,7 @@ static void sync_ended(struct xfer *x, int res)
 	x->syncing = false;
 	if (res < 0) {
 		stop(x, fail_with(err_of(x), -res, "%s: fdatasync: %s",
-			     esc(x->params->target), strerror(-res)));
+				  esc(x->params->target), strerror(-res)));
 		return;
 	}
 	if (x->ret)
@@ -350,7 +350,7 @@ static void loop(struct xfer *x)
 
 		if (stop_signal && !x->ret)
 			stop(x, fail_with(x->err, EINTR, "stopped by signal %d",
-				     (int)stop_signal));
+					  (int)stop_signal));
 		retire(x);
 		wait = start_reads(x);
 		place(x);
@@ -395,9 +395,9 @@ int xfer_run(const struct xfer_ops *ops, void *ctx,
 		free(bufs);
 		free(x);
 		return fail_with(err, -ret,
-			    "io_uring cannot be set up: %s%s", strerror(-ret),
-			    ret == -EPERM || ret == -ENOSYS ?
-			    " (is kernel.io_uring_disabled set?)" : "");
+				 "io_uring cannot be set up: %s%s", strerror(-ret),
+				 ret == -EPERM || ret == -ENOSYS ?
+				 " (is kernel.io_uring_disabled set?)" : "");
 	}
 	x->start = now_ns();
 	loop(x);
