@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 30
+# budget: 60
 #
 # Messages that are wrong: the right errno, and nothing changes.
 # shellcheck disable=SC2317,SC2154,SC2119,SC2086

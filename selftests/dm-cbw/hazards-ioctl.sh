@@ -87,8 +87,33 @@ cancel()
 	at /dev/mapper/shot 0 ENODATA || rc=$BROKEN
 	snap_is shot released 1 && snap_is shot used 0 && snap_is shot state active ||
 		{ broken "$(dmsetup status shot)"; rc=$?; }
-	# and the same again, with the session's end of the device in between
 	dm_remove shot || return
+	return $rc
+}
+
+# The same, but the read of the released chunk fails in the end: it is released,
+# not poisoned, and not needed again.
+late_failure()
+{
+	local rc=0
+
+	dm_create holes "0 1024 linear $origin2 0
+1024 8 error
+1032 7160 linear $origin2 1032" && cbw hdut /dev/mapper/holes || return
+	snap shot hdut "$store" 128 || return
+	hook arm copy-read timeout_ms 20000
+	bg W one hdut 1100s 4096 101
+	hook_wait copy-read || return
+	release 524288+65536 || return
+	bg_wait W 3 || rc=1
+	hook release copy-read
+	nap 0.5
+	at /dev/mapper/shot 1100s ENODATA || rc=1
+	cbw-ioctl snapinfo /dev/mapper/shot | grep ' released=1 .* poisoned=0$' ||
+		{ cbw-ioctl snapinfo /dev/mapper/shot; rc=1; }
+	one hdut 1100s 4096 102 || rc=1
+	snap_is shot copied 0 || { dmsetup status shot; rc=1; }
+	dm_remove shot && dm_remove hdut && dm_remove holes || return
 	return $rc
 }
 
@@ -211,6 +236,7 @@ run()
 }
 
 nullb origin 4 512
+nullb origin2 4 512
 nullb store 4 512
 t "make the device" cbw dut "$origin"
 t "make a store of 512 KiB" dm_create small "0 1024 linear $store 0"
@@ -220,6 +246,7 @@ keep
 run 2 "extents read too early" extents_wait
 run 2 "abort too early" abort_waits
 run 5 "cancel" cancel
+[[ $only != "  " ]] || t "a cancelled copy that fails late" late_failure
 run 6 "slot reuse" slot_reuse
 [[ $only != "  " ]] || t "a slot that is being read is not reused" slot_of_a_reader
 run 7 "session dies" session_dies

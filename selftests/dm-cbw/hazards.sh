@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 80
+# budget: 120
 #
 # The hazards of the design that need no control device: 1, 2, 3, 4, 8, 9. Each
 # interleaving is forced with delay hooks, and each case runs twice: as it is,

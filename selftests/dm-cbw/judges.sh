@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 15
+# budget: 30
 #
 # The judges can fail: cbw-check finds every kind of wrong data in images that
 # are spoilt on purpose. On plain files, without the module.

@@ -1,18 +1,18 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 60
+# budget: 100
 #
 # Suspending, reloading, resuming and removing under load: nothing hangs, is
 # lost or left. State belongs to the device, not to the table: bitmaps and
 # snapshots survive a reload with another path to the origin.
 #
-#	reload.sh [SEED [ROUNDS]]	default 4 rounds each
+#	reload.sh [SEED [ROUNDS]]	default 3 rounds each
 # shellcheck disable=SC2317,SC2154,SC2119,SC2086
 . "${0%/*}/lib.sh"
 
 begin
 seed "${1-}"
-rounds=${2:-4}
+rounds=${2:-3}
 nullb origin 8 512
 nullb store 10 512
 len=$(sectors "$origin")
@@ -119,7 +119,7 @@ come_and_go()
 
 	fill dut && msg dut bitmap_add b || return
 	load_start load dut -- "${load[@]}" || return
-	for ((i = 0; i < rounds * 3; i++)); do
+	for ((i = 0; i < rounds * 2; i++)); do
 		features=
 		((i % 3)) || features="2 bitmap b"
 		snap shot dut "$store" $((8 << i % 5)) $features || { rc=1; break; }

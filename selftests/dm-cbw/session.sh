@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 60
+# budget: 100
 #
 # The control device: transactions over two devices, who may commit and abort,
 # sessions that end, die and let go, releases.

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 30
+# budget: 60
 #
 # Slots of the store and the memory in front of it: runs that lie partly in
 # either, releases of what has not been written yet. With delay hooks.

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 30
+# budget: 60
 #
 # Status and table lines are as interface.md says, and a table line that dmsetup
 # prints makes the same device again.
