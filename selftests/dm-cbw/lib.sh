@@ -29,6 +29,7 @@ DM_DEVS=()		# names, oldest first
 DM_KEEP=9999		# see keep
 NULLBS=()
 LOOPS=()
+T_NAME=			# the test that runs
 declare -A BG=()	# label -> pid
 GEN=1			# of the last fill or load
 
@@ -80,6 +81,7 @@ t()
 
 	shift
 	start=$(now_ms)
+	T_NAME=$name
 	if "$@" >"$CBW_TMP/t.out" 2>&1; then
 		ktap_pass "$name"
 	else
@@ -87,6 +89,7 @@ t()
 		ktap_fail "$name"
 		tidy >/dev/null 2>&1
 	fi
+	T_NAME=
 	[[ -z ${CBW_TIMES-} ]] || echo "# $(($(now_ms) - start)) ms"
 }
 
@@ -447,7 +450,7 @@ bg_wait()
 	wait "${BG[$1]}"
 	rc=$?
 	unset "BG[$1]"
-	((rc == 0)) || { echo "$1 ended with $rc:"; cat "$CBW_TMP/$label.out"; } 2>/dev/null
+	((rc == 0)) || { echo "$1 ended with $rc:"; cat "$CBW_TMP/$1.out"; } 2>/dev/null
 	return $rc
 }
 
@@ -658,6 +661,11 @@ give_back()
 on_exit()
 {
 	trap - EXIT
+	# an error of the shell, such as a variable that is not set, ends it
+	if [[ -n $T_NAME ]]; then
+		ktap_diag "$(tail -c 6000 "$CBW_TMP/t.out")"
+		ktap_fail "$T_NAME"
+	fi
 	give_back >/dev/null 2>&1
 }
 
