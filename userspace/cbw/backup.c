@@ -11,12 +11,17 @@
 #include <json-c/json.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "backup.h"
 #include "cbw.h"
 #include "qcow2.h"
+#include "xfer.h"
+
+/* how long to wait for the removal of a snapshot */
+#define REMOVE_NS	10000000000ull
 
 /* ---- the plan ---------------------------------------------------------- */
 
@@ -370,6 +375,13 @@ static int why_read_failed(void *arg, uint64_t offset, int code,
 			 code == ENODATA ? "; it is not protected there" : "");
 }
 
+static int still_good(void *arg, struct cbw_error *err)
+{
+	struct release_arg *a = arg;
+
+	return check_snapshot(a->b, a->j, err);
+}
+
 static int copy_job(struct backup *b, struct job *j, struct cbw_error *err)
 {
 	struct release_arg arg = { b, j };
@@ -386,6 +398,7 @@ static int copy_job(struct backup *b, struct job *j, struct cbw_error *err)
 		.json = b->json,
 		.release = release,
 		.why = why_read_failed,
+		.check = still_good,
 		.arg = &arg,
 	};
 	uint32_t cluster;
@@ -428,17 +441,43 @@ static int commit_job(struct backup *b, struct job *j, struct cbw_error *err)
 			      err);
 }
 
+/*
+ * The kernel keeps who removes a snapshot waiting for what it writes to the
+ * store. A store that hangs shall not keep us, so a child does it.
+ */
 static void drop_snapshot(struct job *j)
 {
+	uint64_t end = now_ns() + REMOVE_NS;
 	struct cbw_error err;
+	int status = 0;
+	pid_t pid;
 
 	if (j->snap_fd >= 0)
 		close(j->snap_fd);
 	j->snap_fd = -1;
-	if (j->have_snap && cbw_snapshot_remove(j->snap.name, &err))
-		say("%s: its snapshot stays behind: %s", esc(j->dev.name),
-		    err.msg);
+	if (!j->have_snap)
+		return;
 	j->have_snap = false;
+	fflush(NULL);
+	pid = fork();
+	if (pid <= 0) {
+		status = cbw_snapshot_remove(j->snap.name, &err);
+		if (status)
+			say("%s: its snapshot stays behind: %s",
+			    esc(j->dev.name), err.msg);
+		if (!pid)
+			_exit(status ? EXIT_FAILED : EXIT_OK);
+		return;
+	}
+	while (waitpid(pid, &status, WNOHANG) == 0) {
+		if (now_ns() >= end) {
+			say("%s: its snapshot %s stays behind until the store answers: %s hangs",
+			    esc(j->dev.name), esc(j->snap.name),
+			    esc(j->store.path));
+			return;
+		}
+		nanosleep(&(struct timespec){ .tv_nsec = 2000000 }, NULL);
+	}
 }
 
 static void report(const struct backup *b, const struct job *j)

@@ -262,11 +262,12 @@ static int copy_read_failed(void *ctx, const struct xfer_piece *p, int code,
 			 strerror(code));
 }
 
-static void copy_tick(void *ctx)
+static int copy_tick(void *ctx, struct cbw_error *err)
 {
 	struct copy_run *r = ctx;
 
 	progress_tick(&r->progress, r->done_bytes);
+	return r->c->check ? r->c->check(r->c->arg, err) : 0;
 }
 
 int copy_run(struct copy *copy, struct cbw_error *err)

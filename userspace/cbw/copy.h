@@ -36,6 +36,7 @@ void ranges_take_whole(struct ranges *from, struct ranges *to, uint64_t chunk,
  * @backed: the image has a backing file, so zeros have to be said
  * @release: called with ranges whose data is durable; NULL: not
  * @why: called when a read failed, makes the text; NULL: the errno's
+ * @check: called now and then, also while reads hang: 0 or an error that ends it
  */
 struct copy {
 	const char *name;
@@ -53,6 +54,7 @@ struct copy {
 		       struct cbw_error *err);
 	int (*why)(void *arg, uint64_t offset, int code,
 		   struct cbw_error *err);
+	int (*check)(void *arg, struct cbw_error *err);
 	void *arg;
 	/* out */
 	uint64_t copied;

@@ -212,11 +212,13 @@ static int restore_read_failed(void *ctx, const struct xfer_piece *p, int code,
 			 strerror(code));
 }
 
-static void restore_tick(void *ctx)
+static int restore_tick(void *ctx, struct cbw_error *err)
 {
 	struct restore_run *r = ctx;
 
+	(void)err;
 	progress_tick(&r->progress, r->done);
+	return 0;
 }
 
 int restore_image(struct qcow2_image *img, struct restore_target *t,

@@ -8,6 +8,8 @@
 
 #define SQ_ENTRIES	128
 #define TICK_NS		200000000ull
+/* how long to wait for requests in flight once the run has failed */
+#define DRAIN_NS	10000000000ull
 
 enum state {
 	FREE,
@@ -48,6 +50,8 @@ struct xfer {
 	uint64_t done_bytes;	/* since the last mark */
 	uint64_t start;
 	uint64_t ticked;
+	uint64_t stopped;	/* when @ret was set */
+	bool abandoned;		/* requests in flight were not waited for */
 	int ret;		/* first error; then only drain */
 	struct cbw_error *err;
 };
@@ -347,6 +351,7 @@ static void loop(struct xfer *x)
 {
 	for (;;) {
 		uint64_t wait;
+		int ret;
 
 		if (stop_signal && !x->ret)
 			stop(x, fail_with(x->err, EINTR, "stopped by signal %d",
@@ -358,9 +363,16 @@ static void loop(struct xfer *x)
 		start_sync(x);
 		if (x->ops->tick && now_ns() - x->ticked >= TICK_NS) {
 			x->ticked = now_ns();
-			x->ops->tick(x->ctx);
+			ret = x->ops->tick(x->ctx, err_of(x));
+			if (ret)
+				stop(x, ret);
 		}
-		if (x->ret ? !x->in_flight :
+		if (x->ret && !x->stopped)
+			x->stopped = now_ns();
+		/* What hangs is left to the kernel, its buffers too. */
+		x->abandoned = x->ret && x->in_flight &&
+			       now_ns() - x->stopped >= DRAIN_NS;
+		if (x->ret ? !x->in_flight || x->abandoned :
 		    x->end && x->head == x->tail && !x->syncing &&
 		    (!x->ops->synced || !x->done_bytes))
 			return;
@@ -403,7 +415,8 @@ int xfer_run(const struct xfer_ops *ops, void *ctx,
 	loop(x);
 	io_uring_queue_exit(&x->ring);
 	ret = x->ret;
-	free(bufs);
+	if (!x->abandoned)
+		free(bufs);
 	free(x);
 	return ret;
 }

@@ -48,7 +48,8 @@ struct xfer_write {
  * @mark: what was done until now will be durable at the next @synced
  * @synced: it is; NULL: no fdatasync
  * @read_failed: makes the text for a read that failed; returns the error
- * @tick: called about five times a second, for progress; may be NULL
+ * @tick: called about five times a second, for progress and for what should end
+ *	the run even while nothing completes; 0 or an error; may be NULL
  */
 struct xfer_ops {
 	int (*next)(void *ctx, struct xfer_piece *piece, struct cbw_error *err);
@@ -60,7 +61,7 @@ struct xfer_ops {
 	int (*synced)(void *ctx, struct cbw_error *err);
 	int (*read_failed)(void *ctx, const struct xfer_piece *piece, int code,
 			   struct cbw_error *err);
-	void (*tick)(void *ctx);
+	int (*tick)(void *ctx, struct cbw_error *err);
 };
 
 /**
