@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * To be preloaded: kills the process with SIGKILL before its CBW_DIE_AT-th call of
+ * To be preloaded: kills the tool with SIGKILL before its, or its children's, CBW_DIE_AT-th call of
  * one of the functions below, which are those by which cbw changes anything but the
  * content of an image. So a backup can be killed at each of its steps.
  *
@@ -13,15 +13,29 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
-static long calls;
+/* shared with the tool's children: their steps are steps of the tool */
+static struct shared {
+	pid_t tool;
+	long calls;
+} *shared;
+
+__attribute__((constructor)) static void begin(void)
+{
+	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE,
+		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (shared == MAP_FAILED)
+		abort();
+	shared->tool = getpid();
+}
 
 static void step(const char *what)
 {
 	const char *at = getenv("CBW_DIE_AT"), *log = getenv("CBW_DIE_LOG");
+	long calls = __atomic_add_fetch(&shared->calls, 1, __ATOMIC_RELAXED);
 
-	calls++;
 	if (log) {
 		char line[96];
 		int fd = open(log, O_WRONLY | O_CREAT | O_APPEND, 0600);
@@ -33,8 +47,10 @@ static void step(const char *what)
 			close(fd);
 		}
 	}
-	if (at && calls == atol(at))
+	if (at && calls == atol(at)) {
+		kill(shared->tool, SIGKILL);
 		raise(SIGKILL);
+	}
 }
 
 #define REAL(ret, name, ...)						\

@@ -11,17 +11,13 @@
 #include <json-c/json.h>
 #include <sys/random.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "backup.h"
 #include "cbw.h"
 #include "qcow2.h"
-#include "xfer.h"
-
-/* how long to wait for the removal of a snapshot */
-#define REMOVE_NS	10000000000ull
+#include "restore.h"
 
 /* ---- the plan ---------------------------------------------------------- */
 
@@ -96,6 +92,21 @@ static int plan_job(struct backup *b, struct job *j)
 		return failed("%s: it has no bitmap '%s'; add it (cbw bitmap add), or leave --bitmap out",
 			      esc(j->dev.name), esc(b->bitmap));
 	chain_decide(&j->chain, have, j->dev.size, b->mode, &j->decision);
+	if (j->chain.nr >= CHAIN_ENTRIES_MAX)
+		return failed("%s: the chain is full (%zu backups); take another directory",
+			      esc(j->chain.dir), j->chain.nr);
+	if (j->decision.type == ENTRY_INCREMENTAL) {
+		/* what it would be put on has to be there, and be what it is said to be */
+		struct qcow2_image *img;
+
+		if (open_entry(&j->chain, &j->chain.entry[j->chain.nr - 1], &img,
+			       &err)) {
+			say("%s: no increment is possible on a chain that cannot be read: %s; repair it, or use --full",
+			    esc(j->dev.name), err.msg);
+			return EXIT_DISTRUST;
+		}
+		qcow2_close(img);
+	}
 	if (b->mode == MODE_INCREMENTAL && j->decision.fallback) {
 		say("%s: no increment is possible: %s", esc(j->dev.name),
 		    j->decision.reason);
@@ -196,6 +207,31 @@ static int make_snapshot(const struct backup *b, struct job *j,
 	return j->snap_fd < 0 ? j->snap_fd : 0;
 }
 
+/*
+ * What was decided by the bitmap as it was before the cut has to hold for what
+ * is frozen now: somebody else may have committed, cleared or replaced it in
+ * between. Nothing has been read yet, and closing the session aborts it.
+ */
+static int check_frozen(struct backup *b, struct job *j, struct cbw_error *err)
+{
+	bool full = j->decision.type == ENTRY_FULL;
+	struct cbw_bitmap now;
+	int ret;
+
+	ret = cbw_bitmap_find(b->session, j->dev.dev, j->chain.bitmap, &now, err);
+	if (ret)
+		return ret;
+	if (memcmp(&now.cut, &b->cut, sizeof(now.cut)) ||
+	    !(now.flags & CBW_BITMAP_ENABLED) ||
+	    (!full && (memcmp(&now.base, &j->before.base, sizeof(now.base)) ||
+		       now.granularity != j->before.granularity)))
+		return fail_with(err, ESTALE,
+				 "%s: somebody else changed bitmap '%s' while the backup began; start again",
+				 esc(j->dev.name), esc(j->chain.bitmap));
+	j->before.base = now.base;
+	return 0;
+}
+
 static int cut(struct backup *b, struct cbw_error *err)
 {
 	struct cbw_txn *txn = cbw_txn_new();
@@ -210,7 +246,7 @@ static int cut(struct backup *b, struct cbw_error *err)
 		ret = chain_clean(&j->chain, NULL, err);
 		/* the id has to be known before the bitmap named after it */
 		if (!ret)
-			ret = chain_save(&j->chain, err);
+			ret = chain_save(&j->chain, NULL, err);
 		if (!ret)
 			ret = make_snapshot(b, j, err);
 		if (!ret)
@@ -223,6 +259,8 @@ static int cut(struct backup *b, struct cbw_error *err)
 	if (!ret)
 		b->have_cut = true;
 	cbw_txn_free(txn);
+	for (i = 0; i < b->nr && !ret; i++)
+		ret = check_frozen(b, &b->job[i], err);
 	return ret;
 }
 
@@ -441,16 +479,24 @@ static int commit_job(struct backup *b, struct job *j, struct cbw_error *err)
 			      err);
 }
 
+static int remove_snapshot(void *arg)
+{
+	struct job *j = arg;
+	struct cbw_error err;
+
+	if (!cbw_snapshot_remove(j->snap.name, &err))
+		return EXIT_OK;
+	say("%s: its snapshot stays behind: %s", esc(j->dev.name), err.msg);
+	return EXIT_FAILED;
+}
+
 /*
  * The kernel keeps who removes a snapshot waiting for what it writes to the
  * store. A store that hangs shall not keep us, so a child does it.
  */
 static void drop_snapshot(struct job *j)
 {
-	uint64_t end = now_ns() + REMOVE_NS;
-	struct cbw_error err;
-	int status = 0;
-	pid_t pid;
+	int status;
 
 	if (j->snap_fd >= 0)
 		close(j->snap_fd);
@@ -458,26 +504,12 @@ static void drop_snapshot(struct job *j)
 	if (!j->have_snap)
 		return;
 	j->have_snap = false;
-	fflush(NULL);
-	pid = fork();
-	if (pid <= 0) {
-		status = cbw_snapshot_remove(j->snap.name, &err);
-		if (status)
-			say("%s: its snapshot stays behind: %s",
-			    esc(j->dev.name), err.msg);
-		if (!pid)
-			_exit(status ? EXIT_FAILED : EXIT_OK);
-		return;
-	}
-	while (waitpid(pid, &status, WNOHANG) == 0) {
-		if (now_ns() >= end) {
-			say("%s: its snapshot %s stays behind until the store answers: %s hangs",
-			    esc(j->dev.name), esc(j->snap.name),
-			    esc(j->store.path));
-			return;
-		}
-		nanosleep(&(struct timespec){ .tv_nsec = 2000000 }, NULL);
-	}
+	status = in_child(remove_snapshot, j);
+	if (status < 0)
+		say("%s: its snapshot %s stays behind until the store answers: %s hangs",
+		    esc(j->dev.name), esc(j->snap.name), esc(j->store.path));
+	if (!status)
+		store_wipe(&j->store);
 }
 
 static void report(const struct backup *b, const struct job *j)
@@ -525,7 +557,7 @@ int backup_run(struct backup *b)
 		struct job *j = &b->job[i];
 
 		chain_add(&j->chain, &j->entry);
-		if (chain_save(&j->chain, &err))
+		if (chain_save(&j->chain, &j->saved, &err))
 			return failed("%s", err.msg);
 		j->saved = true;
 	}

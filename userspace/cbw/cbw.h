@@ -101,6 +101,13 @@ void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* the text, which names the command itself, and EXIT_USAGE */
 int usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* as say(), and EXIT_FAILED */
+/*
+ * Does something that may hang in the kernel in a child: its status, or -1 when it took
+ * longer than ten seconds. The child has none of our descriptors.
+ */
+int in_child(int (*fn)(void *arg), void *arg);
+/* for in_child(): the snapshots of dead runs; @arg: NULL */
+int remove_stale(void *arg);
 int failed(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* fills @err, returns -@code */
 int fail_with(struct cbw_error *err, int code, const char *fmt, ...)

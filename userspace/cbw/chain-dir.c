@@ -77,6 +77,49 @@ static int read_manifest(struct chain *chain, struct cbw_error *err)
 	return 0;
 }
 
+/* Whether a name is one that we give to images or to a new manifest. */
+static bool is_ours(const char *name)
+{
+	unsigned int id;
+	int end = 0;
+
+	if (!strcmp(name, MANIFEST_TMP))
+		return true;
+	if (strspn(name, "0123456789") != 6 || name[6] != '-' ||
+	    sscanf(name, "%6u-%n", &id, &end) != 1 || end != 7)
+		return false;
+	return !strcmp(name + end, "full.qcow2") ||
+		!strcmp(name + end, "inc.qcow2");
+}
+
+/*
+ * Images without a manifest: it is saved before the first image is made, so no run of
+ * ours leaves that. They may be all backups there are.
+ */
+static int refuse_orphans(const struct chain *chain, struct cbw_error *err)
+{
+	struct dirent *de;
+	int fd, ret = 0;
+	DIR *d;
+
+	fd = openat(chain->dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	d = fd < 0 ? NULL : fdopendir(fd);
+	if (!d) {
+		ret = fail_with(err, errno, "%s: %s", esc(chain->dir),
+				strerror(errno));
+		if (fd >= 0)
+			close(fd);
+		return ret;
+	}
+	while (!ret && (de = readdir(d)))
+		if (is_ours(de->d_name) && strcmp(de->d_name, MANIFEST_TMP))
+			ret = fail_with(err, EUCLEAN,
+					"%s: there are images (%s) but no " CHAIN_MANIFEST "; put it back, or take another directory",
+					esc(chain->dir), esc(de->d_name));
+	closedir(d);
+	return ret;
+}
+
 int chain_open(const char *dir, bool create, struct chain *chain,
 	       struct cbw_error *err)
 {
@@ -111,7 +154,7 @@ int chain_open(const char *dir, bool create, struct chain *chain,
 	}
 	ret = read_manifest(&c, err);
 	if (ret == -ENOENT && create)
-		ret = 0;
+		ret = refuse_orphans(&c, err);
 	if (ret) {
 		chain_close(&c);
 		return ret;
@@ -129,21 +172,6 @@ void chain_close(struct chain *chain)
 	free(chain->bitmap);
 	free(chain->entry);
 	*chain = (struct chain){ .dirfd = -1 };
-}
-
-/* Whether a name is one that we give to images or to a new manifest. */
-static bool is_ours(const char *name)
-{
-	unsigned int id;
-	int end = 0;
-
-	if (!strcmp(name, MANIFEST_TMP))
-		return true;
-	if (strspn(name, "0123456789") != 6 || name[6] != '-' ||
-	    sscanf(name, "%6u-%n", &id, &end) != 1 || end != 7)
-		return false;
-	return !strcmp(name + end, "full.qcow2") ||
-		!strcmp(name + end, "inc.qcow2");
 }
 
 int chain_clean(struct chain *chain, unsigned int *removed,
@@ -188,7 +216,7 @@ int chain_clean(struct chain *chain, unsigned int *removed,
 	return ret;
 }
 
-int chain_save(const struct chain *chain, struct cbw_error *err)
+int chain_save(const struct chain *chain, bool *named, struct cbw_error *err)
 {
 	char *text = chain_format(chain);
 	int fd, ret;
@@ -211,8 +239,12 @@ int chain_save(const struct chain *chain, struct cbw_error *err)
 	if (!ret && renameat(chain->dirfd, MANIFEST_TMP, chain->dirfd,
 			     CHAIN_MANIFEST))
 		ret = -errno;
-	if (!ret && fsync(chain->dirfd))
-		ret = -errno;
+	if (!ret) {
+		if (named)
+			*named = true;
+		if (fsync(chain->dirfd))
+			ret = -errno;
+	}
 out:
 	free(text);
 	if (ret)

@@ -105,8 +105,11 @@ void chain_close(struct chain *chain);
 int chain_clean(struct chain *chain, unsigned int *removed,
 		struct cbw_error *err);
 
-/** chain_save - replace the manifest, durably */
-int chain_save(const struct chain *chain, struct cbw_error *err);
+/**
+ * chain_save - replace the manifest, durably
+ * @named: set once the new one is there, maybe not yet durable; may be NULL
+ */
+int chain_save(const struct chain *chain, bool *named, struct cbw_error *err);
 
 /** chain_add - append an entry (to memory) */
 void chain_add(struct chain *chain, const struct entry *entry);

@@ -72,8 +72,8 @@ static int check_devices(struct backup *b, const struct cmdline *cl,
 		}
 	}
 	/* the snapshot of a run that was killed still has the store */
-	if (cbw_snapshot_remove_stale(NULL, &err))
-		say("leftover of an interrupted run: %s", err.msg);
+	if (in_child(remove_stale, NULL) < 0)
+		say("the snapshot of an interrupted backup cannot be removed: its store hangs");
 	for (i = 0; i < b->nr; i++) {
 		struct job *j = &b->job[i];
 

@@ -159,8 +159,8 @@ static int snapshot_create(int argc, char **argv)
 					     esc(items[i].dev.name));
 	}
 	/* the snapshot of a backup that was killed may still have the store */
-	if (cbw_snapshot_remove_stale(NULL, &err))
-		say("leftover of an interrupted backup: %s", err.msg);
+	if (in_child(remove_stale, NULL) < 0)
+		say("the snapshot of an interrupted backup cannot be removed: its store hangs");
 	for (i = 0; i < nr; i++) {
 		for (k = 0; k < i; k++)
 			if (!strcmp(stores.v[k], stores.v[i]))

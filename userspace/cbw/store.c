@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* stores, and what lies under a path */
+#include <sys/file.h>
+#include <glob.h>
 #include <blkid/blkid.h>
 #include <dirent.h>
 #include <fcntl.h>
@@ -224,6 +226,43 @@ static int check_blank(const char *path, int fd, struct cbw_error *err)
 	return ret;
 }
 
+/*
+ * The kernel knows two snapshots over one store by its device number, and each loop
+ * device of one file has its own: so nobody else may have the file, neither another
+ * run (a lock) nor a loop device (a snapshot that is there for longer).
+ */
+static int file_is_free(const char *path, int fd, struct cbw_error *err)
+{
+	struct loop_info64 info;
+	struct stat st;
+	int loop, ret = 0;
+	glob_t g;
+	size_t i;
+
+	if (flock(fd, LOCK_EX | LOCK_NB))
+		return fail_with(err, errno == EWOULDBLOCK ? EBUSY : errno,
+				 errno == EWOULDBLOCK ?
+				 "%s: the store is in use by another run" :
+				 "%s: it cannot be locked", esc(path));
+	if (fstat(fd, &st))
+		return fail_with(err, errno, "%s: %s", esc(path), strerror(errno));
+	if (glob("/dev/loop[0-9]*", 0, NULL, &g))
+		return 0;
+	for (i = 0; i < g.gl_pathc && !ret; i++) {
+		loop = open(g.gl_pathv[i], O_RDONLY | O_CLOEXEC);
+		if (loop < 0)
+			continue;
+		if (!ioctl(loop, LOOP_GET_STATUS64, &info) &&
+		    info.lo_inode == st.st_ino && info.lo_device == st.st_dev)
+			ret = fail_with(err, EBUSY,
+					"%s: the store is in use by %s, maybe by another snapshot",
+					esc(path), g.gl_pathv[i]);
+		close(loop);
+	}
+	globfree(&g);
+	return ret;
+}
+
 int store_check(const char *path, const struct cbw_dm_dev *volumes, size_t nr,
 		bool force, struct store *store, struct cbw_error *err)
 {
@@ -266,18 +305,25 @@ int store_check(const char *path, const struct cbw_dm_dev *volumes, size_t nr,
 				esc(path), (ull)size);
 		goto bad;
 	}
+	if (S_ISREG(st.st_mode)) {
+		ret = file_is_free(path, fd, err);
+		if (ret)
+			goto bad;
+	}
 	if (!force) {
 		ret = check_blank(path, fd, err);
 		if (ret)
 			goto bad;
 	}
 	*store = (struct store){ .path = xstrdup(path), .size = size,
-		.fd = -1, .loop = -1 };
+		.fd = -1, .loop = -1, .lock = -1 };
 	if (S_ISBLK(st.st_mode)) {
 		store->dev.major = major(st.st_rdev);
 		store->dev.minor = minor(st.st_rdev);
+		close(fd);
+	} else {
+		store->lock = fd;
 	}
-	close(fd);
 	return 0;
 bad:
 	close(fd);
@@ -366,8 +412,27 @@ int store_ready(struct store *store, struct cbw_error *err)
 	return 0;
 }
 
+void store_wipe(const struct store *store)
+{
+	static const char zero[128 << 10];
+	uint64_t tail = store->size > sizeof(zero) ? store->size - sizeof(zero) : 0;
+	int fd = open(store->path, O_WRONLY | O_CLOEXEC);
+	size_t len = store->size < sizeof(zero) ? store->size : sizeof(zero);
+
+	/* At worst the next run asks for --force. */
+	if (fd < 0)
+		return;
+	if (pwrite(fd, zero, len, 0) < 0 || pwrite(fd, zero, len, (off_t)tail) < 0)
+		say("%s: the store could not be wiped: %s", esc(store->path),
+		    strerror(errno));
+	close(fd);
+}
+
 void store_close(struct store *store)
 {
+	if (store->lock >= 0)
+		close(store->lock);
+	store->lock = -1;
 	if (store->fd >= 0)
 		close(store->fd);
 	store->fd = -1;

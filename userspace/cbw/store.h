@@ -11,6 +11,7 @@ struct store {
 	uint64_t size;
 	int fd;			/* keeps a loop device of ours alive */
 	int loop;		/* its number, -1: none of ours */
+	int lock;		/* a file: locked, from store_check() to store_close() */
 };
 
 /*
@@ -21,6 +22,8 @@ struct store {
  */
 int store_check(const char *path, const struct cbw_dm_dev *volumes, size_t nr,
 		bool force, struct store *store, struct cbw_error *err);
+/* Forgets what lies at the store's ends, so that it looks blank the next time. */
+void store_wipe(const struct store *store);
 /* Sets up the loop device of a file. It goes with its last user. */
 int store_ready(struct store *store, struct cbw_error *err);
 /* Closes; to be called when the snapshot has the store open, or is gone. */

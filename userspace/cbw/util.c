@@ -1,5 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* messages, memory, signals */
+#include <errno.h>
+#include <time.h>
+#include <sys/wait.h>
+#include <sys/prctl.h>
+#include <signal.h>
+#include <libdevmapper.h>
 #include <json-c/json.h>
 #include <stdarg.h>
 #include <unistd.h>
@@ -36,6 +42,48 @@ int usage(const char *fmt, ...)
 	vsay(false, fmt, ap);
 	va_end(ap);
 	return EXIT_USAGE;
+}
+
+int remove_stale(void *arg)
+{
+	struct cbw_error err;
+
+	(void)arg;
+	if (!cbw_snapshot_remove_stale(NULL, &err))
+		return EXIT_OK;
+	say("leftover of an interrupted backup: %s", err.msg);
+	return EXIT_FAILED;
+}
+
+int in_child(int (*fn)(void *arg), void *arg)
+{
+	pid_t parent = getpid(), pid;
+	int status = 0, tries;
+
+	fflush(NULL);
+	pid = fork();
+	if (pid < 0)
+		return fn(arg);
+	if (!pid) {
+		/* helpers die with us, and keep nothing of ours */
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != parent)
+			_exit(EXIT_FAILED);
+		dm_lib_release();
+		close_range(3, ~0u, 0);
+		_exit(fn(arg));
+	}
+	for (tries = 0; tries < 5000; tries++) {
+		pid_t ended = waitpid(pid, &status, WNOHANG);
+
+		if (ended == pid)
+			return WIFEXITED(status) ? WEXITSTATUS(status) :
+						   EXIT_FAILED;
+		if (ended < 0 && errno != EINTR)
+			return -1;
+		nanosleep(&(struct timespec){ .tv_nsec = 2000000 }, NULL);
+	}
+	return -1;
 }
 
 int failed(const char *fmt, ...)

@@ -321,7 +321,7 @@ static void directory(void **state)
 	c.bitmap = model.bitmap;
 	c.entry = model.entry;
 	c.nr = model.nr;
-	assert_int_equal(chain_save(&c, &err), 0);
+	assert_int_equal(chain_save(&c, NULL, &err), 0);
 	assert_int_equal(chain_open(dir, false, &d, &err), 0);
 	assert_int_equal(d.nr, 2);
 	chain_close(&d);
