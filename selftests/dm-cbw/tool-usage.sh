@@ -23,6 +23,8 @@ setup()
 	fill dut && fill dut2
 	truncate -s 2K "$TO/short" && truncate -s 4M "$TO/file" || return
 	mkswap -q "$TO/file" 2>/dev/null && mkswap -q "$store2" || return
+	truncate -s 4M "$TO/blank" && mkdir -p "$TO/orphans/dut" &&
+		: >"$TO/orphans/dut/000001-full.qcow2" || return
 	printf hello >"$TO/text" && mkdir "$TO/junk" "$TO/junk/dut"
 }
 
@@ -73,6 +75,8 @@ refusals()
 1|the store is in use|snapshot create dut --store $disk
 1|it holds data (swap)|snapshot create dut --store $store2
 1|it holds data (swap)|backup dut --to $TO/new --store $TO/file
+1|the store is in use by another run|snapshot create dut dut2 --store $TO/blank --store $TO/./blank
+4|there are images (000001-full.qcow2) but no manifest|backup dut --to $TO/orphans --store $store
 1|at least one chunk is needed|backup dut --to $TO/new --store $TO/short
 1|a store is a block device or a regular file|backup dut --to $TO/new --store /dev/null
 1|No such file or directory|backup dut --to $TO/new --store /dev/nosuch
