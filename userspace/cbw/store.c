@@ -416,13 +416,16 @@ void store_wipe(const struct store *store)
 {
 	static const char zero[128 << 10];
 	uint64_t tail = store->size > sizeof(zero) ? store->size - sizeof(zero) : 0;
-	int fd = open(store->path, O_WRONLY | O_CLOEXEC);
+	/* O_EXCL: another run may have the device by now; a file is locked. */
+	int fd = open(store->path, O_WRONLY | O_CLOEXEC |
+		      (store->lock < 0 ? O_EXCL : 0));
 	size_t len = store->size < sizeof(zero) ? store->size : sizeof(zero);
 
 	/* At worst the next run asks for --force. */
 	if (fd < 0)
 		return;
-	if (pwrite(fd, zero, len, 0) < 0 || pwrite(fd, zero, len, (off_t)tail) < 0)
+	if (pwrite(fd, zero, len, 0) < 0 ||
+	    pwrite(fd, zero, len, (off_t)tail) < 0 || fsync(fd))
 		say("%s: the store could not be wiped: %s", esc(store->path),
 		    strerror(errno));
 	close(fd);
