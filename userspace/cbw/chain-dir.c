@@ -92,6 +92,21 @@ static bool is_ours(const char *name)
 		!strcmp(name + end, "inc.qcow2");
 }
 
+static int open_listing(const struct chain *chain, DIR **d,
+			struct cbw_error *err)
+{
+	int fd = openat(chain->dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int ret;
+
+	*d = fd < 0 ? NULL : fdopendir(fd);
+	if (*d)
+		return 0;
+	ret = fail_with(err, errno, "%s: %s", esc(chain->dir), strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	return ret;
+}
+
 /*
  * Images without a manifest: it is saved before the first image is made, so no run of
  * ours leaves that. They may be all backups there are.
@@ -99,18 +114,12 @@ static bool is_ours(const char *name)
 static int refuse_orphans(const struct chain *chain, struct cbw_error *err)
 {
 	struct dirent *de;
-	int fd, ret = 0;
+	int ret;
 	DIR *d;
 
-	fd = openat(chain->dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	d = fd < 0 ? NULL : fdopendir(fd);
-	if (!d) {
-		ret = fail_with(err, errno, "%s: %s", esc(chain->dir),
-				strerror(errno));
-		if (fd >= 0)
-			close(fd);
+	ret = open_listing(chain, &d, err);
+	if (ret)
 		return ret;
-	}
 	while (!ret && (de = readdir(d)))
 		if (is_ours(de->d_name) && strcmp(de->d_name, MANIFEST_TMP))
 			ret = fail_with(err, EUCLEAN,
@@ -179,18 +188,12 @@ int chain_clean(struct chain *chain, unsigned int *removed,
 {
 	struct dirent *de;
 	unsigned int gone = 0;
-	int fd, ret = 0;
+	int ret;
 	DIR *d;
 
-	fd = openat(chain->dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	d = fd < 0 ? NULL : fdopendir(fd);
-	if (!d) {
-		ret = fail_with(err, errno, "%s: %s", esc(chain->dir),
-				strerror(errno));
-		if (fd >= 0)
-			close(fd);
+	ret = open_listing(chain, &d, err);
+	if (ret)
 		return ret;
-	}
 	while ((de = readdir(d))) {
 		size_t i;
 
