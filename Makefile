@@ -7,6 +7,9 @@
 # make check CASES='a b'  only these cases
 # make check-long         with the cases that take longer
 # make check-kernels      the VM cases on the stable, backports and sid kernels
+# make check-debug        the VM cases on a KASAN + lockdep + kmemleak kernel, and
+#                         those with injected faults (builds it: 15 minutes)
+# make check-kcsan        the concurrent ones on a kernel that finds data races
 # tools/vm/run --shell    a shell on such a kernel (tools/vm/README)
 # make demo               the main job, end to end, in a VM
 # make lint               what reviewers' tools say
@@ -18,8 +21,8 @@ KDIR ?= $(wildcard /lib/modules/$(shell uname -r)/build)
 PREFIX ?= /usr/local
 export PREFIX DESTDIR CASES KDIR DEBUG W C V
 
-.PHONY: all module userspace selftests check check-long check-kernels demo \
-	lint install clean help deps
+.PHONY: all module userspace selftests check check-long check-kernels \
+	check-debug check-kcsan demo lint install clean help deps
 
 all: userspace $(if $(KDIR),module)
 
@@ -47,6 +50,12 @@ check-long:
 
 check-kernels:
 	@tools/check --kernels
+
+check-debug:
+	@tools/check --debug
+
+check-kcsan:
+	@tools/check --kcsan
 
 demo:
 	@tools/deps demo
