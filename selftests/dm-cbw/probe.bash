@@ -13,6 +13,21 @@ said()
 	done
 }
 
+# io_stat DEVICE reads|writes|written|discards|discarded: so far, the latter in sectors
+io_stat()
+{
+	local f
+
+	read -r -a f <"/sys/dev/block/$(stat -L -c '%Hr:%Lr' "$1")/stat" || return
+	case $2 in
+	reads)		echo "${f[0]}" ;;
+	writes)		echo "${f[4]}" ;;
+	written)	echo "${f[6]}" ;;
+	discards)	echo "${f[11]}" ;;
+	discarded)	echo "${f[13]}" ;;
+	esac
+}
+
 # A test that measures says so with this status when the machine was not at its
 # disposal: another try, and a last one.
 NOISY=75
