@@ -7,9 +7,11 @@
  *   cbw_config_mutex	every change of configuration: the lists of devices,
  *			bitmaps and snapshots, and every publication of an epoch.
  *			Never held while waiting for I/O or for an epoch to drain.
- *   snap->lock		(irq) copies in flight, batches and slots of one snapshot
+ *   bucket->lock	(irq) copies in flight of some regions of a snapshot, the writes
+ *			that wait for them, and changes of those words of snap->done
+ *   snap->lock		(irq) batches, slots and the chunk map of one snapshot
  *   dev->gate_lock	(irq) writes parked at a shut gate
- *   dev->remap_lock	(irq) writes on their way back to cbw_remap()
+ *   remap->lock	(irq) writes on their way back to be mapped
  *
  * RCU guards dev->epoch and what it points to, and dev->origin.
  */
@@ -110,16 +112,23 @@ static inline void cbw_bits_mark(struct cbw_bits *bits, sector_t sector,
 
 /* ---- epoch.c --------------------------------------------------------------- */
 
+/*
+ * Why a write under an epoch takes the slow path.  One test on the fast path serves all
+ * reasons there may be: an epoch whose bits must not be set before the intent of their
+ * region is durable on a container gets one here.
+ */
+#define CBW_SLOW_GATE	(1u << 0)	/* the gate is shut: park */
+
 /**
  * struct cbw_epoch - what a write must do; immutable once published
  * @ref: writes in flight under this epoch; its predecessor, until that has
  *	been released; the publication itself (killed by the next one).
- *	Not initialised when @hold.
- * @dev: owner, a reference (not when @hold)
+ *	Not initialised with CBW_SLOW_GATE.
+ * @dev: owner, a reference (not with CBW_SLOW_GATE)
  * @next: the successor, set before it is published, cbw_config_mutex
- * @prev: when @hold: the epoch it stands in for
+ * @prev: with CBW_SLOW_GATE: the epoch it stands in for
  * @seq: position among the device's epochs, from 1
- * @hold: the gate is shut: park the write
+ * @slow: not 0: a write has to look at more than bitmaps and snapshots
  * @nr_bits: bitmaps to mark
  * @nr_snaps: snapshots to protect
  * @release_work: runs when this epoch and all older ones have drained
@@ -133,7 +142,7 @@ struct cbw_epoch {
 	struct cbw_epoch *next;
 	struct cbw_epoch *prev;
 	u64 seq;
-	bool hold;
+	unsigned int slow;
 	unsigned int nr_bits;
 	unsigned int nr_snaps;
 	struct work_struct release_work;
@@ -190,6 +199,23 @@ struct cbw_target {
 	bool live;
 };
 
+/* Workers that map writes again, by CPU. */
+#define CBW_REMAPS	4u
+
+/**
+ * struct cbw_remap - writes on their way back to be mapped
+ * @lock: (irq) guards @bios
+ * @bios: the writes
+ * @work: maps them
+ * @dev: the device it is part of
+ */
+struct cbw_remap {
+	spinlock_t lock;
+	struct bio_list bios;
+	struct work_struct work;
+	struct cbw_device *dev;
+};
+
 /**
  * struct cbw_device - the state of one mapped device with a cbw table
  *
@@ -220,9 +246,7 @@ struct cbw_target {
  * @txn_pair: memory for its publication, cbw_config_mutex
  * @gate_lock: guards @gate_bios
  * @gate_bios: writes that met a shut gate
- * @remap_lock: guards @remap_bios
- * @remap_bios: writes to be mapped again
- * @remap_work: maps them
+ * @remap: writes to be mapped again
  * @copy_reads: reads for copies in flight
  */
 struct cbw_device {
@@ -254,9 +278,7 @@ struct cbw_device {
 
 	spinlock_t gate_lock;
 	struct bio_list gate_bios;
-	spinlock_t remap_lock;
-	struct bio_list remap_bios;
-	struct work_struct remap_work;
+	struct cbw_remap remap[CBW_REMAPS];
 	atomic_t copy_reads;
 };
 
@@ -319,6 +341,7 @@ struct cbw_io {
 int cbw_map(struct dm_target *ti, struct bio *bio);
 int cbw_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error);
 void cbw_remap_queue(struct cbw_device *dev, struct bio_list *bios);
+bool cbw_remap_starved(struct cbw_device *dev, struct bio *bio);
 void cbw_remap_work(struct work_struct *work);
 
 static inline struct cbw_io *cbw_io(struct bio *bio)

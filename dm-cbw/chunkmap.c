@@ -1,100 +1,693 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Where the chunks of a snapshot are: a two-level table of u32, chunk -> 1 + slot
- * of the store, in pages that are added as the chunks come.
+ * Where the chunks of a snapshot are: chunk -> u32 (none, poison or 1 + slot).
  *
- * Pages are looked up without a lock and never go away before the snapshot does.
- * An entry is written before the chunk's bit in snap->done is set, and only
- * cleared (never changed to another slot) afterwards, so whoever has seen the bit sees
- * the chunk's only slot or none.
+ * An array of directories, each a page of cells that comes with its first entry and
+ * goes with its last; a cell has a leaf, the entries of LEAF_CHUNKS chunks. A leaf
+ * is one of
+ *
+ *   packed	a mask of the chunks that have an entry, and the entries in the order
+ *		of their chunks, so that an entry is found by the number of bits below
+ *		its chunk's.  Its size is always one that kmalloc() has.
+ *   direct	an array of all entries, once packing would save little.  It never
+ *		has to grow, which is why the reserve is made of such leaves.
+ *
+ * An entry is reserved before it is set: what a copy will need is there before its read
+ * begins. Memory comes from the allocator without waiting, then from the reserve, which
+ * a worker of the owner refills.
  */
-#include "cbw.h"
+#include "chunkmap.h"
 
-#include <linux/gfp.h>
+#include <linux/bitops.h>
+#include <linux/bug.h>
+#include <linux/build_bug.h>
+#include <linux/errno.h>
+#include <linux/kernel.h>
+#include <linux/lockdep.h>
+#include <linux/log2.h>
+#include <linux/math.h>
+#include <linux/minmax.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/sched.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/vmalloc.h>
+
+#define LEAF_SHIFT	8
+#define LEAF_CHUNKS	(1u << LEAF_SHIFT)
+#define DIR_SHIFT	8
+#define DIR_CELLS	(1u << DIR_SHIFT)
+
+/* The reserve: that many writes to places far apart go on without memory. */
+#define SPARE_DIRS	4u
+#define SPARE_LEAVES	12u
+
+/* Not the memory that is for those who free memory: the reserve will do. */
+#define MAP_GFP		(GFP_NOWAIT | __GFP_NOWARN | __GFP_NOMEMALLOC)
 
 static unsigned long map_limit_mib = 1024;
 module_param(map_limit_mib, ulong, 0644);
 MODULE_PARM_DESC(map_limit_mib,
 		 "Most memory for the chunk map of one snapshot, in MiB (default 1024)");
 
-static u32 *map_page(struct cbw_snap *snap, u64 chunk)
+/**
+ * struct map_packed - a packed leaf
+ * @mask: chunks that have an entry
+ * @slot: their entries, room for cell->cap
+ */
+struct map_packed {
+	u64 mask[LEAF_CHUNKS / 64];
+	u32 slot[];
+};
+
+/**
+ * struct map_cell - a leaf and what is known of it
+ * @leaf: struct map_packed or, with @cap LEAF_CHUNKS, u32[LEAF_CHUNKS]; NULL: none
+ * @nr: entries
+ * @reserved: entries that may be set without memory
+ * @cap: room for entries, at least @nr + @reserved
+ * @leaves: in the first cell of a directory: leaves of the directory
+ */
+struct map_cell {
+	void *leaf;
+	u16 nr;
+	u16 reserved;
+	u16 cap;
+	u16 leaves;
+};
+
+struct cbw_map_dir {
+	struct map_cell cell[DIR_CELLS];
+};
+
+/* An object of the reserve; the rest of it is undefined. */
+struct cbw_map_spare {
+	struct cbw_map_spare *next;
+};
+
+/* With the mask: 64, 96, 128, 192, 256, 512 and, a direct leaf, 1024 bytes. */
+static const u16 leaf_caps[] = { 8, 16, 24, 40, 56, 120, LEAF_CHUNKS };
+
+static unsigned int leaf_cap(unsigned int nr)
 {
-	/* Pairs with cbw_map_prepare(). */
-	return smp_load_acquire(&snap->map[chunk / CBW_MAP_PAGE_CHUNKS]);
+	const u16 *cap = leaf_caps;
+
+	while (*cap < nr && *cap < LEAF_CHUNKS)
+		cap++;
+	return *cap;
 }
 
-/* Any context.  CBW_SLOT_NONE, CBW_SLOT_POISON or 1 + slot. */
-u32 cbw_map_get(struct cbw_snap *snap, u64 chunk)
+static unsigned int leaf_bytes(unsigned int cap)
 {
-	u32 *page = map_page(snap, chunk);
+	static_assert(sizeof(struct map_packed) == 32);
+	static_assert(sizeof(struct cbw_map_dir) == 4096);
 
-	return page ? READ_ONCE(page[chunk % CBW_MAP_PAGE_CHUNKS]) :
-		      CBW_SLOT_NONE;
+	if (cap == LEAF_CHUNKS)
+		return LEAF_CHUNKS * sizeof(u32);
+	return sizeof(struct map_packed) + cap * sizeof(u32);
+}
+
+static bool cell_direct(const struct map_cell *cell)
+{
+	return cell->cap == LEAF_CHUNKS;
+}
+
+static unsigned int cell_load(const struct map_cell *cell)
+{
+	return cell->nr + cell->reserved;
+}
+
+static struct cbw_map_dir **map_dirp(const struct cbw_map *map, u64 chunk)
+{
+	return &map->top[chunk >> (LEAF_SHIFT + DIR_SHIFT)];
+}
+
+static struct map_cell *dir_cell(struct cbw_map_dir *dir, u64 chunk)
+{
+	return &dir->cell[chunk >> LEAF_SHIFT & (DIR_CELLS - 1)];
+}
+
+/* The chunk's cell if it has a leaf. */
+static struct map_cell *map_cell(const struct cbw_map *map, u64 chunk)
+{
+	struct cbw_map_dir *dir = *map_dirp(map, chunk);
+	struct map_cell *cell;
+
+	if (!dir)
+		return NULL;
+	cell = dir_cell(dir, chunk);
+	return cell->leaf ? cell : NULL;
+}
+
+static void map_account(struct cbw_map *map, s64 bytes)
+{
+	/* Read without the lock. */
+	WRITE_ONCE(map->bytes, map->bytes + bytes);
+}
+
+/* ---- memory ------------------------------------------------------------------------ */
+
+static void *pool_pop(struct cbw_map_pool *pool)
+{
+	struct cbw_map_spare *spare = pool->spare;
+
+	if (spare) {
+		pool->spare = spare->next;
+		WRITE_ONCE(pool->nr, pool->nr - 1);
+	}
+	return spare;
+}
+
+static bool pool_push(struct cbw_map_pool *pool, void *obj)
+{
+	struct cbw_map_spare *spare = obj;
+
+	if (pool->nr >= pool->want)
+		return false;
+	spare->next = pool->spare;
+	pool->spare = spare;
+	WRITE_ONCE(pool->nr, pool->nr + 1);
+	return true;
+}
+
+/* Zeroed. */
+static void *pool_get(struct cbw_map *map, struct cbw_map_pool *pool)
+{
+	void *obj = kmalloc(pool->size, MAP_GFP);
+
+	if (obj)
+		map_account(map, pool->size);
+	else
+		obj = pool_pop(pool);
+	return obj ? memset(obj, 0, pool->size) : NULL;
+}
+
+static void pool_put(struct cbw_map *map, struct cbw_map_pool *pool, void *obj)
+{
+	if (pool_push(pool, obj))
+		return;
+	map_account(map, -(s64)pool->size);
+	kfree(obj);
+}
+
+static void leaf_put(struct cbw_map *map, void *leaf, unsigned int cap)
+{
+	if (cap == LEAF_CHUNKS) {
+		pool_put(map, &map->leaves, leaf);
+	} else if (leaf) {
+		map_account(map, -(s64)leaf_bytes(cap));
+		kfree(leaf);
+	}
+}
+
+/* ---- leaves ------------------------------------------------------------------------ */
+
+/* Where in a packed leaf a chunk's entry is, or would be. */
+static unsigned int leaf_rank(const struct map_packed *leaf, unsigned int i)
+{
+	unsigned int word = i / 64, rank, k;
+
+	rank = hweight64(leaf->mask[word] & (BIT_ULL(i % 64) - 1));
+	for (k = 0; k < word; k++)
+		rank += hweight64(leaf->mask[k]);
+	return rank;
+}
+
+static bool leaf_test(const struct map_packed *leaf, unsigned int i)
+{
+	return leaf->mask[i / 64] >> (i % 64) & 1;
+}
+
+/* The first of the chunks i to end - 1 that has (flip: has not) an entry, or end. */
+static unsigned int leaf_next(const struct map_packed *leaf, unsigned int i,
+			      unsigned int end, u64 flip)
+{
+	while (i < end) {
+		u64 word = (leaf->mask[i / 64] ^ flip) >> (i % 64);
+
+		if (word)
+			return min_t(unsigned int, i + __ffs64(word), end);
+		i = (i | 63) + 1;
+	}
+	return end;
+}
+
+static void leaf_unpack(u32 *to, const struct map_packed *from)
+{
+	const u32 *slot = from->slot;
+	unsigned int word;
+
+	for (word = 0; word < ARRAY_SIZE(from->mask); word++, to += 64) {
+		u64 mask;
+
+		for (mask = from->mask[word]; mask; mask &= mask - 1)
+			to[__ffs64(mask)] = *slot++;
+	}
+}
+
+/* The mask of the new leaf is zero. */
+static void leaf_pack(struct map_packed *to, const u32 *from)
+{
+	u32 *slot = to->slot;
+	unsigned int i;
+
+	for (i = 0; i < LEAF_CHUNKS; i++) {
+		if (from[i] == CBW_SLOT_NONE)
+			continue;
+		to->mask[i / 64] |= BIT_ULL(i % 64);
+		*slot++ = from[i];
+	}
+}
+
+/*
+ * Give a cell a leaf, or one of another size.  @spare: when there is no memory of
+ * that size, a direct one from the reserve will do.
+ */
+static bool cell_resize(struct cbw_map *map, struct map_cell *cell,
+			unsigned int cap, bool spare)
+{
+	void *leaf = NULL;
+
+	if (cap != LEAF_CHUNKS) {
+		leaf = kmalloc(leaf_bytes(cap), MAP_GFP);
+		if (leaf) {
+			map_account(map, leaf_bytes(cap));
+			memset(leaf, 0, sizeof(struct map_packed));
+		}
+	}
+	if (!leaf) {
+		if (!spare)
+			return false;
+		cap = LEAF_CHUNKS;
+		leaf = pool_get(map, &map->leaves);
+		if (!leaf)
+			return false;
+	}
+	if (!cell->leaf)
+		; /* nothing to take over */
+	else if (cell_direct(cell))
+		leaf_pack(leaf, cell->leaf);
+	else if (cap == LEAF_CHUNKS)
+		leaf_unpack(leaf, cell->leaf);
+	else
+		memcpy(leaf, cell->leaf, leaf_bytes(cell->nr));
+	leaf_put(map, cell->leaf, cell->cap);
+	cell->leaf = leaf;
+	cell->cap = cap;
+	return true;
+}
+
+static void dir_put(struct cbw_map *map, u64 chunk)
+{
+	struct cbw_map_dir **dirp = map_dirp(map, chunk);
+
+	pool_put(map, &map->dirs, *dirp);
+	*dirp = NULL;
+}
+
+/* Something has gone: the leaf goes, or gets smaller, if it is worth it. */
+static void cell_shrink(struct cbw_map *map, u64 chunk, struct map_cell *cell)
+{
+	unsigned int load = cell_load(cell);
+
+	if (!load) {
+		leaf_put(map, cell->leaf, cell->cap);
+		cell->leaf = NULL;
+		cell->cap = 0;
+		if (!--(*map_dirp(map, chunk))->cell->leaves)
+			dir_put(map, chunk);
+	} else if (load <= (cell_direct(cell) ? LEAF_CHUNKS / 8 : cell->cap / 4)) {
+		/* As good as it is when there is no memory. */
+		cell_resize(map, cell, leaf_cap(load), false);
+	}
+}
+
+/* ---- entries ----------------------------------------------------------------------- */
+
+/**
+ * cbw_map_get - where is a chunk
+ * @map: the map
+ * @chunk: the chunk
+ *
+ * Any context, with the lock.  Returns its entry or CBW_SLOT_NONE.
+ */
+u32 cbw_map_get(const struct cbw_map *map, u64 chunk)
+{
+	const struct map_cell *cell = map_cell(map, chunk);
+	unsigned int i = chunk % LEAF_CHUNKS;
+	const struct map_packed *leaf;
+
+	lockdep_assert_held(map->lock);
+	if (!cell)
+		return CBW_SLOT_NONE;
+	if (cell_direct(cell))
+		return ((const u32 *)cell->leaf)[i];
+	leaf = cell->leaf;
+	if (!leaf_test(leaf, i))
+		return CBW_SLOT_NONE;
+	return leaf->slot[leaf_rank(leaf, i)];
+}
+
+/* How many chunks of a leaf from @i on, at most @nr, have @want, @want + @step, ... */
+static unsigned int cell_run(const struct map_cell *cell, unsigned int i,
+			     unsigned int nr, u32 want, u32 step)
+{
+	const struct map_packed *leaf;
+	const u32 *slot;
+	unsigned int k;
+
+	if (!cell)
+		return want == CBW_SLOT_NONE ? nr : 0;
+	if (cell_direct(cell)) {
+		slot = (const u32 *)cell->leaf + i;
+	} else {
+		leaf = cell->leaf;
+		if (want == CBW_SLOT_NONE)
+			return leaf_next(leaf, i, i + nr, 0) - i;
+		nr = leaf_next(leaf, i, i + nr, U64_MAX) - i;
+		slot = leaf->slot + leaf_rank(leaf, i);
+	}
+	for (k = 0; k < nr && slot[k] == want; k++)
+		want += step;
+	return k;
 }
 
 /**
- * cbw_map_prepare - make sure that an entry can be set
- * @snap: the snapshot
- * @chunk: the chunk
+ * cbw_map_run - how many chunks are alike
+ * @map: the map
+ * @chunk: the first
+ * @max: as many are of interest
  *
- * Process context, no lock held.  Rather fails than waits for memory: it is on the path
- * of a write that reclaim may be waiting for.  Returns 0 or -ENOMEM.
+ * Any context, with the lock.  Returns how many chunks from @chunk on are in
+ * consecutive slots or, when @chunk has no entry or is poison, have none or are
+ * poison, too: 1 to @max, within the device.
  */
-int cbw_map_prepare(struct cbw_snap *snap, u64 chunk)
+unsigned int cbw_map_run(const struct cbw_map *map, u64 chunk, unsigned int max)
 {
-	u32 **slot = &snap->map[chunk / CBW_MAP_PAGE_CHUNKS];
-	u64 limit = (u64)READ_ONCE(map_limit_mib) << 20;
-	unsigned long page;
+	u32 want = cbw_map_get(map, chunk);
+	u32 step = want != CBW_SLOT_NONE && want != CBW_SLOT_POISON;
+	unsigned int run = 0, nr, got;
 
-	/* Pairs with the release below. */
-	if (likely(smp_load_acquire(slot)))
-		return 0;
-	if ((u64)(READ_ONCE(snap->map_pages) + 1) << PAGE_SHIFT > limit)
-		return -ENOMEM;
-	page = __get_free_page(GFP_NOIO | __GFP_ZERO | __GFP_NORETRY |
-			       __GFP_NOWARN | __GFP_NOMEMALLOC);
-	if (!page)
-		return -ENOMEM;
-	spin_lock_irq(&snap->lock);
-	if (!*slot) {
-		/* Zeroed before it is seen: map_page(). */
-		smp_store_release(slot, (u32 *)page);
-		snap->map_pages++;
-		page = 0;
+	max = min_t(u64, max, map->nr_chunks - chunk);
+	if (step)
+		max = min(max, CBW_SLOT_POISON - want);
+	while (run < max) {
+		unsigned int i = (chunk + run) % LEAF_CHUNKS;
+
+		nr = min(max - run, LEAF_CHUNKS - i);
+		got = cell_run(map_cell(map, chunk + run), i, nr,
+			       want + run * step, step);
+		run += got;
+		if (got < nr)
+			break;
 	}
-	spin_unlock_irq(&snap->lock);
-	free_page(page);
+	return run;
+}
+
+/* The cell, with a leaf that has room for @nr entries more. */
+static int map_grow(struct cbw_map *map, u64 chunk, unsigned int nr)
+{
+	u64 limit = min_t(u64, READ_ONCE(map_limit_mib), U64_MAX >> 20) << 20;
+	struct cbw_map_dir **dirp = map_dirp(map, chunk);
+	struct map_cell *cell = *dirp ? dir_cell(*dirp, chunk) : NULL;
+	unsigned int cap = leaf_cap(nr + (cell ? cell_load(cell) : 0));
+	unsigned int more = leaf_bytes(cap);
+
+	if (!cell)
+		more += map->dirs.size;
+	else if (cell->leaf)
+		more -= leaf_bytes(cell->cap);
+	if (map->bytes + more > limit)
+		return -EDQUOT;
+	if (!cell) {
+		*dirp = pool_get(map, &map->dirs);
+		if (!*dirp)
+			return -ENOMEM;
+		cell = dir_cell(*dirp, chunk);
+	}
+	if (!cell->leaf)
+		(*dirp)->cell->leaves++;
+	if (cell_resize(map, cell, cap, true))
+		return 0;
+	if (!cell->leaf && !--(*dirp)->cell->leaves)
+		dir_put(map, chunk);
+	return -ENOMEM;
+}
+
+/**
+ * cbw_map_reserve - make sure that entries can be set
+ * @map: the map
+ * @chunk: the first of the chunks; none of them has an entry or a reservation
+ * @nr: 1 to CBW_MAP_RUN_MAX, and the chunks do not cross a multiple of that
+ *
+ * Any context, with the lock, interrupts off.  Each cbw_map_set() consumes the
+ * reservation of one chunk; cbw_map_unreserve() gives back the others.
+ *
+ * Returns 0; -EDQUOT: the map has all the memory that it may have; -ENOMEM: neither the
+ * allocator nor the reserve has any, nothing has changed, try again after
+ * cbw_map_refill().
+ */
+int cbw_map_reserve(struct cbw_map *map, u64 chunk, unsigned int nr)
+{
+	struct map_cell *cell = map_cell(map, chunk);
+	int ret;
+
+	lockdep_assert_held(map->lock);
+	if (!cell || cell_load(cell) + nr > cell->cap) {
+		ret = map_grow(map, chunk, nr);
+		if (ret)
+			return ret;
+		cell = map_cell(map, chunk);
+	}
+	cell->reserved += nr;
 	return 0;
 }
 
-/* Any context; the entry was prepared. */
-void cbw_map_set(struct cbw_snap *snap, u64 chunk, u32 val)
+/**
+ * cbw_map_unreserve - give reservations back
+ * @map: the map
+ * @chunk: first chunk, or another of the same reservation
+ * @nr: chunks of it that were not set, may be 0
+ *
+ * Any context, with the lock, interrupts off.
+ */
+void cbw_map_unreserve(struct cbw_map *map, u64 chunk, unsigned int nr)
 {
-	u32 *page = map_page(snap, chunk);
+	struct map_cell *cell = map_cell(map, chunk);
 
-	lockdep_assert_held(&snap->lock);
-	if (page)
-		WRITE_ONCE(page[chunk % CBW_MAP_PAGE_CHUNKS], val);
-	else
-		WARN_ON_ONCE(val != CBW_SLOT_NONE);
+	lockdep_assert_held(map->lock);
+	if (!nr || WARN_ON_ONCE(!cell || cell->reserved < nr))
+		return;
+	cell->reserved -= nr;
+	cell_shrink(map, chunk, cell);
 }
 
 /**
- * cbw_chunk_done - a chunk need not be preserved any more
- * @snap: the snapshot
- * @chunk: the chunk, not done yet; its entry says where it is
+ * cbw_map_set - set a reserved entry
+ * @map: the map
+ * @chunk: the chunk, has no entry yet
+ * @val: CBW_SLOT_POISON or 1 + slot
  *
- * From here on the guest may overwrite it.
+ * Any context, with the lock, interrupts off.
  */
-void cbw_chunk_done(struct cbw_snap *snap, u64 chunk)
+void cbw_map_set(struct cbw_map *map, u64 chunk, u32 val)
 {
-	lockdep_assert_held(&snap->lock);
-	/* The entry and the data come before the bit. */
-	smp_mb__before_atomic();
-	set_bit(chunk, snap->done);
-	/* And the bit before any write that it lets go. */
-	smp_mb__after_atomic();
-	snap->nr_needed--;
+	struct map_cell *cell = map_cell(map, chunk);
+	unsigned int i = chunk % LEAF_CHUNKS, rank;
+	struct map_packed *leaf;
+	u32 *slot;
+
+	lockdep_assert_held(map->lock);
+	if (WARN_ON_ONCE(!cell || !cell->reserved || val == CBW_SLOT_NONE))
+		return;
+	leaf = cell->leaf;
+	if (cell_direct(cell)) {
+		slot = (u32 *)cell->leaf + i;
+		if (WARN_ON_ONCE(*slot != CBW_SLOT_NONE))
+			return;
+	} else {
+		if (WARN_ON_ONCE(leaf_test(leaf, i)))
+			return;
+		rank = leaf_rank(leaf, i);
+		slot = leaf->slot + rank;
+		memmove(slot + 1, slot, (cell->nr - rank) * sizeof(*slot));
+		leaf->mask[i / 64] |= BIT_ULL(i % 64);
+	}
+	*slot = val;
+	cell->reserved--;
+	cell->nr++;
+}
+
+/**
+ * cbw_map_clear - forget a chunk
+ * @map: the map
+ * @chunk: the chunk, may have no entry
+ *
+ * Any context, with the lock, interrupts off.
+ */
+void cbw_map_clear(struct cbw_map *map, u64 chunk)
+{
+	struct map_cell *cell = map_cell(map, chunk);
+	unsigned int i = chunk % LEAF_CHUNKS, rank;
+	struct map_packed *leaf;
+	u32 *slot;
+
+	lockdep_assert_held(map->lock);
+	if (!cell)
+		return;
+	leaf = cell->leaf;
+	if (cell_direct(cell)) {
+		slot = (u32 *)cell->leaf + i;
+		if (*slot == CBW_SLOT_NONE)
+			return;
+		*slot = CBW_SLOT_NONE;
+	} else {
+		if (!leaf_test(leaf, i))
+			return;
+		rank = leaf_rank(leaf, i);
+		slot = leaf->slot + rank;
+		memmove(slot, slot + 1, (cell->nr - rank - 1) * sizeof(*slot));
+		leaf->mask[i / 64] &= ~BIT_ULL(i % 64);
+	}
+	cell->nr--;
+	cell_shrink(map, chunk, cell);
+}
+
+/* ---- the map ----------------------------------------------------------------------- */
+
+/**
+ * cbw_map_bytes - memory in use
+ * @map: the map
+ *
+ * Any context, no lock needed.  What the allocator gives for it, the reserve included.
+ */
+u64 cbw_map_bytes(const struct cbw_map *map)
+{
+	return READ_ONCE(map->bytes);
+}
+
+/**
+ * cbw_map_low - is the reserve not full?
+ * @map: the map
+ *
+ * Any context, no lock needed.  If so, cbw_map_refill() is due.
+ */
+bool cbw_map_low(const struct cbw_map *map)
+{
+	return READ_ONCE(map->dirs.nr) < map->dirs.want ||
+	       READ_ONCE(map->leaves.nr) < map->leaves.want;
+}
+
+static int pool_refill(struct cbw_map *map, struct cbw_map_pool *pool, gfp_t gfp)
+{
+	unsigned long flags;
+	void *obj;
+
+	while (READ_ONCE(pool->nr) < pool->want) {
+		obj = kmalloc(pool->size, gfp);
+		if (!obj)
+			return -ENOMEM;
+		spin_lock_irqsave(map->lock, flags);
+		if (pool_push(pool, obj)) {
+			map_account(map, pool->size);
+			obj = NULL;
+		}
+		spin_unlock_irqrestore(map->lock, flags);
+		/* Others have freed some meanwhile. */
+		kfree(obj);
+	}
+	return 0;
+}
+
+/**
+ * cbw_map_refill - fill the reserve
+ * @map: the map
+ * @gfp: how to allocate
+ *
+ * Sleeps as @gfp says; without the lock.  Returns 0 or -ENOMEM.
+ */
+int cbw_map_refill(struct cbw_map *map, gfp_t gfp)
+{
+	int ret = pool_refill(map, &map->leaves, gfp);
+
+	return ret ?: pool_refill(map, &map->dirs, gfp);
+}
+
+/**
+ * cbw_map_init - make an empty map
+ * @map: the map, no matter what is in it
+ * @nr_chunks: chunks of the snapshot, not 0
+ * @lock: guards the map; initialized
+ *
+ * May sleep.  Returns 0 or -ENOMEM, and then there is nothing to free.
+ */
+int cbw_map_init(struct cbw_map *map, u64 nr_chunks, spinlock_t *lock)
+{
+	u64 nr_leaves = ((nr_chunks - 1) >> LEAF_SHIFT) + 1;
+	u64 bytes;
+
+	*map = (struct cbw_map) {
+		.nr_dirs = ((nr_leaves - 1) >> DIR_SHIFT) + 1,
+		.nr_chunks = nr_chunks,
+		.lock = lock,
+	};
+	map->dirs.size = sizeof(struct cbw_map_dir);
+	map->dirs.want = min_t(u64, SPARE_DIRS, map->nr_dirs);
+	map->leaves.size = leaf_bytes(LEAF_CHUNKS);
+	map->leaves.want = min_t(u64, SPARE_LEAVES, nr_leaves);
+
+	/* Pages, not a power of two of them: of a big device it would be much. */
+	bytes = map->nr_dirs * sizeof(*map->top);
+	bytes = bytes < PAGE_SIZE ? roundup_pow_of_two(bytes) : PAGE_ALIGN(bytes);
+	map->top = bytes < PAGE_SIZE ? kzalloc(bytes, GFP_KERNEL) : vzalloc(bytes);
+	if (!map->top)
+		return -ENOMEM;
+	map->bytes = bytes;
+	if (cbw_map_refill(map, GFP_KERNEL)) {
+		cbw_map_exit(map);
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+static void pool_exit(struct cbw_map *map, struct cbw_map_pool *pool)
+{
+	void *obj;
+
+	while ((obj = pool_pop(pool))) {
+		map->bytes -= pool->size;
+		kfree(obj);
+	}
+	pool->want = 0;
+}
+
+/**
+ * cbw_map_exit - free all of a map
+ * @map: the map, or zeroes; nobody uses it any more
+ *
+ * May sleep.
+ */
+void cbw_map_exit(struct cbw_map *map)
+{
+	unsigned int i;
+	u64 k;
+
+	if (!map->top)
+		return;
+	for (k = 0; k < map->nr_dirs; k++) {
+		struct cbw_map_dir *dir = map->top[k];
+
+		if (!dir)
+			continue;
+		for (i = 0; i < DIR_CELLS; i++)
+			kfree(dir->cell[i].leaf);
+		kfree(dir);
+		cond_resched();
+	}
+	pool_exit(map, &map->dirs);
+	pool_exit(map, &map->leaves);
+	kvfree(map->top);
+	map->top = NULL;
+	map->bytes = 0;
 }

@@ -2,13 +2,20 @@
 /*
  * Copies in flight: from the first write to a chunk until its old data is safe.
  *
- *   cbw_copy_start()	reads the old data of neighbouring chunks in one piece, straight
- *			to where a batch will write them from
+ *   cbw_copy_hold()	for a write that needs chunks: begins the copies and parks the
+ *			write with the first of them.  Allocates from reserves and
+ *			never waits, so cbw_map() itself calls it.
+ *   cbw_copies_submit() reads the old data of neighbouring chunks in one piece,
+ *			straight to where a batch will write them from
  *   copy_finish()	the data is in memory: the chunks are done, and the guest's
  *			writes go.  With break_guest_write they go only when the
- *			store has the data (cbw_copy_stored)
- *   cbw_chunk_release() the reader has the chunk: nobody waits any more, and when
- *			the read ends its slot is simply given back
+ *			store has the data (cbw_copies_stored)
+ *   cbw_region_release() the reader has the chunks: nobody waits any more, and when
+ *			the read ends its slots are simply given back
+ *
+ * The table is a hash of small lists by region, each with a lock.  A region is the chunks
+ * of one word of snap->done, so that a word, its copies and those who wait for them
+ * have one lock; slots, batches and the map are under snap->lock, inside.
  */
 #include "cbw.h"
 
@@ -18,91 +25,72 @@ size_t cbw_copy_size(const struct cbw_snap *snap)
 {
 	struct cbw_copy *copy;
 
-	return struct_size(copy, vecs, snap->batches[0].nr_pages);
+	return struct_size(copy, vecs, snap->batch_pages);
 }
 
 /* ---- the table ---------------------------------------------------------------------- */
 
-static struct cbw_copy *copy_find(struct cbw_snap *snap, u64 chunk)
+static struct cbw_bucket *bucket_of(const struct cbw_snap *snap, u64 region)
 {
-	struct rb_node *node = snap->copies.rb_node;
-
-	lockdep_assert_held(&snap->lock);
-	while (node) {
-		struct cbw_copy *copy = rb_entry(node, struct cbw_copy, node);
-
-		if (chunk < copy->first)
-			node = node->rb_left;
-		else if (chunk >= copy->first + copy->nr)
-			node = node->rb_right;
-		else
-			return copy;
-	}
-	return NULL;
+	return &snap->buckets[region % CBW_BUCKETS];
 }
 
-static void copy_insert(struct cbw_snap *snap, struct cbw_copy *new)
+static u64 region_of(const struct cbw_copy *copy)
 {
-	struct rb_node **link = &snap->copies.rb_node, *parent = NULL;
-
-	lockdep_assert_held(&snap->lock);
-	while (*link) {
-		struct cbw_copy *copy;
-
-		parent = *link;
-		copy = rb_entry(parent, struct cbw_copy, node);
-		link = new->first < copy->first ? &parent->rb_left :
-						  &parent->rb_right;
-	}
-	rb_link_node(&new->node, parent, link);
-	rb_insert_color(&new->node, &snap->copies);
+	return copy->first / CBW_REGION_CHUNKS;
 }
 
-/* Chunks from @chunk on, at most @want, that are neither done nor being copied. */
-static unsigned int copy_run(struct cbw_snap *snap, u64 chunk, unsigned int want)
+/* The chunks of a copy, as bits of its region's word. */
+static u64 copy_mask(const struct cbw_copy *copy)
 {
-	unsigned int n;
+	unsigned int bit = copy->first % CBW_REGION_CHUNKS;
 
-	lockdep_assert_held(&snap->lock);
-	for (n = 1; n < want; n++)
-		if (test_bit(chunk + n, snap->done) ||
-		    copy_find(snap, chunk + n))
-			break;
-	return n;
+	return GENMASK_ULL(bit + copy->nr - 1, bit);
 }
-
-/* ---- the end of a copy --------------------------------------------------------------- */
 
 static u64 slot_bit(const struct cbw_copy *copy, unsigned int i)
 {
 	return 1ULL << (copy->slot + i);
 }
 
-/* It has left the table and has no waiters. */
+static u64 slot_of(const struct cbw_copy *copy, unsigned int i)
+{
+	return copy->batch->seg * copy->snap->seg_slots + copy->slot + i;
+}
+
+/*
+ * Chunks of a region need not be preserved any more: from here on the guest may
+ * overwrite them.  The bucket's lock keeps other writers of the word away.
+ */
+static void region_done(struct cbw_snap *snap, u64 region, u64 mask)
+{
+	unsigned long *word = (unsigned long *)&snap->done[region];
+
+	lockdep_assert_held(&bucket_of(snap, region)->lock);
+	if (!mask)
+		return;
+	/* Their entries and data come before the bits. */
+	smp_store_release(word, *word | mask);
+	/* And the bits before any write that they let go. */
+	smp_mb();
+}
+
+/* ---- the end of a copy --------------------------------------------------------------- */
+
+/* It is in no list and nobody waits for it. */
 static void copy_free(struct cbw_copy *copy)
 {
 	struct cbw_snap *snap = copy->snap;
 
 	lockdep_assert_held(&snap->lock);
 	mempool_free(copy, &snap->copy_pool);
-	cbw_snap_wake_starved(snap);
+	cbw_starved_kick(snap);
 }
 
-/*
- * Slots of a copy that waits for the store will not be written any more.  What is being
- * written is left to cbw_copy_stored().
- */
-static void copy_forget(struct cbw_copy *copy, u64 mask)
+static void copy_read_put(struct cbw_device *dev)
 {
-	struct cbw_snap *snap = copy->snap;
-
-	lockdep_assert_held(&snap->lock);
-	copy->storing &= ~(mask & ~copy->batch->writing);
-	if (copy->storing)
-		return;
-	rb_erase(&copy->node, &snap->copies);
-	cbw_snap_wake(snap, &copy->waiters, BLK_STS_OK);
-	copy_free(copy);
+	if (atomic_dec_and_test(&dev->copy_reads) && wq_has_sleeper(&dev->waitq))
+		wake_up_all(&dev->waitq);
 }
 
 /* The read of all or of each chunk has ended.  Any context. */
@@ -110,98 +98,183 @@ static void copy_finish(struct cbw_copy *copy)
 {
 	struct cbw_snap *snap = copy->snap;
 	struct cbw_batch *batch = copy->batch;
-	struct cbw_device *dev = snap->dev;
+	u64 region = region_of(copy);
+	struct cbw_bucket *bucket = bucket_of(snap, region);
+	u64 word, done = 0, storing = 0;
+	struct bio_list go;
 	unsigned long flags;
 	unsigned int i;
 
 	bio_uninit(&copy->bio);
 	cbw_origin_put(copy->origin);
+	bio_list_init(&go);
 
-	spin_lock_irqsave(&snap->lock, flags);
-	copy->storing = 0;
+	spin_lock_irqsave(&bucket->lock, flags);
+	spin_lock(&snap->lock);
+	word = READ_ONCE(snap->over) ? ~0ULL : snap->done[region];
 	for (i = 0; i < copy->nr; i++) {
 		u64 chunk = copy->first + i;
-		u64 slot = batch->seg * snap->seg_slots + copy->slot + i;
+		u64 bit = 1ULL << (chunk % CBW_REGION_CHUNKS);
 
-		if (test_bit(chunk, snap->done) || READ_ONCE(snap->over)) {
+		if (word & bit) {
 			/* Released meanwhile, or all is over. */
+			cbw_map_unreserve(&snap->map, chunk, 1);
 			cbw_batch_cancel(snap, batch, copy->slot + i);
-		} else if (copy->poison & (1ULL << i)) {
-			cbw_map_set(snap, chunk, CBW_SLOT_POISON);
-			cbw_chunk_done(snap, chunk);
+			continue;
+		}
+		if (unlikely(copy->poison & (1ULL << i))) {
+			cbw_batch_cancel(snap, batch, copy->slot + i);
+			if (!(copy->wanted & (1ULL << i))) {
+				/* Read ahead only: it stays as it was. */
+				cbw_map_unreserve(&snap->map, chunk, 1);
+				continue;
+			}
+			cbw_map_set(&snap->map, chunk, CBW_SLOT_POISON);
 			snap->nr_poisoned++;
-			cbw_batch_cancel(snap, batch, copy->slot + i);
 		} else {
-			cbw_map_set(snap, chunk, slot + 1);
+			cbw_map_set(&snap->map, chunk, slot_of(copy, i) + 1);
 			batch->ready |= slot_bit(copy, i);
 			snap->nr_copied++;
-			if (snap->break_guest)
-				copy->storing |= slot_bit(copy, i);
-			else
-				cbw_chunk_done(snap, chunk);
+			if (snap->break_guest) {
+				storing |= slot_bit(copy, i);
+				continue;
+			}
 		}
+		done |= bit;
+		snap->nr_needed--;
 	}
 	batch->reads--;
-	if (copy->storing) {
-		copy->state = CBW_COPY_STORING;
+	copy->storing = storing;
+	if (storing) {
+		list_add_tail(&copy->batch_node, &batch->storing);
 	} else {
-		rb_erase(&copy->node, &snap->copies);
-		cbw_snap_wake(snap, &copy->waiters, BLK_STS_OK);
+		go = copy->waiters;
+		list_del(&copy->node);
 		copy_free(copy);
 	}
 	cbw_batch_filled(snap, batch);
-	spin_unlock_irqrestore(&snap->lock, flags);
+	spin_unlock(&snap->lock);
+	region_done(snap, region, done);
+	cbw_hold_wake(snap, &go, BLK_STS_OK, KTIME_MAX);
+	spin_unlock_irqrestore(&bucket->lock, flags);
 
-	if (atomic_dec_and_test(&dev->copy_reads))
-		wake_up_all(&dev->waitq);
+	copy_read_put(snap->dev);
 	cbw_snap_event_check(snap);
 	cbw_snap_io_done(snap);
 }
 
+/*
+ * break_guest_write: the store has, or could not take, all of a copy.  It has left
+ * batch->storing, so it is ours; a release may still take its chunks.
+ */
+static void copy_stored(struct cbw_copy *copy)
+{
+	struct cbw_snap *snap = copy->snap;
+	u64 region = region_of(copy);
+	struct cbw_bucket *bucket = bucket_of(snap, region);
+	blk_status_t status = copy->failed ? BLK_STS_IOERR : BLK_STS_OK;
+	struct bio_list go;
+	unsigned long flags;
+	unsigned int i;
+	u64 done = 0;
+
+	spin_lock_irqsave(&bucket->lock, flags);
+	spin_lock(&snap->lock);
+	for (i = 0; i < copy->nr; i++) {
+		u64 chunk = copy->first + i;
+
+		/* Else it was released, or had been given back before. */
+		if (cbw_map_get(&snap->map, chunk) != slot_of(copy, i) + 1)
+			continue;
+		if (copy->failed & slot_bit(copy, i)) {
+			cbw_map_clear(&snap->map, chunk);
+			snap->nr_copied--;
+			cbw_batch_cancel(snap, copy->batch, copy->slot + i);
+			continue;
+		}
+		done |= 1ULL << (chunk % CBW_REGION_CHUNKS);
+		snap->nr_needed--;
+	}
+	go = copy->waiters;
+	list_del(&copy->node);
+	copy_free(copy);
+	spin_unlock(&snap->lock);
+	region_done(snap, region, done);
+	/* An error goes to those that wait for any part of the copy. */
+	cbw_hold_wake(snap, &go, status, KTIME_MAX);
+	spin_unlock_irqrestore(&bucket->lock, flags);
+}
+
 /**
- * cbw_copy_stored - break_guest_write: slots have reached the store, or could not
+ * cbw_copies_stored - break_guest_write: slots have reached the store, or could not
  * @snap: the snapshot
- * @batch: their batch
+ * @batch: their batch; they are still `writing`
  * @mask: the slots
  * @status: of the write
+ *
+ * Any context.
  */
-void cbw_copy_stored(struct cbw_snap *snap, struct cbw_batch *batch, u64 mask,
-		     blk_status_t status)
+void cbw_copies_stored(struct cbw_snap *snap, struct cbw_batch *batch, u64 mask,
+		       blk_status_t status)
 {
-	struct rb_node *node = rb_first(&snap->copies);
+	struct cbw_copy *copy, *tmp;
+	unsigned long flags;
+	LIST_HEAD(ended);
 
-	lockdep_assert_held(&snap->lock);
-	while (node) {
-		struct cbw_copy *copy = rb_entry(node, struct cbw_copy, node);
-		unsigned int i;
-
-		node = rb_next(node);
-		if (copy->batch != batch || copy->state != CBW_COPY_STORING ||
-		    !(copy->storing & mask))
+	spin_lock_irqsave(&snap->lock, flags);
+	list_for_each_entry_safe(copy, tmp, &batch->storing, batch_node) {
+		if (!(copy->storing & mask))
 			continue;
-		for (i = 0; i < copy->nr; i++) {
-			u64 chunk = copy->first + i;
-
-			if (!(copy->storing & mask & slot_bit(copy, i)) ||
-			    test_bit(chunk, snap->done))
-				continue;
-			if (!status) {
-				cbw_chunk_done(snap, chunk);
-				continue;
-			}
-			cbw_map_set(snap, chunk, CBW_SLOT_NONE);
-			snap->nr_copied--;
-			cbw_batch_cancel(snap, batch, copy->slot + i);
-		}
-		copy->storing &= ~mask;
-		/* An error goes to those that wait for any part of the copy. */
 		if (status)
-			cbw_snap_wake(snap, &copy->waiters, status);
-		if (copy->storing)
-			continue;
-		rb_erase(&copy->node, &snap->copies);
-		cbw_snap_wake(snap, &copy->waiters, BLK_STS_OK);
-		copy_free(copy);
+			copy->failed |= copy->storing & mask;
+		copy->storing &= ~mask;
+		if (!copy->storing)
+			list_move_tail(&copy->batch_node, &ended);
+	}
+	spin_unlock_irqrestore(&snap->lock, flags);
+	list_for_each_entry_safe(copy, tmp, &ended, batch_node)
+		copy_stored(copy);
+}
+
+/*
+ * break_guest_write: slots of a copy will not be written any more.  What is being
+ * written is left to cbw_copies_stored().  Returns true if nothing is left to wait for:
+ * then the copy was freed.
+ */
+static bool copy_forget(struct cbw_copy *copy, u64 slots, struct bio_list *go)
+{
+	lockdep_assert_held(&copy->snap->lock);
+	if (!copy->storing)
+		return false;
+	copy->storing &= ~(slots & ~copy->batch->writing);
+	if (copy->storing)
+		return false;
+	bio_list_merge(go, &copy->waiters);
+	list_del(&copy->batch_node);
+	list_del(&copy->node);
+	copy_free(copy);
+	return true;
+}
+
+/* The snapshot is over: nothing goes to the store any more.  Any context. */
+void cbw_copies_forget(struct cbw_snap *snap)
+{
+	struct cbw_copy *copy, *tmp;
+	struct cbw_bucket *bucket;
+	struct bio_list go;
+	unsigned long flags;
+	unsigned int i;
+
+	bio_list_init(&go);
+	for (i = 0; i < CBW_BUCKETS; i++) {
+		bucket = &snap->buckets[i];
+		spin_lock_irqsave(&bucket->lock, flags);
+		spin_lock(&snap->lock);
+		list_for_each_entry_safe(copy, tmp, &bucket->copies, node)
+			copy_forget(copy, ~0ULL, &go);
+		spin_unlock(&snap->lock);
+		cbw_hold_wake(snap, &go, BLK_STS_OK, KTIME_MAX);
+		spin_unlock_irqrestore(&bucket->lock, flags);
 	}
 }
 
@@ -223,9 +296,9 @@ static void copy_retry_work(struct work_struct *work)
 
 		bio_uninit(&copy->bio);
 		bio_init(&copy->bio, copy->origin->bdev, copy->vecs,
-			 copy->batch->nr_pages, REQ_OP_READ);
+			 snap->batch_pages, REQ_OP_READ);
 		copy->bio.bi_iter.bi_sector = sector;
-		cbw_batch_add_pages(copy->batch, &copy->bio,
+		cbw_batch_add_pages(snap, copy->batch, &copy->bio,
 				    (copy->slot + i) * chunk_bytes, len);
 		if (submit_bio_wait(&copy->bio))
 			copy->poison |= 1ULL << i;
@@ -266,201 +339,312 @@ static void copy_submit(struct cbw_copy *copy)
 	sector_t end = cbw_chunk_end(snap, copy->first + copy->nr - 1);
 	size_t len = (end - sector) << SECTOR_SHIFT;
 
-	bio_init(&copy->bio, copy->origin->bdev, copy->vecs,
-		 copy->batch->nr_pages, REQ_OP_READ);
+	bio_init(&copy->bio, copy->origin->bdev, copy->vecs, snap->batch_pages,
+		 REQ_OP_READ);
 	copy->bio.bi_iter.bi_sector = sector;
 	copy->bio.bi_end_io = copy_read_end;
-	WARN_ON_ONCE(cbw_batch_add_pages(copy->batch, &copy->bio,
+	WARN_ON_ONCE(cbw_batch_add_pages(snap, copy->batch, &copy->bio,
 					 copy->slot * (size_t)cbw_chunk_bytes(snap),
 					 len) != len);
-	submit_bio(&copy->bio);
-}
-
-/* The store or memory cannot take it: the snapshot breaks, or the guest gets the error. */
-static blk_status_t copy_fail(struct cbw_snap *snap, unsigned int reason)
-{
-	if (snap->break_guest)
-		return reason == CBW_REASON_STORE_FULL ? BLK_STS_NOSPC :
-							 BLK_STS_RESOURCE;
-	cbw_snap_break(snap, reason);
-	return BLK_STS_OK;
+	submit_bio_noacct(&copy->bio);
 }
 
 /**
- * cbw_copy_start - start the copies that a write to a range needs
- * @snap: the snapshot
- * @sector: start of the range
- * @nr: sectors
+ * cbw_copies_submit - submit the reads of the copies that were begun
+ * @hold: has them
  *
- * Process context.  Starts as many as there is room for; what is in flight or done
- * is left alone.  The caller looks again (cbw_copy_park).  Returns an error only
- * with break_guest_write.
+ * Process context, no lock held.  In cbw_map() they sit on current->bio_list until
+ * that returns; nothing waits for them there.
  */
-blk_status_t cbw_copy_start(struct cbw_snap *snap, sector_t sector, sector_t nr)
+void cbw_copies_submit(struct cbw_hold *hold)
 {
-	u64 chunk = cbw_chunk(snap, sector);
-	u64 end = min(cbw_chunk(snap, sector + nr - 1) + 1, snap->nr_chunks);
+	struct cbw_copy *copy;
 
-	while ((chunk = find_next_zero_bit(snap->done, end, chunk)) < end) {
-		unsigned int want = min_t(u64, end - chunk, snap->seg_slots);
-		struct cbw_copy *copy, *other;
-		bool full;
-
-		if (READ_ONCE(snap->over))
-			break;
-		want = min_t(u64, want, CBW_MAP_PAGE_CHUNKS -
-				chunk % CBW_MAP_PAGE_CHUNKS);
-		if (cbw_map_prepare(snap, chunk))
-			return copy_fail(snap, CBW_REASON_MAP_LIMIT);
-		copy = mempool_alloc(&snap->copy_pool, GFP_NOWAIT | __GFP_NOWARN);
-		if (!copy)
-			break;
-		copy->origin = cbw_origin_get(snap->dev);
-		if (!copy->origin) {
-			mempool_free(copy, &snap->copy_pool);
-			cbw_snap_break(snap, CBW_REASON_SOURCE_GONE);
-			break;
-		}
-		spin_lock_irq(&snap->lock);
-		other = copy_find(snap, chunk);
-		if (other || test_bit(chunk, snap->done) || READ_ONCE(snap->over)) {
-			chunk = other ? other->first + other->nr : chunk + 1;
-			spin_unlock_irq(&snap->lock);
-			cbw_origin_put(copy->origin);
-			mempool_free(copy, &snap->copy_pool);
-			continue;
-		}
-		copy->batch = cbw_slots_get(snap, copy_run(snap, chunk, want),
-					    &copy->slot, &copy->nr, &full);
-		if (!copy->batch) {
-			spin_unlock_irq(&snap->lock);
-			cbw_origin_put(copy->origin);
-			mempool_free(copy, &snap->copy_pool);
-			if (full)
-				return copy_fail(snap, CBW_REASON_STORE_FULL);
-			break;
-		}
-		copy->snap = snap;
-		copy->first = chunk;
-		copy->state = CBW_COPY_READING;
-		copy->storing = 0;
-		copy->poison = 0;
-		bio_list_init(&copy->waiters);
-		copy_insert(snap, copy);
-		cbw_snap_io_start(snap);
-		atomic_inc(&snap->dev->copy_reads);
-		chunk += copy->nr;
-		spin_unlock_irq(&snap->lock);
+	while ((copy = hold->reads)) {
+		hold->reads = copy->next;
 		copy_submit(copy);
 	}
-	return BLK_STS_OK;
 }
 
 /**
- * cbw_copy_park - let a guest write wait for what it needs
+ * copy_begin - begin the copy of a run of chunks of one region
  * @snap: the snapshot
- * @bio: the write
- * @freed: snap->freed before cbw_copy_start()
+ * @chunk: the first
+ * @nr: at most so many
+ * @hold: for whom
+ * @starve: park the write if there is no memory or slot for now
+ * @reason: why there will be none, an enum cbw_reason
  *
- * It waits for the first copy that is not done; when that is, it is mapped again and
- * maybe waits for the next.  Returns false, and does not take the bio, when there is
- * nothing to wait for or when something came free that it could use.
+ * Any context.  Returns the copy, in the table and in hold->reads, or NULL.
  */
-bool cbw_copy_park(struct cbw_snap *snap, struct bio *bio, u64 freed)
+static struct cbw_copy *copy_begin(struct cbw_snap *snap, u64 chunk,
+				   unsigned int nr, struct cbw_hold *hold,
+				   bool starve, unsigned int *reason)
 {
-	struct cbw_io *io = cbw_io(bio);
-	u64 first = cbw_chunk(snap, io->sector);
-	u64 end = min(cbw_chunk(snap, io->sector + io->nr - 1) + 1, snap->nr_chunks);
-	struct cbw_copy *copy;
-	bool parked = false;
-	u64 chunk;
+	struct cbw_bucket *bucket = bucket_of(snap, chunk / CBW_REGION_CHUNKS);
+	struct cbw_device *dev = snap->dev;
+	struct cbw_copy *copy = NULL;
+	struct cbw_origin *origin;
+	bool full;
+	int r;
 
-	spin_lock_irq(&snap->lock);
-	/* Both are set before those on the lists are woken. */
-	if (READ_ONCE(snap->over) || cbw_giving_back(snap->dev))
-		goto out;
-	chunk = find_next_zero_bit(snap->done, end, first);
-	if (chunk >= end)
-		goto out;
-	copy = copy_find(snap, chunk);
-	if (copy) {
-		bio_list_add(&copy->waiters, bio);
-	} else {
-		if (snap->freed != freed)
-			goto out;
-		bio_list_add(&snap->starved, bio);
+	lockdep_assert_held(&bucket->lock);
+	nr = min(nr, snap->seg_slots);
+	origin = cbw_origin_get(dev);
+	if (!origin) {
+		*reason = CBW_REASON_SOURCE_GONE;
+		return NULL;
 	}
-	parked = true;
-	snap->nr_held++;
-	if (snap->timeout_ms)
-		queue_delayed_work(cbw_wq, &snap->timeout_work,
-				   cbw_snap_timeout_tick(snap));
-out:
-	spin_unlock_irq(&snap->lock);
-	return parked;
-}
+	/*
+	 * A suspend waits for the reads of those who have no write in flight, or they
+	 * see that it is there: pairs with cbw_postsuspend().
+	 */
+	atomic_inc(&dev->copy_reads);
+	smp_mb__after_atomic();
+	if (!hold->bio && READ_ONCE(dev->suspended))
+		goto put;
 
-/**
- * cbw_chunk_release - a chunk is not wanted any more
- * @snap: the snapshot
- * @chunk: the chunk
- * @count: it is a release (else it was never protected)
- *
- * A copy of it in flight is cancelled: the writes that wait go at once, and whatever
- * comes of the read later has no effect, since the chunk is done.
- */
-void cbw_chunk_release(struct cbw_snap *snap, u64 chunk, bool count)
-{
-	struct cbw_copy *copy;
-	u32 entry;
-
-	lockdep_assert_held(&snap->lock);
-	if (test_bit(chunk, snap->done)) {
-		entry = cbw_map_get(snap, chunk);
-		if (entry == CBW_SLOT_NONE)
-			return;
-		cbw_map_set(snap, chunk, CBW_SLOT_NONE);
-		if (entry != CBW_SLOT_POISON)
-			cbw_slot_release(snap, entry - 1);
-		snap->nr_released += count;
-		return;
-	}
-	copy = copy_find(snap, chunk);
-	cbw_chunk_done(snap, chunk);
-	snap->nr_released += count;
+	spin_lock(&snap->lock);
+	/* First come, first served. */
+	if (!hold->head && (snap->starving || !bio_list_empty(&snap->starved)))
+		goto none;
+	if (!hold->bio && !cbw_ahead_room(snap))
+		goto none;
+	copy = mempool_alloc(&snap->copy_pool, GFP_NOWAIT | __GFP_NOWARN);
 	if (!copy)
-		return;
-	if (cbw_cured(5))
-		cbw_snap_wake(snap, &copy->waiters, BLK_STS_OK);
-	if (copy->state == CBW_COPY_STORING) {
-		unsigned int slot = copy->slot + (chunk - copy->first);
-
-		/* Unless its write has failed: then the slot was given back. */
-		if (cbw_map_get(snap, chunk) != CBW_SLOT_NONE) {
-			cbw_map_set(snap, chunk, CBW_SLOT_NONE);
-			cbw_batch_cancel(snap, copy->batch, slot);
-		}
-		copy_forget(copy, 1ULL << slot);
+		goto none;
+	r = cbw_map_reserve(&snap->map, chunk, nr);
+	if (r) {
+		if (r == -EDQUOT)
+			*reason = CBW_REASON_MAP_LIMIT;
+		goto free;
 	}
+	copy->batch = cbw_slots_get(snap, nr, &copy->slot, &copy->nr, &full);
+	if (!copy->batch) {
+		cbw_map_unreserve(&snap->map, chunk, nr);
+		if (full)
+			*reason = CBW_REASON_STORE_FULL;
+		goto free;
+	}
+	if (copy->nr < nr)
+		cbw_map_unreserve(&snap->map, chunk + copy->nr, nr - copy->nr);
+	cbw_snap_io_start(snap);
+	cbw_supply_need(snap);
+	spin_unlock(&snap->lock);
+
+	copy->snap = snap;
+	copy->first = chunk;
+	copy->wanted = 0;
+	copy->storing = 0;
+	copy->failed = 0;
+	copy->poison = 0;
+	copy->origin = origin;
+	bio_list_init(&copy->waiters);
+	list_add(&copy->node, &bucket->copies);
+	copy->next = hold->reads;
+	hold->reads = copy;
+	return copy;
+
+free:
+	mempool_free(copy, &snap->copy_pool);
+none:
+	if (!*reason) {
+		cbw_supply_need(snap);
+		/* Under the same lock as what found nothing: no wake-up is missed. */
+		if (starve) {
+			cbw_hold_add(snap, &snap->starved, hold->bio, hold->head);
+			hold->parked = true;
+			hold->starved = true;
+		}
+	}
+	spin_unlock(&snap->lock);
+put:
+	copy_read_put(dev);
+	cbw_origin_put(origin);
+	return NULL;
+}
+
+static void copy_park(struct cbw_copy *copy, struct cbw_hold *hold)
+{
+	lockdep_assert_held(&bucket_of(copy->snap, region_of(copy))->lock);
+	cbw_hold_add(copy->snap, &copy->waiters, hold->bio, false);
+	hold->parked = true;
 }
 
 /*
- * Wake guest writes held since before a time, all lists: all go on to be mapped again
- * (or end, with a status).
+ * Begin copies of the chunks @want of a region as far as there is room, and park the
+ * write with the first.  Returns what was begun.
  */
-void cbw_copies_wake(struct cbw_snap *snap, blk_status_t status, ktime_t before)
+static u64 region_hold(struct cbw_snap *snap, u64 region, u64 want,
+		       struct cbw_hold *hold, unsigned int *reason)
 {
-	struct rb_node *node = rb_first(&snap->copies);
+	struct cbw_bucket *bucket = bucket_of(snap, region);
+	u64 first = want & -want, todo = want;
+	struct cbw_copy *copy;
+	u64 begun = 0;
 
-	lockdep_assert_held(&snap->lock);
-	while (node) {
-		struct cbw_copy *copy = rb_entry(node, struct cbw_copy, node);
+	lockdep_assert_held(&bucket->lock);
+	list_for_each_entry(copy, &bucket->copies, node) {
+		u64 mask;
 
-		node = rb_next(node);
-		cbw_snap_wake_before(snap, &copy->waiters, status, before);
-		/* Nothing goes to the store any more once all is over. */
-		if (READ_ONCE(snap->over) && copy->state == CBW_COPY_STORING)
-			copy_forget(copy, ~0ULL);
+		if (region_of(copy) != region)
+			continue;
+		mask = copy_mask(copy) & want;
+		if (!mask)
+			continue;
+		todo &= ~mask;
+		if (!hold->bio)
+			continue;
+		copy->wanted |= mask >> (copy->first % CBW_REGION_CHUNKS);
+		if (!hold->parked && (mask & first))
+			copy_park(copy, hold);
 	}
-	cbw_snap_wake_before(snap, &snap->starved, status, before);
+	while (todo) {
+		unsigned int bit = __ffs64(todo);
+		u64 run = todo >> bit;
+		unsigned int nr = ~run ? __ffs64(~run) : CBW_REGION_CHUNKS;
+
+		copy = copy_begin(snap, region * CBW_REGION_CHUNKS + bit, nr, hold,
+				  hold->bio && !hold->parked, reason);
+		if (!copy)
+			break;
+		begun |= copy_mask(copy);
+		todo &= ~copy_mask(copy);
+		if (!hold->bio)
+			continue;
+		copy->wanted = GENMASK_ULL(copy->nr - 1, 0);
+		if (!hold->parked)
+			copy_park(copy, hold);
+	}
+	return begun;
+}
+
+/* The store or memory cannot take it: the snapshot breaks, or the guest gets the error. */
+static void copy_fail(struct cbw_snap *snap, struct cbw_hold *hold,
+		      unsigned int reason)
+{
+	if (!hold->bio)
+		return;
+	if (!snap->break_guest || reason == CBW_REASON_SOURCE_GONE)
+		cbw_snap_break(snap, reason);
+	else
+		hold->status = reason == CBW_REASON_STORE_FULL ?
+				       BLK_STS_NOSPC : BLK_STS_RESOURCE;
+}
+
+/**
+ * cbw_copy_hold - begin the copies that a write needs, and let it wait for them
+ * @snap: the snapshot
+ * @sector: start of the range
+ * @nr: sectors
+ * @hold: the write, and what becomes of it
+ *
+ * Does not sleep.  What is in flight or done is left alone; the caller submits what was
+ * begun.  If the write is parked it is not the caller's any more.  It waits for the
+ * first copy that is not done; when that is, it is mapped again and maybe waits
+ * for the next.  If it is not, and there is no error: there was nothing to wait for.
+ */
+void cbw_copy_hold(struct cbw_snap *snap, sector_t sector, sector_t nr,
+		   struct cbw_hold *hold)
+{
+	u64 first = cbw_chunk(snap, sector);
+	u64 last = min(cbw_chunk(snap, sector + nr - 1), snap->nr_chunks - 1);
+	u64 region, from = U64_MAX;
+	unsigned int reason = 0;
+	unsigned long flags;
+
+	for (region = first / CBW_REGION_CHUNKS;
+	     region <= last / CBW_REGION_CHUNKS && !reason; region++) {
+		struct cbw_bucket *bucket = bucket_of(snap, region);
+		u64 base = region * CBW_REGION_CHUNKS, begun = 0, want;
+
+		want = GENMASK_ULL(min(last - base, CBW_REGION_CHUNKS - 1ULL),
+				   first > base ? first - base : 0);
+		spin_lock_irqsave(&bucket->lock, flags);
+		/* Both are set before those that wait are woken. */
+		if (READ_ONCE(snap->over) ||
+		    (hold->bio && cbw_giving_back(snap->dev))) {
+			spin_unlock_irqrestore(&bucket->lock, flags);
+			return;
+		}
+		want &= ~snap->done[region];
+		if (want)
+			begun = region_hold(snap, region, want, hold, &reason);
+		spin_unlock_irqrestore(&bucket->lock, flags);
+		if (begun && from == U64_MAX)
+			from = base + __ffs64(begun);
+		if (hold->starved)
+			break;
+	}
+	if (unlikely(reason) && !hold->parked)
+		copy_fail(snap, hold, reason);
+	if (hold->bio && from != U64_MAX)
+		cbw_ahead_seen(snap, from, last + 1);
+}
+
+/**
+ * cbw_region_release - chunks of a region are not wanted any more
+ * @snap: the snapshot
+ * @region: the region
+ * @mask: the chunks
+ * @count: it is a release (else they were never protected)
+ *
+ * Any context.  Copies of them in flight are cancelled: the writes that wait go at once,
+ * and whatever comes of the read later has no effect, since the chunk is done.
+ */
+void cbw_region_release(struct cbw_snap *snap, u64 region, u64 mask, bool count)
+{
+	struct cbw_bucket *bucket = bucket_of(snap, region);
+	u64 base = region * CBW_REGION_CHUNKS, fresh, kept;
+	struct cbw_copy *copy, *tmp;
+	struct bio_list go;
+	unsigned long flags;
+
+	bio_list_init(&go);
+	spin_lock_irqsave(&bucket->lock, flags);
+	fresh = mask & ~snap->done[region];
+	kept = mask & snap->done[region];
+	spin_lock(&snap->lock);
+	for (; kept; kept &= kept - 1) {
+		u64 chunk = base + __ffs64(kept);
+		u32 entry = cbw_map_get(&snap->map, chunk);
+
+		if (entry == CBW_SLOT_NONE)
+			continue;
+		cbw_map_clear(&snap->map, chunk);
+		if (entry != CBW_SLOT_POISON)
+			cbw_slot_release(snap, entry - 1);
+		snap->nr_released += count;
+	}
+	snap->nr_needed -= hweight64(fresh);
+	if (count)
+		snap->nr_released += hweight64(fresh);
+	list_for_each_entry_safe(copy, tmp, &bucket->copies, node) {
+		u64 slots = 0, hit;
+
+		if (region_of(copy) != region || !(copy_mask(copy) & fresh))
+			continue;
+		if (cbw_cured(5)) {
+			bio_list_merge(&go, &copy->waiters);
+			bio_list_init(&copy->waiters);
+		}
+		if (!snap->break_guest)
+			continue;
+		for (hit = copy_mask(copy) & fresh; hit; hit &= hit - 1) {
+			u64 chunk = base + __ffs64(hit);
+			unsigned int i = chunk - copy->first;
+
+			slots |= slot_bit(copy, i);
+			/* Not read yet, or its write has failed: then it has no slot. */
+			if (cbw_map_get(&snap->map, chunk) != slot_of(copy, i) + 1)
+				continue;
+			cbw_map_clear(&snap->map, chunk);
+			cbw_batch_cancel(snap, copy->batch, copy->slot + i);
+		}
+		copy_forget(copy, slots, &go);
+	}
+	spin_unlock(&snap->lock);
+	region_done(snap, region, fresh);
+	cbw_hold_wake(snap, &go, BLK_STS_OK, KTIME_MAX);
+	spin_unlock_irqrestore(&bucket->lock, flags);
 }

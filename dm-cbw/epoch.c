@@ -77,7 +77,7 @@ int cbw_epoch_pair_alloc(struct cbw_epoch_pair *pair)
 	if (percpu_ref_init(&pair->next->ref, epoch_release, 0, GFP_KERNEL))
 		goto fail;
 	INIT_WORK(&pair->next->release_work, epoch_release_work);
-	pair->hold->hold = true;
+	pair->hold->slow = CBW_SLOW_GATE;
 	return 0;
 
 fail:

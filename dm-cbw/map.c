@@ -8,9 +8,10 @@
  *
  * and only if it has to wait:
  *
- *   hold_bio()		a chunk has still to be preserved: over to the worker
- *   cbw_remap_work()	starts the copies (copy.c) and parks the write with them;
- *			when they are done the write comes back here
+ *   needed()		chunks have still to be preserved: begins their copies (copy.c)
+ *			and parks the write with the first.  Waits for nothing, so
+ *			cbw_map() does it by itself.
+ *   cbw_remap_work()	when the copies are done the write comes here
  *			(cbw_remap_queue) and is mapped from the start, under
  *			the epoch of that moment
  *   gate_park()	the gate is shut (epoch.c): park until it opens
@@ -24,9 +25,14 @@
 
 enum verdict {
 	GO,		/* marked, holds its epoch */
-	GATE,		/* the gate is shut */
-	NEEDED,		/* some chunk has to be preserved first */
 	SWALLOW,	/* a discard of needed chunks: done without being passed down */
+	GATE,		/* the gate is shut */
+	HELD,		/* parked with a copy: not the caller's any more */
+	STARVED,	/* parked until there is memory or a slot for one */
+	RETRY,		/* what it had to wait for is there by now */
+	BACK,		/* must not wait: dm takes it back */
+	AGAIN,		/* would have to wait and must not: REQ_NOWAIT */
+	FAIL,		/* break_guest_write: bi_status is set */
 };
 
 /*
@@ -93,53 +99,113 @@ static void mark(const struct cbw_epoch *e, const struct cbw_io *io)
 }
 
 /*
+ * Snapshots from the @i'th on need chunks of the write: begin the copies, of all of them
+ * at once, and park it with the first that is not done.  Does not sleep; leaves the RCU
+ * section, which has kept the epoch and its snapshots.
+ */
+static noinline enum verdict needed(struct cbw_device *dev,
+				    const struct cbw_epoch *e, unsigned int i,
+				    struct bio *bio, bool head)
+	__releases(RCU)
+{
+	struct cbw_io *io = cbw_io(bio);
+	const sector_t sector = io->sector, nr = io->nr;
+	struct cbw_hold hold = { .bio = bio, .head = head };
+	enum verdict verdict;
+
+	if (bio->bi_opf & REQ_NOWAIT) {
+		verdict = AGAIN;
+		goto out;
+	}
+	if (cbw_giving_back(dev)) {
+		verdict = BACK;
+		goto out;
+	}
+	bio->bi_opf &= ~REQ_POLLED;
+	if (!io->hold_start)
+		io->hold_start = ktime_get();
+	/* Once it is parked the write may be gone: no look at it any more. */
+	for (; i < e->nr_snaps && !hold.status; i++)
+		if (cbw_snap_needs(e->snaps[i], sector, nr))
+			cbw_copy_hold(e->snaps[i], sector, nr, &hold);
+	if (hold.starved)
+		verdict = STARVED;
+	else if (hold.parked)
+		verdict = HELD;
+	else if (hold.status)
+		verdict = FAIL;
+	else
+		verdict = RETRY;
+	if (verdict == FAIL)
+		bio->bi_status = hold.status;
+out:
+	rcu_read_unlock();
+	cbw_copies_submit(&hold);
+	return verdict;
+}
+
+static noinline void kick_ahead(const struct cbw_epoch *e, const struct cbw_io *io)
+{
+	unsigned int i;
+
+	for (i = 0; i < e->nr_snaps; i++)
+		if (cbw_ahead_hit(e->snaps[i], io->sector, io->nr))
+			cbw_ahead_kick(e->snaps[i]);
+}
+
+/*
  * Decide about a write under the current epoch.
  *
  * One RCU section from fetching the epoch to the last mark: who waits for a
  * grace period after publishing another epoch knows that all marks under the
  * old one are there, and getting the ref is safe against the kill.
  *
- * A discard that @may_split is cut where the answer changes: io->nr.
+ * A discard that @may_split is cut where the answer changes: io->nr.  @head: it was
+ * starved, and is served now.
  */
-static enum verdict decide(struct cbw_device *dev, struct cbw_io *io,
-			   bool discard, bool may_split)
+static __always_inline enum verdict decide(struct cbw_device *dev, struct bio *bio,
+					   bool may_split, bool head)
 {
+	struct cbw_io *io = cbw_io(bio);
+	bool discard = bio_op(bio) == REQ_OP_DISCARD;
 	const sector_t whole = io->nr;
-	struct cbw_epoch *e;
 	enum verdict verdict = GO;
+	struct cbw_epoch *e;
+	bool ahead = false;
 	unsigned int i;
 
 	rcu_read_lock();
 	e = rcu_dereference(dev->epoch);
-	if (unlikely(e->hold)) {
+	if (unlikely(e->slow)) {
 		verdict = GATE;
 		goto out;
 	}
 	if (unlikely(discard && e->nr_snaps) && cbw_cured(10)) {
-		bool needed = discard_needed(e, io->sector, &io->nr);
+		bool swallow = discard_needed(e, io->sector, &io->nr);
 
 		if (!may_split && io->nr != whole) {
 			/* Held once, it cannot be split: it is but a hint. */
 			io->nr = whole;
-			needed = true;
+			swallow = true;
 		}
-		if (needed) {
+		if (swallow) {
 			count_discard(e, io->sector, io->nr);
 			verdict = SWALLOW;
 			goto out;
 		}
 	} else if (!discard || cbw_cured(10)) {
 		for (i = 0; i < e->nr_snaps; i++) {
-			if (cbw_snap_needs(e->snaps[i], io->sector, io->nr)) {
-				verdict = NEEDED;
-				goto out;
-			}
+			if (cbw_snap_needs(e->snaps[i], io->sector, io->nr))
+				return needed(dev, e, i, bio, head);
+			ahead |= cbw_ahead_hit(e->snaps[i], io->sector, io->nr);
 		}
 	}
 	cbw_hook_spin(CBW_HOOK_MAP_EPOCH, io->sector, io->nr);
 	percpu_ref_get(&e->ref);
 	io->epoch = e;
 	mark(e, io);
+	if (unlikely(ahead))
+		kick_ahead(e, io);
 out:
 	rcu_read_unlock();
 	return verdict;
@@ -159,7 +225,7 @@ static bool gate_park(struct cbw_device *dev, struct bio *bio)
 	spin_lock_irqsave(&dev->gate_lock, flags);
 	if (cbw_cured(9)) {
 		rcu_read_lock();
-		parked = rcu_dereference(dev->epoch)->hold;
+		parked = rcu_dereference(dev->epoch)->slow & CBW_SLOW_GATE;
 		rcu_read_unlock();
 	}
 	if (parked)
@@ -171,40 +237,68 @@ static bool gate_park(struct cbw_device *dev, struct bio *bio)
 /* Hand writes to the worker.  Any context. */
 void cbw_remap_queue(struct cbw_device *dev, struct bio_list *bios)
 {
+	struct cbw_remap *remap;
 	unsigned long flags;
 
 	if (bio_list_empty(bios))
 		return;
-	spin_lock_irqsave(&dev->remap_lock, flags);
-	bio_list_merge(&dev->remap_bios, bios);
-	spin_unlock_irqrestore(&dev->remap_lock, flags);
+	remap = &dev->remap[raw_smp_processor_id() % CBW_REMAPS];
+	spin_lock_irqsave(&remap->lock, flags);
+	bio_list_merge(&remap->bios, bios);
+	spin_unlock_irqrestore(&remap->lock, flags);
 	bio_list_init(bios);
-	queue_work(cbw_wq, &dev->remap_work);
+	queue_work(cbw_wq, &remap->work);
 }
 
-/* A write has to wait: from now on it is ours until it is mapped again. */
-static int hold_bio(struct cbw_device *dev, struct bio *bio, bool gate)
+static void remap_queue_one(struct cbw_device *dev, struct bio *bio)
 {
 	struct bio_list one;
 
-	if (bio->bi_opf & REQ_NOWAIT) {
-		bio->bi_status = BLK_STS_AGAIN;
-		bio_endio(bio);
-		return DM_MAPIO_SUBMITTED;
-	}
-	bio->bi_opf &= ~REQ_POLLED;
-	if (gate) {
+	bio_list_init(&one);
+	bio_list_add(&one, bio);
+	cbw_remap_queue(dev, &one);
+}
+
+static int end_now(struct bio *bio, blk_status_t status)
+{
+	bio->bi_status = status;
+	bio_endio(bio);
+	return DM_MAPIO_SUBMITTED;
+}
+
+/* What cbw_map() does about a write that does not simply go down. */
+static noinline int map_slow(struct cbw_device *dev, struct bio *bio,
+			     enum verdict verdict)
+{
+	switch (verdict) {
+	case SWALLOW:
+		if (cbw_io(bio)->nr != bio_sectors(bio))
+			dm_accept_partial_bio(bio, cbw_io(bio)->nr);
+		return end_now(bio, BLK_STS_OK);
+	case GATE:
+		if (bio->bi_opf & REQ_NOWAIT)
+			return end_now(bio, BLK_STS_AGAIN);
+		bio->bi_opf &= ~REQ_POLLED;
 		cbw_hook_sleep(CBW_HOOK_GATE_SEEN, cbw_io(bio)->sector,
 			       cbw_io(bio)->nr);
 		if (gate_park(dev, bio))
 			return DM_MAPIO_SUBMITTED;
+		fallthrough;
+	case BACK:
+	case RETRY:
+		remap_queue_one(dev, bio);
+		return DM_MAPIO_SUBMITTED;
+	case HELD:
+	case STARVED:
+		return DM_MAPIO_SUBMITTED;
+	case AGAIN:
+		return end_now(bio, BLK_STS_AGAIN);
+	case FAIL:
+		return end_now(bio, bio->bi_status);
+	case GO:
+		break;
 	}
-	if (!gate)
-		cbw_io(bio)->hold_start = ktime_get();
-	bio_list_init(&one);
-	bio_list_add(&one, bio);
-	cbw_remap_queue(dev, &one);
-	return DM_MAPIO_SUBMITTED;
+	return DM_MAPIO_KILL;
 }
 
 /**
@@ -219,7 +313,7 @@ int cbw_map(struct dm_target *ti, struct bio *bio)
 {
 	struct cbw_target *ct = ti->private;
 	struct cbw_io *io = cbw_io(bio);
-	bool discard = bio_op(bio) == REQ_OP_DISCARD;
+	enum verdict verdict;
 
 	bio_set_dev(bio, ct->dd->bdev);
 	io->epoch = NULL;
@@ -231,23 +325,13 @@ int cbw_map(struct dm_target *ti, struct bio *bio)
 	if (!op_is_write(bio_op(bio)) || !io->nr)
 		return DM_MAPIO_REMAPPED;	/* a read or a flush */
 
-	switch (decide(ct->dev, io, discard, true)) {
-	case GO:
-		if (unlikely(io->nr != bio_sectors(bio)))
-			dm_accept_partial_bio(bio, io->nr);
-		cbw_hook_sleep(CBW_HOOK_MAP_MARKED, io->sector, io->nr);
-		return DM_MAPIO_REMAPPED;
-	case SWALLOW:
-		if (io->nr != bio_sectors(bio))
-			dm_accept_partial_bio(bio, io->nr);
-		bio_endio(bio);
-		return DM_MAPIO_SUBMITTED;
-	case GATE:
-		return hold_bio(ct->dev, bio, true);
-	case NEEDED:
-		return hold_bio(ct->dev, bio, false);
-	}
-	return DM_MAPIO_KILL;
+	verdict = decide(ct->dev, bio, true, false);
+	if (unlikely(verdict != GO))
+		return map_slow(ct->dev, bio, verdict);
+	if (unlikely(io->nr != bio_sectors(bio)))
+		dm_accept_partial_bio(bio, io->nr);
+	cbw_hook_sleep(CBW_HOOK_MAP_MARKED, io->sector, io->nr);
+	return DM_MAPIO_REMAPPED;
 }
 
 static void end_io_again(void *data)
@@ -287,10 +371,12 @@ int cbw_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error)
 	 * While the gate is shut the cut has not been made: nothing can have been
 	 * copied for it, and what is current is still the epoch before.
 	 */
-	if (cur && cur->hold)
-		cur = cur->prev;
-	if (unlikely(cur != e) && cur && cbw_cured(1))
-		mark(cur, io);
+	if (unlikely(cur != e)) {
+		if (cur && (cur->slow & CBW_SLOW_GATE))
+			cur = cur->prev;
+		if (cur && cur != e && cbw_cured(1))
+			mark(cur, io);
+	}
 	rcu_read_unlock();
 	io->epoch = NULL;
 	percpu_ref_put(&e->ref);
@@ -315,45 +401,6 @@ static void submit_held(struct cbw_device *dev, struct bio *bio)
 }
 
 /*
- * Start what copies the write needs, of all snapshots at once, then park it with the
- * first that is not done.  Returns false if there was nothing to wait for, else the bio is not the
- * caller's any more.
- */
-static bool copy_and_park(struct cbw_device *dev, struct bio *bio)
-{
-	struct cbw_snap *snaps[CBW_SNAPSHOTS_MAX];
-	u64 freed[CBW_SNAPSHOTS_MAX];
-	struct cbw_io *io = cbw_io(bio);
-	blk_status_t status = BLK_STS_OK;
-	unsigned int i, nr = 0;
-	struct cbw_epoch *e;
-	bool parked = false;
-
-	rcu_read_lock();
-	e = rcu_dereference(dev->epoch);
-	for (i = 0; !e->hold && i < e->nr_snaps; i++)
-		if (cbw_snap_needs(e->snaps[i], io->sector, io->nr))
-			snaps[nr++] = cbw_snap_get(e->snaps[i]);
-	rcu_read_unlock();
-
-	for (i = 0; i < nr && !status; i++) {
-		freed[i] = READ_ONCE(snaps[i]->freed);
-		status = cbw_copy_start(snaps[i], io->sector, io->nr);
-	}
-	for (i = 0; i < nr; i++) {
-		if (!parked && !status)
-			parked = cbw_copy_park(snaps[i], bio, freed[i]);
-		cbw_snap_put(snaps[i]);
-	}
-	if (!status)
-		return parked;
-	/* break_guest_write: the guest gets the error. */
-	bio->bi_status = status;
-	bio_endio(bio);
-	return true;
-}
-
-/*
  * A suspend that need not flush does not wait for held writes: dm sends them again after
  * the resume.  Not once dm has given that suspend up: it would take it for an error.
  */
@@ -361,65 +408,72 @@ static bool give_back(struct cbw_device *dev, struct bio *bio)
 {
 	if (!cbw_giving_back(dev))
 		return false;
-	bio->bi_status = BLK_STS_DM_REQUEUE;
-	bio_endio(bio);
+	end_now(bio, BLK_STS_DM_REQUEUE);
 	return true;
 }
 
 /*
  * Map one write again.  Each round either lets it go, parks it, or has made
- * progress: what was preserved stays preserved.
+ * progress: what was preserved stays preserved.  @head: it was starved.  Returns false
+ * if it is so again.
  */
-static void remap_one(struct cbw_device *dev, struct bio *bio)
+static bool remap_one(struct cbw_device *dev, struct bio *bio, bool head)
 {
-	struct cbw_io *io = cbw_io(bio);
-	bool discard = bio_op(bio) == REQ_OP_DISCARD;
-
 	if (bio->bi_status) {
 		/* break_guest_write: its old content could not be preserved. */
 		bio_endio(bio);
-		return;
+		return true;
 	}
 	for (;;) {
-		switch (decide(dev, io, discard, false)) {
+		switch (decide(dev, bio, false, head)) {
 		case GO:
 			submit_held(dev, bio);
-			return;
+			return true;
 		case SWALLOW:
+		case FAIL:
 			bio_endio(bio);
-			return;
+			return true;
 		case GATE:
 			if (gate_park(dev, bio))
-				return;
+				return true;
 			break;
-		case NEEDED:
-			if (unlikely(give_back(dev, bio)))
-				return;
-			if (!io->hold_start)
-				io->hold_start = ktime_get();
-			if (copy_and_park(dev, bio))
-				return;
+		case HELD:
+			return true;
+		case STARVED:
+			return false;
+		case BACK:
+			if (give_back(dev, bio))
+				return true;
+			break;
+		case AGAIN:	/* is never held */
+		case RETRY:
 			break;
 		}
 		cond_resched();
 	}
 }
 
+/* From cbw_starved_work().  Returns false if there was not enough for it, again. */
+bool cbw_remap_starved(struct cbw_device *dev, struct bio *bio)
+{
+	return remap_one(dev, bio, true);
+}
+
 /* Process context; may wait for the origin's queue, never for a store. */
 void cbw_remap_work(struct work_struct *work)
 {
-	struct cbw_device *dev = container_of(work, struct cbw_device, remap_work);
+	struct cbw_remap *remap = container_of(work, struct cbw_remap, work);
 	struct bio_list bios;
 	struct blk_plug plug;
 	struct bio *bio;
 
-	spin_lock_irq(&dev->remap_lock);
-	bios = dev->remap_bios;
-	bio_list_init(&dev->remap_bios);
-	spin_unlock_irq(&dev->remap_lock);
+	spin_lock_irq(&remap->lock);
+	bios = remap->bios;
+	bio_list_init(&remap->bios);
+	spin_unlock_irq(&remap->lock);
 
 	blk_start_plug(&plug);
 	while ((bio = bio_list_pop(&bios)))
-		remap_one(dev, bio);
+		remap_one(remap->dev, bio, false);
 	blk_finish_plug(&plug);
 }

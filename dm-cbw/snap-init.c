@@ -16,13 +16,8 @@
 /* May sleep; nothing refers to it any more.  Also for one that is half made. */
 void cbw_snap_free(struct cbw_snap *snap)
 {
-	u64 i;
-
-	if (snap->map)
-		for (i = 0; i < DIV_ROUND_UP_ULL(snap->nr_chunks,
-						 CBW_MAP_PAGE_CHUNKS); i++)
-			free_page((unsigned long)snap->map[i]);
-	kvfree(snap->map);
+	cbw_map_exit(&snap->map);
+	kvfree(snap->buckets);
 	kvfree(snap->done);
 	mempool_exit(&snap->copy_pool);
 	mempool_exit(&snap->write_pool);
@@ -48,6 +43,7 @@ struct cbw_snap *cbw_snap_create(struct cbw_device *dev,
 {
 	struct cbw_snap *snap = kzalloc(sizeof(*snap), GFP_KERNEL);
 	size_t done_bytes;
+	unsigned int i;
 
 	*error = "Cannot allocate the snapshot's state";
 	if (!snap)
@@ -57,13 +53,14 @@ struct cbw_snap *cbw_snap_create(struct cbw_device *dev,
 	INIT_LIST_HEAD(&snap->all_node);
 	INIT_LIST_HEAD(&snap->txn_node);
 	spin_lock_init(&snap->lock);
-	snap->copies = RB_ROOT;
 	bio_list_init(&snap->starved);
 	bio_list_init(&snap->parked);
 	bio_list_init(&snap->reads);
 	init_waitqueue_head(&snap->waitq);
 	atomic_set(&snap->nr_ios, 0);
+	atomic_set(&snap->nr_held, 0);
 	cbw_snap_init_works(snap);
+	cbw_ahead_init(snap);
 
 	snap->dev = cbw_device_get(dev);
 	snap->source = args->source;
@@ -86,11 +83,14 @@ struct cbw_snap *cbw_snap_create(struct cbw_device *dev,
 	*error = "Cannot allocate the map of chunks";
 	done_bytes = BITS_TO_LONGS(snap->nr_chunks) * sizeof(long);
 	snap->done = kvzalloc(done_bytes, GFP_KERNEL | __GFP_NOWARN);
-	snap->map = kvcalloc(DIV_ROUND_UP_ULL(snap->nr_chunks,
-					      CBW_MAP_PAGE_CHUNKS),
-			     sizeof(*snap->map), GFP_KERNEL | __GFP_NOWARN);
-	if (!snap->done || !snap->map)
+	snap->buckets = kvcalloc(CBW_BUCKETS, sizeof(*snap->buckets), GFP_KERNEL);
+	if (!snap->done || !snap->buckets ||
+	    cbw_map_init(&snap->map, snap->nr_chunks, &snap->lock))
 		goto fail;
+	for (i = 0; i < CBW_BUCKETS; i++) {
+		spin_lock_init(&snap->buckets[i].lock);
+		INIT_LIST_HEAD(&snap->buckets[i].copies);
+	}
 
 	*error = "Cannot allocate the tables of the store and its buffer";
 	if (cbw_store_init(snap, args->store))

@@ -148,24 +148,24 @@ static void run_preserved(struct cbw_snap *snap, sector_t sector, sector_t nr,
 		next = end;
 		goto out;
 	}
-	entry = cbw_map_get(snap, chunk);
+	entry = cbw_map_get(&snap->map, chunk);
 	if (entry == CBW_SLOT_NONE || entry == CBW_SLOT_POISON) {
 		run->from = entry == CBW_SLOT_NONE ? GONE : LOST;
 		while (next < end && test_bit(next, snap->done) &&
-		       cbw_map_get(snap, next) == entry)
+		       cbw_map_get(&snap->map, next) == entry)
 			next++;
 		goto out;
 	}
 	slot = entry - 1;
 	run->seg = slot / snap->seg_slots;
-	seg = &snap->segs[run->seg];
+	seg = cbw_seg(snap, run->seg);
 	/* A segment that was partly free may have old slots in the store and new ones here. */
 	if (seg->batch)
 		in_memory = snap->batches[seg->batch - 1].alloc;
 	run->from = in_memory & (1ULL << (slot % snap->seg_slots)) ? FROM_MEMORY :
 								     FROM_STORE;
 	while (next < end && test_bit(next, snap->done) &&
-	       cbw_map_get(snap, next) == entry + (next - chunk)) {
+	       cbw_map_get(&snap->map, next) == entry + (next - chunk)) {
 		u32 s = slot + (next - chunk);
 
 		if (s / snap->seg_slots != run->seg)
@@ -204,7 +204,7 @@ static void run_get(struct cbw_snap *snap, sector_t sector, sector_t nr,
 		return;
 	}
 	if (test_bit(chunk, snap->done)) {
-		smp_rmb();	/* pairs with cbw_chunk_done() */
+		smp_rmb();	/* pairs with region_done() */
 		run_preserved(snap, sector, nr, run);
 		return;
 	}

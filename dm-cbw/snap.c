@@ -80,89 +80,6 @@ void cbw_snap_io_done(struct cbw_snap *snap)
 	spin_unlock_irqrestore(&snap->waitq.lock, flags);
 }
 
-/* ---- guest writes that are held ---------------------------------------------------- */
-
-/* Wake those that are held since @before or longer. */
-void cbw_snap_wake_before(struct cbw_snap *snap, struct bio_list *from,
-			  blk_status_t status, ktime_t before)
-{
-	struct bio_list go, stay;
-	ktime_t now = ktime_get();
-	struct bio *bio;
-
-	lockdep_assert_held(&snap->lock);
-	bio_list_init(&go);
-	bio_list_init(&stay);
-	while ((bio = bio_list_pop(from))) {
-		struct cbw_io *io = cbw_io(bio);
-
-		if (ktime_after(io->hold_start, before)) {
-			bio_list_add(&stay, bio);
-			continue;
-		}
-		snap->nr_held--;
-		snap->max_hold_us = max_t(u64, snap->max_hold_us,
-					  ktime_us_delta(now, io->hold_start));
-		if (status)
-			bio->bi_status = status;
-		bio_list_add(&go, bio);
-	}
-	*from = stay;
-	cbw_remap_queue(snap->dev, &go);
-}
-
-void cbw_snap_wake(struct cbw_snap *snap, struct bio_list *from,
-		   blk_status_t status)
-{
-	if (!bio_list_empty(from))
-		cbw_snap_wake_before(snap, from, status, KTIME_MAX);
-}
-
-/* Something came free that starved writes could use. */
-void cbw_snap_wake_starved(struct cbw_snap *snap)
-{
-	lockdep_assert_held(&snap->lock);
-	snap->freed++;
-	cbw_snap_wake(snap, &snap->starved, BLK_STS_OK);
-}
-
-/* How often to look for writes held too long: within 10 % of the bound. */
-unsigned long cbw_snap_timeout_tick(const struct cbw_snap *snap)
-{
-	return max(1ul, msecs_to_jiffies(snap->timeout_ms / 20));
-}
-
-/*
- * A guest write has been held for cbw_timeout_ms: the snapshot breaks, or the write
- * fails.  Neither waits for the store nor allocates.
- */
-void cbw_snap_timeout(struct work_struct *work)
-{
-	struct cbw_snap *snap = container_of(to_delayed_work(work),
-					     struct cbw_snap, timeout_work);
-	ktime_t before = ktime_sub(ktime_get(),
-				   ms_to_ktime(snap->timeout_ms));
-	struct rb_node *node;
-	bool late = false;
-	struct bio *bio;
-
-	spin_lock_irq(&snap->lock);
-	for (node = rb_first(&snap->copies); node && !late; node = rb_next(node))
-		bio_list_for_each(bio, &rb_entry(node, struct cbw_copy,
-						 node)->waiters)
-			late |= !ktime_after(cbw_io(bio)->hold_start, before);
-	bio_list_for_each(bio, &snap->starved)
-		late |= !ktime_after(cbw_io(bio)->hold_start, before);
-	if (late && snap->break_guest)
-		cbw_copies_wake(snap, BLK_STS_TIMEOUT, before);
-	if (snap->nr_held && !(late && !snap->break_guest))
-		queue_delayed_work(cbw_wq, &snap->timeout_work,
-				   cbw_snap_timeout_tick(snap));
-	spin_unlock_irq(&snap->lock);
-	if (late && !snap->break_guest)
-		cbw_snap_break(snap, CBW_REASON_TIMEOUT);
-}
-
 /* ---- events ------------------------------------------------------------------------- */
 
 void cbw_snap_event(struct cbw_snap *snap)
@@ -201,12 +118,10 @@ void cbw_snap_event_check(struct cbw_snap *snap)
  * @snap: the snapshot
  * @reason: enum cbw_reason or CBW_OVER_ENDED
  *
- * Any context, snap->lock not held.  Neither allocates nor waits.
+ * Any context, no lock of the snapshot held.  Neither allocates nor waits.
  */
 void cbw_snap_break(struct cbw_snap *snap, unsigned int reason)
 {
-	unsigned long flags;
-
 	/* A full barrier: readers see it before any write that it lets go. */
 	if (cmpxchg(&snap->over, 0, reason))
 		return;
@@ -215,9 +130,9 @@ void cbw_snap_break(struct cbw_snap *snap, unsigned int reason)
 			    MAJOR(snap->devt), MINOR(snap->devt),
 			    MAJOR(snap->dev->devt), MINOR(snap->dev->devt),
 			    cbw_reason_name(reason));
-	spin_lock_irqsave(&snap->lock, flags);
-	cbw_copies_wake(snap, BLK_STS_OK, KTIME_MAX);
-	spin_unlock_irqrestore(&snap->lock, flags);
+	if (snap->break_guest)
+		cbw_copies_forget(snap);
+	cbw_hold_wake_all(snap, BLK_STS_OK, KTIME_MAX);
 	cbw_snap_ready(snap);
 	cbw_snap_event(snap);
 }
@@ -252,34 +167,27 @@ void cbw_snap_ready(struct cbw_snap *snap)
 	spin_unlock_irqrestore(&snap->lock, flags);
 }
 
-/*
- * Chunks [first, end) are not wanted.  In pieces, so that nobody waits long for the
- * lock; whole words at once where nothing has happened yet.
+/**
+ * cbw_snap_release_chunks - chunks are not wanted any more
+ * @snap: the snapshot, started
+ * @first: the first
+ * @end: the one after the last
+ * @count: it is a release (else they were never protected)
+ *
+ * May sleep.
  */
-static void snap_release_chunks(struct cbw_snap *snap, u64 first, u64 end,
-				bool count)
+void cbw_snap_release_chunks(struct cbw_snap *snap, u64 first, u64 end, bool count)
 {
 	while (first < end) {
-		unsigned int i;
+		u64 region = first / CBW_REGION_CHUNKS;
+		u64 base = region * CBW_REGION_CHUNKS;
+		u64 last = min(end - base, (u64)CBW_REGION_CHUNKS) - 1;
 
-		spin_lock_irq(&snap->lock);
-		for (i = 0; i < 256 && first < end; i++) {
-			unsigned long *word = &snap->done[BIT_WORD(first)];
-
-			if (!(first % BITS_PER_LONG) &&
-			    end - first >= BITS_PER_LONG && !*word &&
-			    RB_EMPTY_ROOT(&snap->copies)) {
-				WRITE_ONCE(*word, ~0UL);
-				snap->nr_needed -= BITS_PER_LONG;
-				if (count)
-					snap->nr_released += BITS_PER_LONG;
-				first += BITS_PER_LONG;
-			} else {
-				cbw_chunk_release(snap, first++, count);
-			}
-		}
-		spin_unlock_irq(&snap->lock);
-		cond_resched();
+		cbw_region_release(snap, region, GENMASK_ULL(last, first - base),
+				   count);
+		first = base + CBW_REGION_CHUNKS;
+		if (!(region % 64))
+			cond_resched();
 	}
 	cbw_snap_event_check(snap);
 }
@@ -301,9 +209,9 @@ int cbw_snap_release(struct cbw_snap *snap, u64 offset, u64 length)
 	    length > size - offset ||
 	    ((length & mask) && offset + length != size))
 		return -EINVAL;
-	snap_release_chunks(snap, offset >> (snap->shift + SECTOR_SHIFT),
-			    ((offset + length - 1) >>
-			     (snap->shift + SECTOR_SHIFT)) + 1, true);
+	cbw_snap_release_chunks(snap, offset >> (snap->shift + SECTOR_SHIFT),
+				((offset + length - 1) >>
+				 (snap->shift + SECTOR_SHIFT)) + 1, true);
 	return 0;
 }
 
@@ -328,7 +236,7 @@ static void snap_limit_work(struct work_struct *work)
 		first = (pos + (1u << snap->shift) - 1) >> snap->shift;
 		stop = more ? start >> snap->shift : snap->nr_chunks;
 		if (first < stop)
-			snap_release_chunks(snap, first, stop, false);
+			cbw_snap_release_chunks(snap, first, stop, false);
 		pos = end;
 	}
 	cbw_bits_put(snap->limit);
@@ -351,7 +259,11 @@ void cbw_snap_init_works(struct cbw_snap *snap)
 {
 	INIT_DELAYED_WORK(&snap->flush_work, cbw_flush_work);
 	INIT_WORK(&snap->store_work, cbw_store_work);
-	INIT_DELAYED_WORK(&snap->timeout_work, cbw_snap_timeout);
+	INIT_DELAYED_WORK(&snap->supply_work, cbw_supply_work);
+	INIT_DELAYED_WORK(&snap->shrink_work, cbw_shrink_work);
+	INIT_WORK(&snap->starved_work, cbw_starved_work);
+	INIT_WORK(&snap->ahead_work, cbw_ahead_work);
+	INIT_DELAYED_WORK(&snap->timeout_work, cbw_hold_timeout);
 	INIT_WORK(&snap->read_work, cbw_snap_read_work);
 	INIT_WORK(&snap->event_work, snap_event_work);
 	INIT_WORK(&snap->limit_work, snap_limit_work);
@@ -373,6 +285,7 @@ void cbw_snap_remove(struct cbw_snap *snap)
 	struct cbw_device *dev = snap->dev;
 	struct cbw_bitmap *b;
 	LIST_HEAD(devs);
+	unsigned int i;
 
 	lockdep_assert_held(&cbw_config_mutex);
 	if (snap->start_seq)
@@ -393,14 +306,24 @@ void cbw_snap_remove(struct cbw_snap *snap)
 			cbw_bitmap_abort_start(b);
 	cbw_config_unlock();
 
-	/* Nobody starts a copy any more; see those that did. */
-	spin_lock_irq(&snap->lock);
-	spin_unlock_irq(&snap->lock);
+	/*
+	 * Who begins a copy looks at snap->over under its bucket's lock: past all of
+	 * these nobody begins one any more, and those that were begun are counted.
+	 */
+	for (i = 0; i < CBW_BUCKETS; i++) {
+		spin_lock_irq(&snap->buckets[i].lock);
+		spin_unlock_irq(&snap->buckets[i].lock);
+	}
+	cancel_work_sync(&snap->ahead_work);
 	wait_event(snap->waitq, !atomic_read(&snap->nr_ios));
 	/* See cbw_snap_io_done(). */
 	spin_lock_irq(&snap->waitq.lock);
 	spin_unlock_irq(&snap->waitq.lock);
+	cancel_work_sync(&snap->starved_work);
 	cancel_delayed_work_sync(&snap->timeout_work);
+	/* It queues itself and the one after it. */
+	cancel_delayed_work_sync(&snap->supply_work);
+	cancel_delayed_work_sync(&snap->shrink_work);
 	cancel_delayed_work_sync(&snap->flush_work);
 	cancel_work_sync(&snap->store_work);
 	cancel_delayed_work_sync(&snap->flush_work);
@@ -426,7 +349,7 @@ void cbw_snap_info(struct cbw_snap *snap, struct cbw_snapshot_info *info)
 	info->out_needed = over ? 0 : snap->nr_needed;
 	info->out_released = snap->nr_released;
 	info->out_copied = snap->nr_copied;
-	info->out_held = snap->nr_held;
+	info->out_held = atomic_read(&snap->nr_held);
 	info->out_max_hold_us = snap->max_hold_us;
 	info->out_discards_deferred = snap->discards;
 	info->out_poisoned = snap->nr_poisoned;

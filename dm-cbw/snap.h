@@ -6,6 +6,8 @@
 #ifndef DM_CBW_SNAP_H
 #define DM_CBW_SNAP_H
 
+#include "chunkmap.h"
+
 /* ---- snapshots: snap.c and below --------------------------------------------------- */
 
 /* Units of the store that are written in one piece and tracked together. */
@@ -17,22 +19,37 @@
 /* snap->over: why nothing is needed any more; else an enum cbw_reason */
 #define CBW_OVER_ENDED		255	/* removed, or its session died */
 
+/* Chunks whose bits share a word of snap->done; no copy crosses a region's end. */
+#define CBW_REGION_CHUNKS	64u
+#define CBW_BUCKETS		64u	/* of the table of copies */
+
+#define CBW_SEG_NONE		U32_MAX
+
 /**
  * struct cbw_segment - a run of slots of the store; snap->lock
  * @used: slots taken
  * @pending: taken slots that are free as soon as nothing reads or writes them
  * @readers: snapshot reads of slots in flight
  * @batch: 1 + index of the batch that fills it, 0: none
+ * @list: the list that it is in, enum seg_list of store.c
+ * @prev: in that list, CBW_SEG_NONE: none
+ * @next: in that list
  */
 struct cbw_segment {
 	u64 used;
 	u64 pending;
 	u32 readers;
-	u32 batch;
+	u16 batch;
+	u16 list;
+	u32 prev;
+	u32 next;
 };
+
+#define CBW_SEG_PAGE		(PAGE_SIZE / sizeof(struct cbw_segment))
 
 /**
  * struct cbw_batch - memory for one segment while it is being filled; snap->lock
+ * @node: in snap->idle (has memory), snap->bare (has none) or snap->busy (@live)
  * @index: in snap->batches
  * @seg: the segment, valid while @live
  * @live: in use
@@ -44,10 +61,12 @@ struct cbw_segment {
  * @reads: copies in flight into it
  * @readers: snapshot reads from memory
  * @first_ready: when the oldest unwritten data came
- * @nr_pages: pages of @pages
- * @pages: the memory, set up once
+ * @storing: with break_guest_write: copies that wait for the store
+ * @pages: the memory, snap->batch_pages of them; NULL: none
+ * @contig: they follow each other in memory
  */
 struct cbw_batch {
+	struct list_head node;
 	unsigned int index;
 	u64 seg;
 	bool live;
@@ -59,45 +78,49 @@ struct cbw_batch {
 	unsigned int reads;
 	unsigned int readers;
 	ktime_t first_ready;
-	unsigned int nr_pages;
+	struct list_head storing;
 	struct page **pages;
-};
-
-enum cbw_copy_state {
-	CBW_COPY_READING,
-	CBW_COPY_STORING,	/* only with break_guest_write */
+	bool contig;
 };
 
 /**
- * struct cbw_copy - a run of chunks being copied
+ * struct cbw_copy - a run of chunks of one region being copied
  *
  * Never part of a guest bio: a release lets the guest's write go while the
  * read is still in flight.
  *
- * @node: in snap->copies, by @first; snap->lock
+ * @node: in its bucket; the bucket's lock
+ * @batch_node: in batch->storing; snap->lock
+ * @next: to be submitted; the one who started it
  * @snap: the snapshot (which waits for its copies before it goes)
  * @first: first chunk
  * @nr: chunks
  * @batch: where the data goes
  * @slot: first slot within the segment
- * @state: snap->lock
- * @storing: with CBW_COPY_STORING: slots not yet stored, as in the batch's masks
- * @poison: chunks of the run that could not be read; snap->lock
- * @waiters: guest writes that wait for this copy; snap->lock
+ * @wanted: chunks of the run that guest writes wait for, the others were read
+ *	ahead; the bucket's lock
+ * @storing: with break_guest_write: slots not yet stored, as in the batch's masks;
+ *	snap->lock
+ * @failed: with break_guest_write: slots that could not be stored; snap->lock
+ * @poison: chunks of the run that could not be read; whoever has the ended read
+ * @waiters: guest writes that wait for this copy; the bucket's lock
  * @origin: reference for the read
  * @work: reads chunk by chunk after an error
  * @bio: the read
  * @vecs: its vector
  */
 struct cbw_copy {
-	struct rb_node node;
+	struct list_head node;
+	struct list_head batch_node;
+	struct cbw_copy *next;
 	struct cbw_snap *snap;
 	u64 first;
 	unsigned int nr;
 	struct cbw_batch *batch;
 	unsigned int slot;
-	enum cbw_copy_state state;
+	u64 wanted;
 	u64 storing;
+	u64 failed;
 	u64 poison;
 	struct bio_list waiters;
 	struct cbw_origin *origin;
@@ -105,6 +128,30 @@ struct cbw_copy {
 	struct bio bio;
 	struct bio_vec vecs[];
 };
+
+/**
+ * struct cbw_bucket - a part of the table of copies in flight
+ * @lock: (irq) guards the copies of its regions, the writes that wait for them, and
+ *	the words of snap->done of its regions against other writers
+ * @copies: struct cbw_copy
+ */
+struct cbw_bucket {
+	spinlock_t lock;
+	struct list_head copies;
+} ____cacheline_aligned_in_smp;
+
+/**
+ * struct cbw_stream - a sequential writer; snap->lock
+ * @next: the first chunk that was not copied for it
+ * @window: chunks to copy ahead of it, 0: not seen to be sequential yet
+ */
+struct cbw_stream {
+	u64 next;
+	u32 window;
+};
+
+#define CBW_STREAMS		4u
+#define CBW_AHEAD_NONE		U64_MAX
 
 /**
  * struct cbw_snap - the state of one snapshot; belongs to its mapped device
@@ -136,27 +183,38 @@ struct cbw_copy {
  * @session: the session that started it; cbw_config_mutex; compared, not followed
  * @over: not 0: nothing is needed any more; set once, before any write is let go
  * @done: chunks not needed: preserved, released or not protected.
- *	Set (never cleared) after the chunk's place in @map
- * @map: pages of chunk -> 1 + slot; the top is fixed, pages are added under @lock
- * @map_pages: pages in @map
- * @lock: guards what follows
- * @copies: struct cbw_copy by first chunk
- * @starved: guest writes waiting for a batch, a slot or a copy object
- * @freed: counts what came free of these, so that none parks after the last wake-up
+ *	Set (never cleared) after the chunk's place in @map, under the bucket's lock
+ * @buckets: copies in flight
  * @nr_held: guest writes held
  * @max_hold_us: longest hold so far
+ * @ahead_at: a write here has the next window copied ahead; read freely, set
+ *	under @lock; CBW_AHEAD_NONE: none
+ * @lock: guards what follows
+ * @map: chunk -> 1 + slot
+ * @starved: guest writes waiting for a batch, a slot, a copy object or memory
+ * @starving: @starved_work is at work: nobody else may take what came free
+ * @streams: sequential writers
+ * @stream: the newest of them
+ * @ahead_stream: the one that @ahead_at belongs to
+ * @ahead_from: what @ahead_work has to copy,
+ * @ahead_to: up to here
  * @nr_needed, @nr_released, @nr_copied, @nr_poisoned: chunks
  * @discards: bytes of guest discards not passed down
  * @nr_used: slots taken, pending ones not
  * @nr_slots: capacity
  * @seg_slots: slots in a segment
  * @nr_segs: segments
- * @segs: their state
- * @seg_free: segments without any slot taken and without a batch
- * @seg_part: segments with a free slot and without a batch
- * @seg_cursor: where to look next
+ * @seg_pages: their state, in pages that are added as the store fills
+ * @seg_tabled: segments that have one
+ * @seg_fresh: the first segment that was never used
+ * @seg_lists: segments without a batch that have a free slot
  * @batches: all batches
  * @nr_batches: their number
+ * @batch_pages: pages of each
+ * @idle: batches with memory; the others are in @bare, those in use in @busy
+ * @nr_idle: how many are in @idle
+ * @nr_filled: how many have memory
+ * @batch_used: when one was last taken, in jiffies
  * @filling: the batch that gives out slots, or NULL
  * @nr_ios: copies and store writes in flight (dm drains the reads)
  * @waitq: woken when @nr_ios falls to 0
@@ -199,15 +257,20 @@ struct cbw_snap {
 
 	unsigned int over;
 	unsigned long *done;
-	u32 **map;
-	unsigned int map_pages;
+	struct cbw_bucket *buckets;
+	atomic_t nr_held;
+	u64 max_hold_us;
+	u64 ahead_at;
 
 	spinlock_t lock;
-	struct rb_root copies;
+	struct cbw_map map;
 	struct bio_list starved;
-	u64 freed;
-	unsigned int nr_held;
-	u64 max_hold_us;
+	bool starving;
+	struct cbw_stream streams[CBW_STREAMS];
+	unsigned int stream;
+	unsigned int ahead_stream;
+	u64 ahead_from;
+	u64 ahead_to;
 	u64 nr_needed;
 	u64 nr_released;
 	u64 nr_copied;
@@ -218,12 +281,19 @@ struct cbw_snap {
 	u64 nr_slots;
 	unsigned int seg_slots;
 	u64 nr_segs;
-	struct cbw_segment *segs;
-	unsigned long *seg_free;
-	unsigned long *seg_part;
-	u64 seg_cursor;
+	struct cbw_segment **seg_pages;
+	u64 seg_tabled;
+	u64 seg_fresh;
+	u32 seg_lists[2];
 	struct cbw_batch *batches;
 	unsigned int nr_batches;
+	unsigned int batch_pages;
+	struct list_head idle;
+	struct list_head bare;
+	struct list_head busy;
+	unsigned int nr_idle;
+	unsigned int nr_filled;
+	unsigned long batch_used;
 	struct cbw_batch *filling;
 
 	atomic_t nr_ios;
@@ -240,16 +310,15 @@ struct cbw_snap {
 
 	struct delayed_work flush_work;
 	struct work_struct store_work;
+	struct delayed_work supply_work;
+	struct delayed_work shrink_work;
+	struct work_struct starved_work;
+	struct work_struct ahead_work;
 	struct delayed_work timeout_work;
 	struct work_struct read_work;
 	struct work_struct event_work;
 	struct work_struct limit_work;
 };
-
-/* map[] entries */
-#define CBW_SLOT_NONE		0u
-#define CBW_SLOT_POISON		U32_MAX
-#define CBW_MAP_PAGE_CHUNKS	(PAGE_SIZE / sizeof(u32))
 
 static inline u64 cbw_chunk(const struct cbw_snap *snap, sector_t sector)
 {
@@ -269,7 +338,7 @@ static inline unsigned int cbw_chunk_bytes(const struct cbw_snap *snap)
 
 /*
  * Does any chunk of this range still have to be preserved?  Pairs with the
- * release in cbw_chunk_done(): the fast path of a write, no lock.
+ * release in region_done(): the fast path of a write, no lock.
  */
 static inline bool cbw_snap_needs(const struct cbw_snap *snap, sector_t sector,
 				  sector_t nr)
@@ -290,6 +359,19 @@ static inline bool cbw_snap_needs(const struct cbw_snap *snap, sector_t sector,
 	return find_next_zero_bit(snap->done, last + 1, first) <= last;
 }
 
+/*
+ * Is a sequential writer at the place where its next window should be copied?
+ * A hint: no lock.
+ */
+static inline bool cbw_ahead_hit(const struct cbw_snap *snap, sector_t sector,
+				 sector_t nr)
+{
+	u64 first = sector >> snap->shift;
+	u64 last = (sector + nr - 1) >> snap->shift;
+
+	return READ_ONCE(snap->ahead_at) - first <= last - first;
+}
+
 /* snap.c */
 extern struct list_head cbw_snaps;
 
@@ -300,17 +382,11 @@ void cbw_snap_started(struct cbw_snap *snap, u64 seq);
 void cbw_snap_ready(struct cbw_snap *snap);
 void cbw_snap_remove(struct cbw_snap *snap);
 int cbw_snap_release(struct cbw_snap *snap, u64 offset, u64 length);
+void cbw_snap_release_chunks(struct cbw_snap *snap, u64 first, u64 end, bool count);
 void cbw_snap_info(struct cbw_snap *snap, struct cbw_snapshot_info *info);
 void cbw_snap_event(struct cbw_snap *snap);
 void cbw_snap_io_done(struct cbw_snap *snap);
-void cbw_snap_wake(struct cbw_snap *snap, struct bio_list *from,
-		   blk_status_t status);
-void cbw_snap_wake_starved(struct cbw_snap *snap);
-void cbw_snap_wake_before(struct cbw_snap *snap, struct bio_list *from,
-			  blk_status_t status, ktime_t before);
 void cbw_snap_event_check(struct cbw_snap *snap);
-unsigned long cbw_snap_timeout_tick(const struct cbw_snap *snap);
-void cbw_snap_timeout(struct work_struct *work);
 void cbw_snap_init_works(struct cbw_snap *snap);
 unsigned int cbw_snap_state(struct cbw_snap *snap);
 const char *cbw_reason_name(unsigned int reason);
@@ -325,6 +401,16 @@ static inline void cbw_snap_io_start(struct cbw_snap *snap)
 {
 	atomic_inc(&snap->nr_ios);
 }
+
+/* hold.c */
+void cbw_hold_add(struct cbw_snap *snap, struct bio_list *list, struct bio *bio,
+		  bool head);
+void cbw_hold_wake(struct cbw_snap *snap, struct bio_list *from,
+		   blk_status_t status, ktime_t before);
+void cbw_hold_wake_all(struct cbw_snap *snap, blk_status_t status, ktime_t before);
+void cbw_starved_kick(struct cbw_snap *snap);
+void cbw_starved_work(struct work_struct *work);
+void cbw_hold_timeout(struct work_struct *work);
 
 /* snap-init.c */
 struct cbw_snap_args {
@@ -343,12 +429,6 @@ struct cbw_snap *cbw_snap_create(struct cbw_device *dev,
 				 const struct cbw_snap_args *args, char **error);
 void cbw_snap_free(struct cbw_snap *snap);
 
-/* chunkmap.c */
-u32 cbw_map_get(struct cbw_snap *snap, u64 chunk);
-int cbw_map_prepare(struct cbw_snap *snap, u64 chunk);
-void cbw_map_set(struct cbw_snap *snap, u64 chunk, u32 val);
-void cbw_chunk_done(struct cbw_snap *snap, u64 chunk);
-
 /* store.c */
 int cbw_store_init(struct cbw_snap *snap, struct block_device *store);
 void cbw_store_exit(struct cbw_snap *snap);
@@ -361,7 +441,9 @@ void cbw_batch_cancel(struct cbw_snap *snap, struct cbw_batch *batch,
 		      unsigned int slot);
 void cbw_batch_settle(struct cbw_snap *snap, struct cbw_batch *batch);
 void cbw_seg_unpin(struct cbw_snap *snap, u64 seg);
-unsigned int cbw_batch_add_pages(struct cbw_batch *batch, struct bio *bio,
+struct cbw_segment *cbw_seg(const struct cbw_snap *snap, u64 seg);
+unsigned int cbw_batch_add_pages(const struct cbw_snap *snap,
+				 struct cbw_batch *batch, struct bio *bio,
 				 size_t offset, size_t len);
 
 static inline sector_t cbw_slot_sector(const struct cbw_snap *snap, u64 slot)
@@ -369,19 +451,53 @@ static inline sector_t cbw_slot_sector(const struct cbw_snap *snap, u64 slot)
 	return (sector_t)slot << snap->shift;
 }
 
+/* supply.c */
+int cbw_supply_init(struct cbw_snap *snap);
+void cbw_supply_exit(struct cbw_snap *snap);
+void cbw_supply_need(struct cbw_snap *snap);
+void cbw_supply_work(struct work_struct *work);
+void cbw_shrink_work(struct work_struct *work);
+
 /* store-write.c */
 void cbw_store_work(struct work_struct *work);
 void cbw_flush_work(struct work_struct *work);
 size_t cbw_store_write_size(const struct cbw_snap *snap);
 
 /* copy.c */
-blk_status_t cbw_copy_start(struct cbw_snap *snap, sector_t sector, sector_t nr);
-bool cbw_copy_park(struct cbw_snap *snap, struct bio *bio, u64 freed);
-void cbw_chunk_release(struct cbw_snap *snap, u64 chunk, bool count);
-void cbw_copy_stored(struct cbw_snap *snap, struct cbw_batch *batch, u64 mask,
-		     blk_status_t status);
-void cbw_copies_wake(struct cbw_snap *snap, blk_status_t status, ktime_t before);
+
+/**
+ * struct cbw_hold - what is done about a write that needs chunks; on the stack
+ * @bio: the write; NULL: nobody waits, the chunks are copied ahead
+ * @head: it was starved before and is at work with what came free
+ * @parked: somebody else has the write now
+ * @starved: it is parked with those that wait for memory or slots
+ * @reads: copies to be submitted
+ * @status: break_guest_write: what to end the write with
+ */
+struct cbw_hold {
+	struct bio *bio;
+	bool head;
+	bool parked;
+	bool starved;
+	struct cbw_copy *reads;
+	blk_status_t status;
+};
+
+void cbw_copy_hold(struct cbw_snap *snap, sector_t sector, sector_t nr,
+		   struct cbw_hold *hold);
+void cbw_copies_submit(struct cbw_hold *hold);
+void cbw_region_release(struct cbw_snap *snap, u64 region, u64 mask, bool count);
+void cbw_copies_stored(struct cbw_snap *snap, struct cbw_batch *batch, u64 mask,
+		       blk_status_t status);
+void cbw_copies_forget(struct cbw_snap *snap);
 size_t cbw_copy_size(const struct cbw_snap *snap);
+
+/* ahead.c */
+void cbw_ahead_init(struct cbw_snap *snap);
+void cbw_ahead_seen(struct cbw_snap *snap, u64 from, u64 end);
+void cbw_ahead_kick(struct cbw_snap *snap);
+bool cbw_ahead_room(const struct cbw_snap *snap);
+void cbw_ahead_work(struct work_struct *work);
 
 /* snap-read.c */
 int cbw_snap_map(struct dm_target *ti, struct bio *bio);

@@ -29,7 +29,7 @@ size_t cbw_store_write_size(const struct cbw_snap *snap)
 {
 	struct cbw_store_write *w;
 
-	return struct_size(w, vecs, snap->batches[0].nr_pages);
+	return struct_size(w, vecs, snap->batch_pages);
 }
 
 static void store_write_end(struct bio *bio)
@@ -42,12 +42,13 @@ static void store_write_end(struct bio *bio)
 
 	if (status && !snap->break_guest)
 		cbw_snap_break(snap, CBW_REASON_STORE_IO);
+	/* While they are `writing` the batch stays what it is. */
+	if (snap->break_guest)
+		cbw_copies_stored(snap, batch, w->mask, status);
 	spin_lock_irqsave(&snap->lock, flags);
 	batch->writing &= ~w->mask;
 	/* After an error as well: the snapshot, or those slots, are lost. */
 	batch->written |= w->mask;
-	if (snap->break_guest)
-		cbw_copy_stored(snap, batch, w->mask, status);
 	cbw_batch_settle(snap, batch);
 	spin_unlock_irqrestore(&snap->lock, flags);
 	bio_uninit(bio);
@@ -70,13 +71,13 @@ static void store_write(struct cbw_snap *snap, struct cbw_batch *batch, u64 mask
 	w->snap = snap;
 	w->batch = batch;
 	w->mask = mask;
-	bio_init(&w->bio, snap->store_dev, w->vecs, batch->nr_pages,
+	bio_init(&w->bio, snap->store_dev, w->vecs, snap->batch_pages,
 		 REQ_OP_WRITE);
 	w->bio.bi_iter.bi_sector = cbw_slot_sector(snap, slot);
 	w->bio.bi_end_io = store_write_end;
-	WARN_ON_ONCE(cbw_batch_add_pages(batch, &w->bio, first * chunk,
+	WARN_ON_ONCE(cbw_batch_add_pages(snap, batch, &w->bio, first * chunk,
 					 nr * chunk) != nr * chunk);
-	submit_bio(&w->bio);
+	submit_bio_noacct(&w->bio);
 }
 
 /*
@@ -103,38 +104,49 @@ static u64 batch_due(struct cbw_snap *snap, struct cbw_batch *batch, bool *later
 	return 0;
 }
 
+/* The next run of slots that should go to the store now.  Returns its batch or NULL. */
+static struct cbw_batch *next_due(struct cbw_snap *snap, u64 *run, bool *later)
+{
+	struct cbw_batch *batch;
+	unsigned int first, end;
+	u64 due;
+
+	lockdep_assert_held(&snap->lock);
+	if (READ_ONCE(snap->over))
+		return NULL;
+	list_for_each_entry(batch, &snap->busy, node) {
+		due = batch_due(snap, batch, later);
+		if (!due)
+			continue;
+		first = __ffs64(due);
+		for (end = first + 1; end < snap->seg_slots; end++)
+			if (!(due & (1ULL << end)))
+				break;
+		*run = GENMASK_ULL(end - 1, first);
+		batch->writing |= *run;
+		if (!(due & ~*run))
+			batch->first_ready = 0;
+		cbw_snap_io_start(snap);
+		return batch;
+	}
+	return NULL;
+}
+
 static void store_flush(struct cbw_snap *snap)
 {
-	struct blk_plug plug;
-	bool later = false;
-	unsigned int i;
+	struct cbw_batch *batch;
+	bool later;
+	u64 run;
 
-	blk_start_plug(&plug);
-	for (i = 0; i < snap->nr_batches; i++) {
-		struct cbw_batch *batch = &snap->batches[i];
-		unsigned int first, end;
-		u64 due, run;
-
+	do {
+		later = false;
 		spin_lock_irq(&snap->lock);
-		due = READ_ONCE(snap->over) ? 0 : batch_due(snap, batch, &later);
-		if (due) {
-			first = __ffs64(due);
-			for (end = first + 1; end < snap->seg_slots; end++)
-				if (!(due & (1ULL << end)))
-					break;
-			run = GENMASK_ULL(end - 1, first);
-			batch->writing |= run;
-			if (!(due & ~run))
-				batch->first_ready = 0;
-			cbw_snap_io_start(snap);
-		}
+		batch = next_due(snap, &run, &later);
 		spin_unlock_irq(&snap->lock);
-		if (due) {
+		if (batch)
 			store_write(snap, batch, run);
-			i--;	/* there may be another run */
-		}
-	}
-	blk_finish_plug(&plug);
+		cond_resched();
+	} while (batch);
 	if (later)
 		queue_delayed_work(cbw_store_wq, &snap->flush_work,
 				   msecs_to_jiffies(WRITE_BEHIND_MS));

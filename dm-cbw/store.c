@@ -11,40 +11,67 @@
  */
 #include "cbw.h"
 
-#include <linux/bitmap.h>
+#include <linux/mm.h>
 #include <linux/slab.h>
-#include <linux/vmalloc.h>
-
-#define DEFAULT_BUFFER_KIB	8192u
 
 /* ---- segments ---------------------------------------------------------------- */
+
+enum seg_list {
+	SEG_FREE,		/* no slot taken */
+	SEG_PART,		/* some */
+	SEG_NO_LIST,		/* all, or a batch fills it */
+};
 
 static u64 seg_all(const struct cbw_snap *snap)
 {
 	return snap->seg_slots == 64 ? ~0ULL : (1ULL << snap->seg_slots) - 1;
 }
 
-/* Where can slots be found?  Keep the two indexes right. */
+/* A segment that has been used, or is about to be. */
+struct cbw_segment *cbw_seg(const struct cbw_snap *snap, u64 i)
+{
+	return &snap->seg_pages[i / CBW_SEG_PAGE][i % CBW_SEG_PAGE];
+}
+
+static void seg_unlist(struct cbw_snap *snap, struct cbw_segment *seg)
+{
+	if (seg->list == SEG_NO_LIST)
+		return;
+	if (seg->next != CBW_SEG_NONE)
+		cbw_seg(snap, seg->next)->prev = seg->prev;
+	if (seg->prev != CBW_SEG_NONE)
+		cbw_seg(snap, seg->prev)->next = seg->next;
+	else
+		snap->seg_lists[seg->list] = seg->next;
+	seg->list = SEG_NO_LIST;
+}
+
+/* Where can slots be found?  Keep the lists right. */
 static void seg_index(struct cbw_snap *snap, u64 i)
 {
-	const struct cbw_segment *seg = &snap->segs[i];
-	bool idle = !seg->batch;
+	struct cbw_segment *seg = cbw_seg(snap, i);
+	enum seg_list list = SEG_NO_LIST;
 
 	lockdep_assert_held(&snap->lock);
-	if (idle && !seg->used)
-		__set_bit(i, snap->seg_free);
-	else
-		__clear_bit(i, snap->seg_free);
-	if (idle && seg->used && seg->used != seg_all(snap))
-		__set_bit(i, snap->seg_part);
-	else
-		__clear_bit(i, snap->seg_part);
+	if (!seg->batch && seg->used != seg_all(snap))
+		list = seg->used ? SEG_PART : SEG_FREE;
+	if (seg->list == list)
+		return;
+	seg_unlist(snap, seg);
+	seg->list = list;
+	if (list == SEG_NO_LIST)
+		return;
+	seg->prev = CBW_SEG_NONE;
+	seg->next = snap->seg_lists[list];
+	if (seg->next != CBW_SEG_NONE)
+		cbw_seg(snap, seg->next)->prev = i;
+	snap->seg_lists[list] = i;
 }
 
 /* Give back what was released while something still used the segment. */
 static void seg_settle(struct cbw_snap *snap, u64 i)
 {
-	struct cbw_segment *seg = &snap->segs[i];
+	struct cbw_segment *seg = cbw_seg(snap, i);
 
 	lockdep_assert_held(&snap->lock);
 	if ((seg->batch || seg->readers) && cbw_cured(6))
@@ -52,26 +79,43 @@ static void seg_settle(struct cbw_snap *snap, u64 i)
 	if (seg->pending) {
 		seg->used &= ~seg->pending;
 		seg->pending = 0;
-		cbw_snap_wake_starved(snap);
+		cbw_starved_kick(snap);
 	}
 	if (!seg->batch)
 		seg_index(snap, i);
 }
 
-static u64 seg_find(struct cbw_snap *snap)
+/* Slots of a segment that lie beyond the store's end: taken for ever. */
+static u64 seg_beyond(const struct cbw_snap *snap, u64 i)
 {
-	unsigned long *maps[] = { snap->seg_free, snap->seg_part };
-	unsigned int m;
+	unsigned int tail = snap->nr_slots % snap->seg_slots;
+
+	return i == snap->nr_segs - 1 && tail ?
+	       seg_all(snap) & ~((1ULL << tail) - 1) : 0;
+}
+
+/* A segment with a free slot; rather one that was in use before than a new one. */
+static u64 seg_take(struct cbw_snap *snap)
+{
+	struct cbw_segment *seg;
 	u64 i;
 
-	for (m = 0; m < ARRAY_SIZE(maps); m++) {
-		i = find_next_bit(maps[m], snap->nr_segs, snap->seg_cursor);
-		if (i >= snap->nr_segs)
-			i = find_next_bit(maps[m], snap->nr_segs, 0);
-		if (i < snap->nr_segs)
-			return i;
+	lockdep_assert_held(&snap->lock);
+	if (snap->seg_lists[SEG_FREE] != CBW_SEG_NONE) {
+		i = snap->seg_lists[SEG_FREE];
+		seg_unlist(snap, cbw_seg(snap, i));
+	} else if (snap->seg_fresh < snap->seg_tabled) {
+		i = snap->seg_fresh++;
+		seg = cbw_seg(snap, i);
+		seg->list = SEG_NO_LIST;
+		seg->used = seg_beyond(snap, i);
+	} else if (snap->seg_lists[SEG_PART] != CBW_SEG_NONE) {
+		i = snap->seg_lists[SEG_PART];
+		seg_unlist(snap, cbw_seg(snap, i));
+	} else {
+		return U64_MAX;
 	}
-	return U64_MAX;
+	return i;
 }
 
 /**
@@ -82,7 +126,7 @@ static u64 seg_find(struct cbw_snap *snap)
 void cbw_slot_release(struct cbw_snap *snap, u32 slot)
 {
 	u64 i = slot / snap->seg_slots;
-	struct cbw_segment *seg = &snap->segs[i];
+	struct cbw_segment *seg = cbw_seg(snap, i);
 	u64 bit = 1ULL << (slot % snap->seg_slots);
 
 	lockdep_assert_held(&snap->lock);
@@ -103,7 +147,7 @@ void cbw_slot_release(struct cbw_snap *snap, u32 slot)
 void cbw_seg_unpin(struct cbw_snap *snap, u64 i)
 {
 	lockdep_assert_held(&snap->lock);
-	snap->segs[i].readers--;
+	cbw_seg(snap, i)->readers--;
 	seg_settle(snap, i);
 }
 
@@ -111,22 +155,19 @@ void cbw_seg_unpin(struct cbw_snap *snap, u64 i)
 
 static struct cbw_batch *batch_open(struct cbw_snap *snap)
 {
-	struct cbw_batch *batch = NULL;
-	unsigned int i;
+	struct cbw_batch *batch;
 	u64 seg;
 
-	for (i = 0; i < snap->nr_batches; i++) {
-		if (!snap->batches[i].live) {
-			batch = &snap->batches[i];
-			break;
-		}
-	}
+	lockdep_assert_held(&snap->lock);
+	batch = list_first_entry_or_null(&snap->idle, struct cbw_batch, node);
 	if (!batch)
 		return NULL;
-	seg = seg_find(snap);
+	seg = seg_take(snap);
 	if (seg == U64_MAX)
 		return NULL;
-	snap->seg_cursor = seg + 1;
+	list_move_tail(&batch->node, &snap->busy);
+	snap->nr_idle--;
+	snap->batch_used = jiffies;
 	batch->seg = seg;
 	batch->live = true;
 	batch->alloc = 0;
@@ -135,19 +176,8 @@ static struct cbw_batch *batch_open(struct cbw_snap *snap)
 	batch->written = 0;
 	batch->cancelled = 0;
 	batch->first_ready = 0;
-	snap->segs[seg].batch = batch->index + 1;
-	seg_index(snap, seg);
+	cbw_seg(snap, seg)->batch = batch->index + 1;
 	return batch;
-}
-
-static bool batches_live(const struct cbw_snap *snap)
-{
-	unsigned int i;
-
-	for (i = 0; i < snap->nr_batches; i++)
-		if (snap->batches[i].live)
-			return true;
-	return false;
 }
 
 /**
@@ -157,7 +187,7 @@ static bool batches_live(const struct cbw_snap *snap)
  */
 void cbw_batch_settle(struct cbw_snap *snap, struct cbw_batch *batch)
 {
-	struct cbw_segment *seg = &snap->segs[batch->seg];
+	struct cbw_segment *seg = cbw_seg(snap, batch->seg);
 
 	lockdep_assert_held(&snap->lock);
 	if (!batch->live)
@@ -175,7 +205,9 @@ void cbw_batch_settle(struct cbw_snap *snap, struct cbw_batch *batch)
 	seg->batch = 0;
 	seg_settle(snap, batch->seg);
 	seg_index(snap, batch->seg);
-	cbw_snap_wake_starved(snap);
+	list_move(&batch->node, &snap->idle);
+	snap->nr_idle++;
+	cbw_starved_kick(snap);
 }
 
 /**
@@ -200,13 +232,13 @@ struct cbw_batch *cbw_slots_get(struct cbw_snap *snap, unsigned int want,
 	if (!batch) {
 		batch = batch_open(snap);
 		if (!batch) {
-			*full = !batches_live(snap) &&
+			*full = list_empty(&snap->busy) &&
 				snap->nr_used >= snap->nr_slots;
 			return NULL;
 		}
 		snap->filling = batch;
 	}
-	seg = &snap->segs[batch->seg];
+	seg = cbw_seg(snap, batch->seg);
 	first = __ffs64(~seg->used);
 	for (n = 1; n < want && first + n < snap->seg_slots; n++)
 		if (seg->used & (1ULL << (first + n)))
@@ -255,11 +287,15 @@ void cbw_batch_filled(struct cbw_snap *snap, struct cbw_batch *batch)
 }
 
 /* Returns the bytes that fit into @bio. */
-unsigned int cbw_batch_add_pages(struct cbw_batch *batch, struct bio *bio,
+unsigned int cbw_batch_add_pages(const struct cbw_snap *snap,
+				 struct cbw_batch *batch, struct bio *bio,
 				 size_t offset, size_t len)
 {
 	size_t done = 0;
 
+	if (batch->contig)
+		return bio_add_page(bio, batch->pages[offset >> PAGE_SHIFT], len,
+				    offset_in_page(offset));
 	while (done < len) {
 		size_t pos = offset + done;
 		unsigned int in = offset_in_page(pos);
@@ -274,124 +310,17 @@ unsigned int cbw_batch_add_pages(struct cbw_batch *batch, struct bio *bio,
 
 /* ---- set up -------------------------------------------------------------------------- */
 
-static void batches_free(struct cbw_snap *snap)
+/* May sleep.  The table of pages; they come as the store fills (supply.c). */
+static struct cbw_segment **seg_pages_alloc(u64 nr_segs)
 {
-	unsigned int i, j;
-
-	for (i = 0; snap->batches && i < snap->nr_batches; i++) {
-		struct cbw_batch *batch = &snap->batches[i];
-
-		for (j = 0; batch->pages && j < batch->nr_pages; j++)
-			if (batch->pages[j])
-				__free_page(batch->pages[j]);
-		kvfree(batch->pages);
-	}
-	kvfree(snap->batches);
-	snap->batches = NULL;
+	return kvcalloc(DIV_ROUND_UP_ULL(nr_segs, CBW_SEG_PAGE),
+			sizeof(struct cbw_segment *), GFP_KERNEL | __GFP_NOWARN);
 }
 
-/* Contiguous if that is cheap: then a run is one bio vector. */
-static int batch_pages_alloc(struct cbw_batch *batch)
+static u64 slots_of(const struct cbw_snap *snap, struct block_device *store)
 {
-	unsigned int order = get_order((size_t)batch->nr_pages << PAGE_SHIFT);
-	struct page *block;
-	unsigned int j;
-
-	block = alloc_pages(GFP_KERNEL | __GFP_ZERO | __GFP_NORETRY |
-			    __GFP_NOWARN, order);
-	if (block) {
-		split_page(block, order);
-		for (j = 0; j < batch->nr_pages; j++)
-			batch->pages[j] = block + j;
-		return 0;
-	}
-	for (j = 0; j < batch->nr_pages; j++) {
-		batch->pages[j] = alloc_page(GFP_KERNEL | __GFP_ZERO);
-		if (!batch->pages[j])
-			return -ENOMEM;
-	}
-	return 0;
-}
-
-static int batches_alloc(struct cbw_snap *snap)
-{
-	size_t bytes = (size_t)snap->seg_slots * cbw_chunk_bytes(snap);
-	unsigned int kib = snap->buffer_kib ? snap->buffer_kib : DEFAULT_BUFFER_KIB;
-	unsigned int i;
-
-	snap->nr_batches = max_t(u64, 2, ((u64)kib << 10) / bytes);
-	snap->batches = kvcalloc(snap->nr_batches, sizeof(*snap->batches),
-				 GFP_KERNEL);
-	if (!snap->batches)
-		return -ENOMEM;
-	for (i = 0; i < snap->nr_batches; i++) {
-		struct cbw_batch *batch = &snap->batches[i];
-
-		batch->index = i;
-		batch->nr_pages = bytes >> PAGE_SHIFT;
-		batch->pages = kvcalloc(batch->nr_pages, sizeof(*batch->pages),
-					GFP_KERNEL);
-		if (!batch->pages || batch_pages_alloc(batch))
-			return -ENOMEM;
-	}
-	return 0;
-}
-
-struct seg_tables {
-	u64 nr_slots, nr_segs;
-	struct cbw_segment *segs;
-	unsigned long *seg_free, *seg_part;
-};
-
-static void seg_tables_free(struct seg_tables *t)
-{
-	kvfree(t->segs);
-	kvfree(t->seg_free);
-	kvfree(t->seg_part);
-}
-
-static int seg_tables_alloc(struct cbw_snap *snap, sector_t sectors,
-			    struct seg_tables *t)
-{
-	size_t words;
-
-	memset(t, 0, sizeof(*t));
 	/* Entries of the map are 1 + slot, and the last value is taken. */
-	t->nr_slots = min_t(u64, sectors >> snap->shift, U32_MAX - 1);
-	t->nr_segs = DIV_ROUND_UP_ULL(t->nr_slots, snap->seg_slots);
-	words = BITS_TO_LONGS(t->nr_segs);
-	t->segs = kvcalloc(t->nr_segs, sizeof(*t->segs),
-			   GFP_KERNEL | __GFP_NOWARN);
-	t->seg_free = kvcalloc(words, sizeof(long), GFP_KERNEL | __GFP_NOWARN);
-	t->seg_part = kvcalloc(words, sizeof(long), GFP_KERNEL | __GFP_NOWARN);
-	if (t->segs && t->seg_free && t->seg_part)
-		return 0;
-	seg_tables_free(t);
-	return -ENOMEM;
-}
-
-/* Slots beyond the store's end are taken for ever. */
-static void seg_mask_tail(struct cbw_snap *snap)
-{
-	unsigned int tail = snap->nr_slots % snap->seg_slots;
-
-	if (tail)
-		snap->segs[snap->nr_segs - 1].used |=
-			seg_all(snap) & ~((1ULL << tail) - 1);
-}
-
-static void seg_tables_use(struct cbw_snap *snap, const struct seg_tables *t)
-{
-	u64 i;
-
-	snap->nr_slots = t->nr_slots;
-	snap->nr_segs = t->nr_segs;
-	snap->segs = t->segs;
-	snap->seg_free = t->seg_free;
-	snap->seg_part = t->seg_part;
-	seg_mask_tail(snap);
-	for (i = 0; i < snap->nr_segs; i++)
-		seg_index(snap, i);
+	return min_t(u64, bdev_nr_sectors(store) >> snap->shift, U32_MAX - 1);
 }
 
 /**
@@ -403,26 +332,30 @@ static void seg_tables_use(struct cbw_snap *snap, const struct seg_tables *t)
  */
 int cbw_store_init(struct cbw_snap *snap, struct block_device *store)
 {
-	struct seg_tables t;
-
 	snap->store_dev = store;
 	snap->seg_slots = clamp(CBW_SEGMENT_BYTES / cbw_chunk_bytes(snap), 1u,
 				CBW_SEGMENT_SLOTS);
-	if (seg_tables_alloc(snap, bdev_nr_sectors(store), &t))
+	snap->nr_slots = slots_of(snap, store);
+	snap->nr_segs = DIV_ROUND_UP_ULL(snap->nr_slots, snap->seg_slots);
+	snap->seg_lists[SEG_FREE] = CBW_SEG_NONE;
+	snap->seg_lists[SEG_PART] = CBW_SEG_NONE;
+	snap->seg_pages = seg_pages_alloc(snap->nr_segs);
+	if (!snap->seg_pages)
 		return -ENOMEM;
-	spin_lock_irq(&snap->lock);
-	seg_tables_use(snap, &t);
-	spin_unlock_irq(&snap->lock);
-	return batches_alloc(snap);
+	return cbw_supply_init(snap);
 }
 
 /* May sleep; nothing is in flight any more. */
 void cbw_store_exit(struct cbw_snap *snap)
 {
-	batches_free(snap);
-	kvfree(snap->segs);
-	kvfree(snap->seg_free);
-	kvfree(snap->seg_part);
+	u64 i;
+
+	cbw_supply_exit(snap);
+	if (!snap->seg_pages)
+		return;
+	for (i = 0; i < DIV_ROUND_UP_ULL(snap->nr_segs, CBW_SEG_PAGE); i++)
+		free_page((unsigned long)snap->seg_pages[i]);
+	kvfree(snap->seg_pages);
 }
 
 /**
@@ -434,29 +367,37 @@ void cbw_store_exit(struct cbw_snap *snap)
  */
 int cbw_store_grow(struct cbw_snap *snap, struct block_device *store)
 {
-	struct seg_tables t, old;
-	u64 i;
+	u64 nr_slots = slots_of(snap, store), last = snap->nr_segs - 1;
+	u64 nr_segs = DIV_ROUND_UP_ULL(nr_slots, snap->seg_slots);
+	struct cbw_segment **pages, **old;
 
-	if (seg_tables_alloc(snap, bdev_nr_sectors(store), &t))
-		return -ENOMEM;
-	if (t.nr_slots < snap->nr_slots) {
-		seg_tables_free(&t);
+	if (nr_slots < snap->nr_slots)
 		return -EINVAL;
-	}
+	pages = seg_pages_alloc(nr_segs);
+	if (!pages)
+		return -ENOMEM;
 	spin_lock_irq(&snap->lock);
-	old.segs = snap->segs;
-	old.seg_free = snap->seg_free;
-	old.seg_part = snap->seg_part;
-	for (i = 0; i < snap->nr_segs; i++)
-		t.segs[i] = snap->segs[i];
-	if (snap->nr_slots % snap->seg_slots)
-		t.segs[snap->nr_segs - 1].used &=
-			(1ULL << (snap->nr_slots % snap->seg_slots)) - 1;
+	old = snap->seg_pages;
+	memcpy(pages, old, DIV_ROUND_UP_ULL(snap->nr_segs, CBW_SEG_PAGE) *
+			   sizeof(*pages));
+	snap->seg_pages = pages;
+	/* What lay beyond the end of the last segment has come free. */
+	if (last < snap->seg_fresh)
+		cbw_seg(snap, last)->used &= ~seg_beyond(snap, last);
+	snap->nr_slots = nr_slots;
+	snap->nr_segs = nr_segs;
+	if (last < snap->seg_fresh) {
+		cbw_seg(snap, last)->used |= seg_beyond(snap, last);
+		if (!cbw_seg(snap, last)->batch)
+			seg_index(snap, last);
+	}
+	/* Tables are made by pages: there may be some for the new ones already. */
+	snap->seg_tabled = min(round_up(snap->seg_tabled, CBW_SEG_PAGE), nr_segs);
 	snap->store_dev = store;
 	snap->low_space = false;
-	seg_tables_use(snap, &t);
-	cbw_snap_wake_starved(snap);
+	cbw_supply_need(snap);
+	cbw_starved_kick(snap);
 	spin_unlock_irq(&snap->lock);
-	seg_tables_free(&old);
+	kvfree(old);
 	return 0;
 }

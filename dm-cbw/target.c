@@ -135,11 +135,8 @@ static void cbw_presuspend(struct dm_target *ti)
 		return;
 	cbw_config_lock();
 	WRITE_ONCE(ct->dev->requeue, ti);
-	list_for_each_entry(snap, &ct->dev->snaps, node) {
-		spin_lock_irq(&snap->lock);
-		cbw_copies_wake(snap, BLK_STS_OK, KTIME_MAX);
-		spin_unlock_irq(&snap->lock);
-	}
+	list_for_each_entry(snap, &ct->dev->snaps, node)
+		cbw_hold_wake_all(snap, BLK_STS_OK, KTIME_MAX);
 	cbw_config_unlock();
 }
 
@@ -160,8 +157,11 @@ static void cbw_postsuspend(struct dm_target *ti)
 	struct cbw_device *dev = ct->dev;
 
 	WRITE_ONCE(dev->requeue, NULL);
-	/* From here on somebody else's table may be swapped in. */
-	smp_store_release(&dev->suspended, true);
+	/*
+	 * From here on somebody else's table may be swapped in.  Who begins a copy that no
+	 * write waits for counts it and then looks at this.
+	 */
+	smp_store_mb(dev->suspended, true);
 	if (cbw_cured(8))
 		wait_event(dev->waitq, !atomic_read(&dev->copy_reads));
 }
