@@ -22,7 +22,7 @@
  *
  * `cut` starts armed snapshots in one transaction, then reads 4 KiB of each of
  * them: cut= (the id) cut_us= (the call) readable_us= (from its return to when
- * all are read).  `sum` prints a hash of each extent (lines "offset length" of
+ * all are read) gp_us= (a grace period of RCU, just before).  `sum` prints a hash of each extent (lines "offset length" of
  * EXTENTS).  `dirty` writes to so much memory, checks it and writes again.
  */
 #include <fcntl.h>
@@ -30,6 +30,7 @@
 #include <liburing.h>
 #include <linux/aio_abi.h>
 #include <linux/dm-cbw.h>
+#include <linux/membarrier.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -400,7 +401,7 @@ static int do_cut(void)
 {
 	struct cbw_transaction t = { .size = sizeof(t) };
 	static struct cbw_action actions[DEVS_MAX];
-	uint64_t start, cut, done;
+	uint64_t start, cut, done, gp;
 	struct stat st;
 	void *buf = buffer_alloc(4096);
 	int control, i, err = 0, res;
@@ -420,7 +421,11 @@ static int do_cut(void)
 	t.nr_actions = o.ndevs;
 	t.action_size = sizeof(actions[0]);
 	t.actions = (uintptr_t)actions;
+	gp = now_us();
+	if (syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0))
+		die(EXIT_IO, "membarrier: %s", errname(errno));
 	start = now_us();
+	gp = start - gp;
 	if (ioctl(control, CBW_TRANSACTION, &t))
 		die(EXIT_IO, "transaction: %s", errname(errno));
 	cut = now_us();
@@ -442,9 +447,10 @@ static int do_cut(void)
 	printf("cut=");
 	for (i = 0; i < (int)sizeof(t.out_cut.b); i++)
 		printf("%02x", t.out_cut.b[i]);
-	printf(" cut_us=%llu readable_us=%llu read=%s\n",
+	printf(" cut_us=%llu readable_us=%llu gp_us=%llu read=%s\n",
 	       (unsigned long long)(cut - start),
-	       (unsigned long long)(done - cut), err ? errname(err) : "ok");
+	       (unsigned long long)(done - cut), (unsigned long long)gp,
+	       err ? errname(err) : "ok");
 	return err ? EXIT_IO : 0;
 }
 
