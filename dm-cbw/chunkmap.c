@@ -25,7 +25,6 @@
 #include <linux/kernel.h>
 #include <linux/lockdep.h>
 #include <linux/log2.h>
-#include <linux/math.h>
 #include <linux/minmax.h>
 #include <linux/mm.h>
 #include <linux/module.h>
@@ -54,10 +53,12 @@ MODULE_PARM_DESC(map_limit_mib,
 /**
  * struct map_packed - a packed leaf
  * @mask: chunks that have an entry
+ * @below: byte i: bits in the words of @mask below word i; packed leaves have less than 256
  * @slot: their entries, room for cell->cap
  */
 struct map_packed {
 	u64 mask[LEAF_CHUNKS / 64];
+	u32 below;
 	u32 slot[];
 };
 
@@ -86,8 +87,8 @@ struct cbw_map_spare {
 	struct cbw_map_spare *next;
 };
 
-/* With the mask: 64, 96, 128, 192, 256, 512 and, a direct leaf, 1024 bytes. */
-static const u16 leaf_caps[] = { 8, 16, 24, 40, 56, 120, LEAF_CHUNKS };
+/* With what comes before: 64, 96, 128, 192, 256, 512 and, a direct leaf, 1024 bytes. */
+static const u16 leaf_caps[] = { 7, 15, 23, 39, 55, 119, LEAF_CHUNKS };
 
 static unsigned int leaf_cap(unsigned int nr)
 {
@@ -100,12 +101,12 @@ static unsigned int leaf_cap(unsigned int nr)
 
 static unsigned int leaf_bytes(unsigned int cap)
 {
-	static_assert(sizeof(struct map_packed) == 32);
+	static_assert(offsetof(struct map_packed, slot) == 36);
 	static_assert(sizeof(struct cbw_map_dir) == 4096);
 
 	if (cap == LEAF_CHUNKS)
 		return LEAF_CHUNKS * sizeof(u32);
-	return sizeof(struct map_packed) + cap * sizeof(u32);
+	return offsetof(struct map_packed, slot) + cap * sizeof(u32);
 }
 
 static bool cell_direct(const struct map_cell *cell)
@@ -206,12 +207,28 @@ static void leaf_put(struct cbw_map *map, void *leaf, unsigned int cap)
 /* Where in a packed leaf a chunk's entry is, or would be. */
 static unsigned int leaf_rank(const struct map_packed *leaf, unsigned int i)
 {
-	unsigned int word = i / 64, rank, k;
+	unsigned int word = i / 64;
 
-	rank = hweight64(leaf->mask[word] & (BIT_ULL(i % 64) - 1));
-	for (k = 0; k < word; k++)
-		rank += hweight64(leaf->mask[k]);
-	return rank;
+	return (leaf->below >> (8 * word) & 0xff) +
+	       hweight64(leaf->mask[word] & (BIT_ULL(i % 64) - 1));
+}
+
+/* What an entry in a word adds to @below: one in each byte above the word's. */
+static u32 leaf_above(unsigned int word)
+{
+	return 0x01010100u << (8 * word);
+}
+
+static void leaf_mark(struct map_packed *leaf, unsigned int i)
+{
+	leaf->mask[i / 64] |= BIT_ULL(i % 64);
+	leaf->below += leaf_above(i / 64);
+}
+
+static void leaf_unmark(struct map_packed *leaf, unsigned int i)
+{
+	leaf->mask[i / 64] &= ~BIT_ULL(i % 64);
+	leaf->below -= leaf_above(i / 64);
 }
 
 static bool leaf_test(const struct map_packed *leaf, unsigned int i)
@@ -246,7 +263,7 @@ static void leaf_unpack(u32 *to, const struct map_packed *from)
 	}
 }
 
-/* The mask of the new leaf is zero. */
+/* The new leaf has no entry yet. */
 static void leaf_pack(struct map_packed *to, const u32 *from)
 {
 	u32 *slot = to->slot;
@@ -255,7 +272,7 @@ static void leaf_pack(struct map_packed *to, const u32 *from)
 	for (i = 0; i < LEAF_CHUNKS; i++) {
 		if (from[i] == CBW_SLOT_NONE)
 			continue;
-		to->mask[i / 64] |= BIT_ULL(i % 64);
+		leaf_mark(to, i);
 		*slot++ = from[i];
 	}
 }
@@ -273,7 +290,7 @@ static bool cell_resize(struct cbw_map *map, struct map_cell *cell,
 		leaf = kmalloc(leaf_bytes(cap), MAP_GFP);
 		if (leaf) {
 			map_account(map, leaf_bytes(cap));
-			memset(leaf, 0, sizeof(struct map_packed));
+			memset(leaf, 0, offsetof(struct map_packed, slot));
 		}
 	}
 	if (!leaf) {
@@ -512,7 +529,7 @@ void cbw_map_set(struct cbw_map *map, u64 chunk, u32 val)
 		rank = leaf_rank(leaf, i);
 		slot = leaf->slot + rank;
 		memmove(slot + 1, slot, (cell->nr - rank) * sizeof(*slot));
-		leaf->mask[i / 64] |= BIT_ULL(i % 64);
+		leaf_mark(leaf, i);
 	}
 	*slot = val;
 	cell->reserved--;
@@ -548,7 +565,7 @@ void cbw_map_clear(struct cbw_map *map, u64 chunk)
 		rank = leaf_rank(leaf, i);
 		slot = leaf->slot + rank;
 		memmove(slot, slot + 1, (cell->nr - rank - 1) * sizeof(*slot));
-		leaf->mask[i / 64] &= ~BIT_ULL(i % 64);
+		leaf_unmark(leaf, i);
 	}
 	cell->nr--;
 	cell_shrink(map, chunk, cell);
@@ -651,14 +668,12 @@ int cbw_map_init(struct cbw_map *map, u64 nr_chunks, spinlock_t *lock)
 	return 0;
 }
 
-static void pool_exit(struct cbw_map *map, struct cbw_map_pool *pool)
+static void pool_exit(struct cbw_map_pool *pool)
 {
 	void *obj;
 
-	while ((obj = pool_pop(pool))) {
-		map->bytes -= pool->size;
+	while ((obj = pool_pop(pool)))
 		kfree(obj);
-	}
 	pool->want = 0;
 }
 
@@ -685,8 +700,8 @@ void cbw_map_exit(struct cbw_map *map)
 		kfree(dir);
 		cond_resched();
 	}
-	pool_exit(map, &map->dirs);
-	pool_exit(map, &map->leaves);
+	pool_exit(&map->dirs);
+	pool_exit(&map->leaves);
 	kvfree(map->top);
 	map->top = NULL;
 	map->bytes = 0;
