@@ -12,6 +12,8 @@
 # make check-kcsan        the concurrent ones on a kernel that finds data races
 # tools/vm/run --shell    a shell on such a kernel (tools/vm/README)
 # make demo               the main job, end to end, in a VM
+# make bench              all figures, into bench/ (about half an hour)
+# make bench ROWS=REGEX   a part, on the terminal (tools/bench/run --list)
 # make lint               what reviewers' tools say
 # make install            DESTDIR=, PREFIX=
 # make clean
@@ -19,10 +21,10 @@
 TOP := $(CURDIR)
 KDIR ?= $(wildcard /lib/modules/$(shell uname -r)/build)
 PREFIX ?= /usr/local
-export PREFIX DESTDIR CASES KDIR DEBUG W C V
+export PREFIX DESTDIR CASES ROWS KDIR DEBUG W C V
 
 .PHONY: all module userspace selftests check check-long check-kernels \
-	check-debug check-kcsan demo lint install clean help deps
+	check-debug check-kcsan demo bench lint install clean help deps
 
 all: userspace $(if $(KDIR),module)
 
@@ -60,6 +62,9 @@ check-kcsan:
 demo:
 	@tools/deps demo
 	@tools/demo
+
+bench:
+	@tools/bench/all
 
 lint:
 	@tools/lint

@@ -6,7 +6,8 @@
  *
  * Writes "<first submit> <last end> <requests ended> <longest gap>" to the file
  * that RIGCLOCK names. The gap is the longest time between two returns with
- * ended requests.
+ * ended requests. With several threads only the number is exact; the times are
+ * those of one or the other.
  */
 #include <dlfcn.h>
 #include <stdint.h>
@@ -47,10 +48,10 @@ int io_getevents(void *ctx, long min, long nr, void *events,
 
 	if (ret > 0) {
 		t = now();
-		if (last && t - last > gap)
+		if (last && t > last && t - last > gap)
 			gap = t - last;
 		last = t;
-		ended += ret;
+		__sync_fetch_and_add(&ended, ret);
 	}
 	return ret;
 }

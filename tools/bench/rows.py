@@ -10,7 +10,7 @@ KIB = 1 << 10
 MIB = 1 << 20
 
 ORIGIN_MIB = 512
-STORE_MIB = 544		# all of the origin in chunks, and dm-snapshot's metadata
+STORE_MORE_MIB = 32	# than the origin's: dm-snapshot's metadata
 SPREAD = 64 * KIB	# "spread" writes: one in each of these, so that every
 			# write is a first touch with any chunk size
 DENSE = 128 * MIB	# region of the other random writes
@@ -23,7 +23,7 @@ TRACK = ["track-1", "track-8"]
 
 
 def scenario(name, target, steps, dev_us=100, **kw):
-    s = dict(name=name, target=target, steps=steps, dev_us=dev_us, store_us=dev_us)
+    s = dict(name=name, target=target, steps=steps, dev_us=dev_us, store_us=dev_us, fill=True)
     s.update(kw)
     return s
 
@@ -47,7 +47,7 @@ def writes(dev_us, qd):
         ], dev_us)
     if dev_us == 100:
         for target in ["cbw-8k", "cbw-16k", "cbw-32k"]:
-            yield scenario("%s/chunk/qd%d" % (d, qd), target, [
+            yield scenario("%s/rand-4k/qd%d" % (d, qd), target, [
                 fio("%s/first/rand-4k/qd%d" % (d, qd), "spread", 4 * KIB, qd, few),
             ], dev_us)
             yield scenario("%s/chunk-16k/qd%d" % (d, qd), target, [
@@ -117,7 +117,55 @@ def floor(dev_us):
                 fio("%s/floor/read-4k/qd%d" % (d, qd), "randread", 4 * KIB, qd, n, region=DENSE,
                     read=True)], dev_us)
     yield scenario("%s/floor" % d, "raw", [
-        fio("%s/floor/write-256k/qd1" % d, "write", 256 * KIB, 1, 256, region=256 * MIB)], dev_us)
+        fio("%s/floor/write-256k/qd32" % d, "write", 256 * KIB, 32, 1024, region=256 * MIB)], dev_us)
+
+
+def fresh():
+    """On devices never written before null_blk allocates each page that is written,
+    in the origin and in the store: a device that is slow in another way."""
+    for row, rw, n in (("dense-4k", "randwrite", 16384), ("rand-4k", "spread", 8160)):
+        for target in ["linear"] + PEERS + US:
+            if row == "dense-4k" and target.endswith("64k"):
+                continue
+            yield scenario("fresh/%s/qd32" % row, target, [
+                fio("fresh/first/%s/qd32" % row, rw, 4 * KIB, 32, n, region=64 * MIB)], fill=False)
+
+
+def mixed():
+    for target in ["linear"] + PEERS + US:
+        yield scenario("d100/mixed", target, [
+            dict(kind="mixed", row="d100/mixed-7030/qd8", bs=4 * KIB, qd=8, region=256 * MIB,
+                 backup=64 * MIB)])
+
+
+def cuts():
+    """Without fio's figures: see special.py."""
+    for what in ("stall", "readable", "readable-held"):
+        yield scenario("cut/" + what, "cbw-4k", [dict(row="cut/16-devices/" + what)],
+                       special="cut_" + what.replace("-", "_"))
+
+
+def memory():
+    yield scenario("memory/bitmap", "track-8", [dict(row="memory/bitmap-64k")],
+                   special="memory_bitmap")
+    yield scenario("memory/snapshot", "cbw-4k", [dict(row="memory/snapshot-4k")],
+                   special="memory_snapshot")
+    for target in ("cbw-4k", "snap-N-4k"):
+        yield scenario("memory/chunks", target, [dict(row="memory/per-chunk")],
+                       special="memory_chunks")
+
+
+SMP_PAIRS = 5
+
+
+def smp():
+    """Two CPUs, real time: pairs of runs, one after the other in the same boot."""
+    for jobs in (2, 4):
+        steps = [fio("smp/%s/dense-4k/jobs%d" % (what, jobs), "randwrite", 4 * KIB, 16, 16384,
+                     region=64 * MIB, jobs=jobs) for what in ("first", "again")]
+        for pair in range(SMP_PAIRS):
+            for target in ("linear", "track-1", "cbw-4k", "snap-N-4k"):
+                yield scenario("smp/jobs%d" % jobs, target, steps, 10, pair=pair)
 
 
 def all_scenarios():
@@ -127,15 +175,22 @@ def all_scenarios():
             out += writes(dev_us, qd)
         out += reads(dev_us)
         out += floor(dev_us)
-        if dev_us == 100:
-            out += slow_store()
+    out += fresh()
+    out += mixed()
+    out += slow_store()
+    out += cuts()
+    out += memory()
+    for s in out:
+        # a worker against the submitter: where the tick falls makes a percent
+        if s["target"].startswith("snap") and "dense-4k/qd32" in s["name"]:
+            s["repeat"] = 3
     return out
 
 
-def select(rows, target, scenarios=None):
+def select(rows, target, real_time=False):
     """The scenarios that have a step wanted; rows and target: regular expressions."""
     out = []
-    for s in scenarios or all_scenarios():
+    for s in smp() if real_time else all_scenarios():
         if not target.search(s["target"]):
             continue
         want = [i for i, st in enumerate(s["steps"]) if "row" in st and rows.search(st["row"])]
@@ -143,4 +198,26 @@ def select(rows, target, scenarios=None):
             s = dict(s)
             s["steps"] = s["steps"][:want[-1] + 1]
             out.append(s)
+    return out
+
+
+def cost(s):
+    """Roughly, in seconds."""
+    n = sum(2 + st.get("n", 8192) * (1 if st.get("bs", 0) < 65536 else 3) / 4096 for st in s["steps"])
+    return (n + 2) * s.get("repeat", 1)
+
+
+def share(scenarios, part, parts):
+    """One VM's part. What is compared stays together; so do the same devices."""
+    groups = {}
+    for s in scenarios:
+        groups.setdefault(s["name"], []).append(s)
+    order = sorted(groups.values(), key=lambda g: (-g[0]["dev_us"], -g[0]["store_us"], g[0]["fill"]))
+    total = sum(cost(s) for s in scenarios)
+    out, done = [], 0
+    for g in order:
+        c = sum(cost(s) for s in g)
+        if min(parts - 1, int((done + c / 2) * parts / total)) == part:
+            out += g
+        done += c
     return out
