@@ -29,6 +29,7 @@
 #include <linux/completion.h>
 #include <linux/device-mapper.h>
 #include <linux/dm-cbw.h>
+#include <linux/hrtimer.h>
 #include <linux/kref.h>
 #include <linux/ktime.h>
 #include <linux/list.h>
@@ -96,20 +97,6 @@ static inline struct cbw_bits *cbw_bits_get(struct cbw_bits *bits)
 	return bits;
 }
 
-/* Test first: a bit that is set already costs no exclusive cache line. */
-static inline void cbw_bits_mark(struct cbw_bits *bits, sector_t sector,
-				 sector_t nr)
-{
-	u64 first = sector >> bits->shift;
-
-	if (likely(first == (sector + nr - 1) >> bits->shift)) {
-		if (!test_bit(first, bits->words))
-			set_bit(first, bits->words);
-	} else {
-		cbw_bits_mark_range(bits, sector, nr);
-	}
-}
-
 /* ---- epoch.c --------------------------------------------------------------- */
 
 /*
@@ -118,6 +105,18 @@ static inline void cbw_bits_mark(struct cbw_bits *bits, sector_t sector,
  * region is durable on a container gets one here.
  */
 #define CBW_SLOW_GATE	(1u << 0)	/* the gate is shut: park */
+
+/**
+ * struct cbw_mark - a bitmap as the path of a write sees it
+ * @words: bits->words
+ * @shift: bits->shift
+ * @bits: the bitmap, a reference
+ */
+struct cbw_mark {
+	unsigned long *words;
+	unsigned int shift;
+	struct cbw_bits *bits;
+};
 
 /**
  * struct cbw_epoch - what a write must do; immutable once published
@@ -129,11 +128,11 @@ static inline void cbw_bits_mark(struct cbw_bits *bits, sector_t sector,
  * @prev: with CBW_SLOW_GATE: the epoch it stands in for
  * @seq: position among the device's epochs, from 1
  * @slow: not 0: a write has to look at more than bitmaps and snapshots
- * @nr_bits: bitmaps to mark
+ * @nr_marks: bitmaps to mark
  * @nr_snaps: snapshots to protect
  * @release_work: runs when this epoch and all older ones have drained
  * @rcu: to free a hold epoch
- * @bits: references
+ * @marks: the bitmaps, those of one granularity side by side
  * @snaps: references
  */
 struct cbw_epoch {
@@ -143,11 +142,11 @@ struct cbw_epoch {
 	struct cbw_epoch *prev;
 	u64 seq;
 	unsigned int slow;
-	unsigned int nr_bits;
+	unsigned int nr_marks;
 	unsigned int nr_snaps;
 	struct work_struct release_work;
 	struct rcu_head rcu;
-	struct cbw_bits *bits[CBW_BITMAPS_MAX];
+	struct cbw_mark marks[CBW_BITMAPS_MAX];
 	struct cbw_snap *snaps[CBW_SNAPSHOTS_MAX];
 };
 
@@ -204,17 +203,25 @@ struct cbw_target {
 
 /**
  * struct cbw_remap - writes on their way back to be mapped
- * @lock: (irq) guards @bios
+ * @lock: (irq) guards what follows
  * @bios: the writes
+ * @since: when the first of them came
+ * @timed: @timer is running
+ * @helper: the task that was last held in cbw_map() here; compared, not followed
  * @work: maps them
+ * @timer: starts @work if no writer has mapped them by then
  * @dev: the device it is part of
  */
 struct cbw_remap {
 	spinlock_t lock;
 	struct bio_list bios;
+	ktime_t since;
+	bool timed;
+	struct task_struct *helper;
 	struct work_struct work;
+	struct hrtimer timer;
 	struct cbw_device *dev;
-};
+} ____cacheline_aligned_in_smp;
 
 /**
  * struct cbw_device - the state of one mapped device with a cbw table
@@ -340,9 +347,13 @@ struct cbw_io {
 
 int cbw_map(struct dm_target *ti, struct bio *bio);
 int cbw_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error);
+bool cbw_remap(struct cbw_device *dev, struct bio *bio, bool head);
+
+/* remap.c */
+void cbw_remap_init(struct cbw_device *dev);
+void cbw_remap_exit(struct cbw_device *dev);
 void cbw_remap_queue(struct cbw_device *dev, struct bio_list *bios);
-bool cbw_remap_starved(struct cbw_device *dev, struct bio *bio);
-void cbw_remap_work(struct work_struct *work);
+void cbw_remap_help(struct cbw_device *dev);
 
 static inline struct cbw_io *cbw_io(struct bio *bio)
 {

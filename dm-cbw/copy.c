@@ -83,7 +83,7 @@ static void copy_free(struct cbw_copy *copy)
 	struct cbw_snap *snap = copy->snap;
 
 	lockdep_assert_held(&snap->lock);
-	mempool_free(copy, &snap->copy_pool);
+	cbw_copy_put(snap, copy);
 	cbw_starved_kick(snap);
 }
 
@@ -149,7 +149,7 @@ static void copy_finish(struct cbw_copy *copy)
 		list_add_tail(&copy->batch_node, &batch->storing);
 	} else {
 		go = copy->waiters;
-		list_del(&copy->node);
+		hlist_del(&copy->node);
 		copy_free(copy);
 	}
 	cbw_batch_filled(snap, batch);
@@ -196,7 +196,7 @@ static void copy_stored(struct cbw_copy *copy)
 		snap->nr_needed--;
 	}
 	go = copy->waiters;
-	list_del(&copy->node);
+	hlist_del(&copy->node);
 	copy_free(copy);
 	spin_unlock(&snap->lock);
 	region_done(snap, region, done);
@@ -251,7 +251,7 @@ static bool copy_forget(struct cbw_copy *copy, u64 slots, struct bio_list *go)
 		return false;
 	bio_list_merge(go, &copy->waiters);
 	list_del(&copy->batch_node);
-	list_del(&copy->node);
+	hlist_del(&copy->node);
 	copy_free(copy);
 	return true;
 }
@@ -259,8 +259,9 @@ static bool copy_forget(struct cbw_copy *copy, u64 slots, struct bio_list *go)
 /* The snapshot is over: nothing goes to the store any more.  Any context. */
 void cbw_copies_forget(struct cbw_snap *snap)
 {
-	struct cbw_copy *copy, *tmp;
 	struct cbw_bucket *bucket;
+	struct hlist_node *tmp;
+	struct cbw_copy *copy;
 	struct bio_list go;
 	unsigned long flags;
 	unsigned int i;
@@ -270,7 +271,7 @@ void cbw_copies_forget(struct cbw_snap *snap)
 		bucket = &snap->buckets[i];
 		spin_lock_irqsave(&bucket->lock, flags);
 		spin_lock(&snap->lock);
-		list_for_each_entry_safe(copy, tmp, &bucket->copies, node)
+		hlist_for_each_entry_safe(copy, tmp, &bucket->copies, node)
 			copy_forget(copy, ~0ULL, &go);
 		spin_unlock(&snap->lock);
 		cbw_hold_wake(snap, &go, BLK_STS_OK, KTIME_MAX);
@@ -410,7 +411,7 @@ static struct cbw_copy *copy_begin(struct cbw_snap *snap, u64 chunk,
 		goto none;
 	if (!hold->bio && !cbw_ahead_room(snap))
 		goto none;
-	copy = mempool_alloc(&snap->copy_pool, GFP_NOWAIT | __GFP_NOWARN);
+	copy = cbw_copy_get(snap);
 	if (!copy)
 		goto none;
 	r = cbw_map_reserve(&snap->map, chunk, nr);
@@ -440,13 +441,13 @@ static struct cbw_copy *copy_begin(struct cbw_snap *snap, u64 chunk,
 	copy->poison = 0;
 	copy->origin = origin;
 	bio_list_init(&copy->waiters);
-	list_add(&copy->node, &bucket->copies);
+	hlist_add_head(&copy->node, &bucket->copies);
 	copy->next = hold->reads;
 	hold->reads = copy;
 	return copy;
 
 free:
-	mempool_free(copy, &snap->copy_pool);
+	cbw_copy_put(snap, copy);
 none:
 	if (!*reason) {
 		cbw_supply_need(snap);
@@ -484,7 +485,7 @@ static u64 region_hold(struct cbw_snap *snap, u64 region, u64 want,
 	u64 begun = 0;
 
 	lockdep_assert_held(&bucket->lock);
-	list_for_each_entry(copy, &bucket->copies, node) {
+	hlist_for_each_entry(copy, &bucket->copies, node) {
 		u64 mask;
 
 		if (region_of(copy) != region)
@@ -596,7 +597,8 @@ void cbw_region_release(struct cbw_snap *snap, u64 region, u64 mask, bool count)
 {
 	struct cbw_bucket *bucket = bucket_of(snap, region);
 	u64 base = region * CBW_REGION_CHUNKS, fresh, kept;
-	struct cbw_copy *copy, *tmp;
+	struct hlist_node *tmp;
+	struct cbw_copy *copy;
 	struct bio_list go;
 	unsigned long flags;
 
@@ -619,7 +621,7 @@ void cbw_region_release(struct cbw_snap *snap, u64 region, u64 mask, bool count)
 	snap->nr_needed -= hweight64(fresh);
 	if (count)
 		snap->nr_released += hweight64(fresh);
-	list_for_each_entry_safe(copy, tmp, &bucket->copies, node) {
+	hlist_for_each_entry_safe(copy, tmp, &bucket->copies, node) {
 		u64 slots = 0, hit;
 
 		if (region_of(copy) != region || !(copy_mask(copy) & fresh))

@@ -135,7 +135,6 @@ void cbw_device_put(struct cbw_device *dev)
 static struct cbw_device *device_new(struct dm_target *ti)
 {
 	struct cbw_device *dev = kzalloc(sizeof(*dev), GFP_KERNEL);
-	unsigned int i;
 
 	if (!dev)
 		return NULL;
@@ -151,14 +150,7 @@ static struct cbw_device *device_new(struct dm_target *ti)
 	INIT_LIST_HEAD(&dev->txn_node);
 	spin_lock_init(&dev->gate_lock);
 	bio_list_init(&dev->gate_bios);
-	for (i = 0; i < CBW_REMAPS; i++) {
-		struct cbw_remap *remap = &dev->remap[i];
-
-		spin_lock_init(&remap->lock);
-		bio_list_init(&remap->bios);
-		INIT_WORK(&remap->work, cbw_remap_work);
-		remap->dev = dev;
-	}
+	cbw_remap_init(dev);
 	atomic_set(&dev->copy_reads, 0);
 	if (cbw_epoch_first(dev)) {
 		kfree(dev);
@@ -259,7 +251,6 @@ void cbw_device_detach(struct cbw_target *ct)
 {
 	struct cbw_device *dev = ct->dev;
 	bool last, foreign;
-	unsigned int i;
 
 	cbw_config_lock();
 	spin_lock_irq(&dev->inst_lock);
@@ -291,8 +282,7 @@ void cbw_device_detach(struct cbw_target *ct)
 
 	/* Off the list: nobody finds it any more, but its snapshots. */
 	cbw_bitmaps_destroy(dev);
-	for (i = 0; i < CBW_REMAPS; i++)
-		flush_work(&dev->remap[i].work);
+	cbw_remap_exit(dev);
 	cbw_config_lock();
 	cbw_epoch_last(dev);
 	cbw_config_unlock();

@@ -29,8 +29,8 @@ static void epoch_release(struct percpu_ref *ref)
 
 static void epoch_drop_contents(struct cbw_epoch *e)
 {
-	while (e->nr_bits)
-		cbw_bits_put(e->bits[--e->nr_bits]);
+	while (e->nr_marks)
+		cbw_bits_put(e->marks[--e->nr_marks].bits);
 	while (e->nr_snaps)
 		cbw_snap_put(e->snaps[--e->nr_snaps]);
 }
@@ -99,6 +99,18 @@ void cbw_epoch_pair_free(struct cbw_epoch_pair *pair)
 	pair->hold = NULL;
 }
 
+/* The path of a write computes a granule once for neighbours of one granularity. */
+static void epoch_add_bits(struct cbw_epoch *e, struct cbw_bits *bits)
+{
+	unsigned int i = e->nr_marks++;
+
+	for (; i && e->marks[i - 1].shift > bits->shift; i--)
+		e->marks[i] = e->marks[i - 1];
+	e->marks[i].bits = cbw_bits_get(bits);
+	e->marks[i].words = bits->words;
+	e->marks[i].shift = bits->shift;
+}
+
 /* Describe the device as it is, with what a transaction has staged. */
 static void epoch_build(struct cbw_device *dev, struct cbw_epoch *e)
 {
@@ -112,7 +124,7 @@ static void epoch_build(struct cbw_device *dev, struct cbw_epoch *e)
 		struct cbw_bitmap_state *s = b->staged ? &b->next : &b->cur;
 
 		if (s->present && s->enabled)
-			e->bits[e->nr_bits++] = cbw_bits_get(s->active);
+			epoch_add_bits(e, s->active);
 	}
 	list_for_each_entry(snap, &dev->snaps, node) {
 		if (!snap->start_seq && list_empty(&snap->txn_node))

@@ -88,7 +88,7 @@ void cbw_hold_wake_all(struct cbw_snap *snap, blk_status_t status, ktime_t befor
 	for (i = 0; i < CBW_BUCKETS; i++) {
 		bucket = &snap->buckets[i];
 		spin_lock_irqsave(&bucket->lock, flags);
-		list_for_each_entry(copy, &bucket->copies, node)
+		hlist_for_each_entry(copy, &bucket->copies, node)
 			cbw_hold_wake(snap, &copy->waiters, status, before);
 		spin_unlock_irqrestore(&bucket->lock, flags);
 	}
@@ -123,13 +123,13 @@ void cbw_starved_work(struct work_struct *work)
 	while (more) {
 		spin_lock_irq(&snap->lock);
 		bio = bio_list_pop(&snap->starved);
-		snap->starving = bio;
+		snap->starving = !!bio;
 		spin_unlock_irq(&snap->lock);
 		if (!bio)
 			return;
 		note_hold(snap, ktime_us_delta(ktime_get(), cbw_io(bio)->hold_start));
 		atomic_dec(&snap->nr_held);
-		more = cbw_remap_starved(snap->dev, bio);
+		more = cbw_remap(snap->dev, bio, true);
 		cond_resched();
 	}
 	spin_lock_irq(&snap->lock);
@@ -159,7 +159,7 @@ static bool held_before(struct cbw_snap *snap, ktime_t before)
 		struct cbw_bucket *bucket = &snap->buckets[i];
 
 		spin_lock_irq(&bucket->lock);
-		list_for_each_entry(copy, &bucket->copies, node)
+		hlist_for_each_entry(copy, &bucket->copies, node)
 			late = late || any_before(&copy->waiters, before);
 		spin_unlock_irq(&bucket->lock);
 	}

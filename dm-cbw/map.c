@@ -11,9 +11,8 @@
  *   needed()		chunks have still to be preserved: begins their copies (copy.c)
  *			and parks the write with the first.  Waits for nothing, so
  *			cbw_map() does it by itself.
- *   cbw_remap_work()	when the copies are done the write comes here
- *			(cbw_remap_queue) and is mapped from the start, under
- *			the epoch of that moment
+ *   cbw_remap()		when the copies are done the write comes here (by remap.c)
+ *			and is mapped from the start, under the epoch of that moment
  *   gate_park()	the gate is shut (epoch.c): park until it opens
  *
  * A held write has no reference to any epoch: a slow store cannot delay those who
@@ -82,7 +81,7 @@ static void count_discard(const struct cbw_epoch *e, sector_t sector, sector_t n
 		struct cbw_snap *snap = e->snaps[i];
 		unsigned long flags;
 
-		if (!cbw_snap_needs(snap, sector, nr))
+		if (!cbw_snap_needs(snap, sector, nr, NULL))
 			continue;
 		spin_lock_irqsave(&snap->lock, flags);
 		snap->discards += (u64)nr << SECTOR_SHIFT;
@@ -90,12 +89,39 @@ static void count_discard(const struct cbw_epoch *e, sector_t sector, sector_t n
 	}
 }
 
-static void mark(const struct cbw_epoch *e, const struct cbw_io *io)
+/* Test first: a bit that is set already costs no exclusive cache line. */
+static __always_inline void mark(const struct cbw_epoch *e, sector_t sector,
+				 sector_t nr)
 {
-	unsigned int i;
+	const struct cbw_mark *m = e->marks, *end = m + e->nr_marks;
+	unsigned int shift = ~0;
+	u64 first = 0, last = 0;
 
-	for (i = 0; i < e->nr_bits; i++)
-		cbw_bits_mark(e->bits[i], io->sector, io->nr);
+	for (; m < end; m++) {
+		if (m->shift != shift) {
+			shift = m->shift;
+			first = sector >> shift;
+			last = (sector + nr - 1) >> shift;
+		}
+		if (unlikely(first != last))
+			cbw_bits_mark_range(m->bits, sector, nr);
+		else if (!test_bit(first, m->words))
+			set_bit(first, m->words);
+	}
+}
+
+static noinline void mark_again(const struct cbw_epoch *e, const struct cbw_io *io)
+{
+	mark(e, io->sector, io->nr);
+}
+
+/*
+ * Take an epoch that was fetched in this RCU section.  Fails if it has been killed since:
+ * then another one is current.
+ */
+static __always_inline bool epoch_get(struct cbw_epoch *e)
+{
+	return percpu_ref_tryget_live_rcu(&e->ref);
 }
 
 /*
@@ -105,10 +131,9 @@ static void mark(const struct cbw_epoch *e, const struct cbw_io *io)
  */
 static noinline enum verdict needed(struct cbw_device *dev,
 				    const struct cbw_epoch *e, unsigned int i,
-				    struct bio *bio, bool head)
+				    struct bio *bio, struct cbw_io *io, bool head)
 	__releases(RCU)
 {
-	struct cbw_io *io = cbw_io(bio);
 	const sector_t sector = io->sector, nr = io->nr;
 	struct cbw_hold hold = { .bio = bio, .head = head };
 	enum verdict verdict;
@@ -126,7 +151,7 @@ static noinline enum verdict needed(struct cbw_device *dev,
 		io->hold_start = ktime_get();
 	/* Once it is parked the write may be gone: no look at it any more. */
 	for (; i < e->nr_snaps && !hold.status; i++)
-		if (cbw_snap_needs(e->snaps[i], sector, nr))
+		if (cbw_snap_needs(e->snaps[i], sector, nr, NULL))
 			cbw_copy_hold(e->snaps[i], sector, nr, &hold);
 	if (hold.starved)
 		verdict = STARVED;
@@ -164,46 +189,46 @@ static noinline void kick_ahead(const struct cbw_epoch *e, const struct cbw_io *
  * starved, and is served now.
  */
 static __always_inline enum verdict decide(struct cbw_device *dev, struct bio *bio,
-					   bool may_split, bool head)
+					   struct cbw_io *io, bool may_split,
+					   bool head)
 {
-	struct cbw_io *io = cbw_io(bio);
-	bool discard = bio_op(bio) == REQ_OP_DISCARD;
-	const sector_t whole = io->nr;
+	sector_t sector = io->sector, nr = io->nr;
 	enum verdict verdict = GO;
 	struct cbw_epoch *e;
 	bool ahead = false;
 	unsigned int i;
 
 	rcu_read_lock();
+again:
 	e = rcu_dereference(dev->epoch);
 	if (unlikely(e->slow)) {
 		verdict = GATE;
 		goto out;
 	}
-	if (unlikely(discard && e->nr_snaps) && cbw_cured(10)) {
-		bool swallow = discard_needed(e, io->sector, &io->nr);
+	if (unlikely(bio_op(bio) == REQ_OP_DISCARD && e->nr_snaps) && cbw_cured(10)) {
+		bool swallow = discard_needed(e, sector, &nr);
 
-		if (!may_split && io->nr != whole) {
+		if (!may_split && nr != io->nr) {
 			/* Held once, it cannot be split: it is but a hint. */
-			io->nr = whole;
+			nr = io->nr;
 			swallow = true;
 		}
+		io->nr = nr;
 		if (swallow) {
-			count_discard(e, io->sector, io->nr);
+			count_discard(e, sector, nr);
 			verdict = SWALLOW;
 			goto out;
 		}
-	} else if (!discard || cbw_cured(10)) {
-		for (i = 0; i < e->nr_snaps; i++) {
-			if (cbw_snap_needs(e->snaps[i], io->sector, io->nr))
-				return needed(dev, e, i, bio, head);
-			ahead |= cbw_ahead_hit(e->snaps[i], io->sector, io->nr);
-		}
+	} else if (bio_op(bio) != REQ_OP_DISCARD || cbw_cured(10)) {
+		for (i = 0; i < e->nr_snaps; i++)
+			if (cbw_snap_needs(e->snaps[i], sector, nr, &ahead))
+				return needed(dev, e, i, bio, io, head);
 	}
-	cbw_hook_spin(CBW_HOOK_MAP_EPOCH, io->sector, io->nr);
-	percpu_ref_get(&e->ref);
+	if (unlikely(!epoch_get(e)))
+		goto again;
+	cbw_hook_spin(CBW_HOOK_MAP_EPOCH, sector, nr);
 	io->epoch = e;
-	mark(e, io);
+	mark(e, sector, nr);
 	if (unlikely(ahead))
 		kick_ahead(e, io);
 out:
@@ -234,31 +259,6 @@ static bool gate_park(struct cbw_device *dev, struct bio *bio)
 	return parked;
 }
 
-/* Hand writes to the worker.  Any context. */
-void cbw_remap_queue(struct cbw_device *dev, struct bio_list *bios)
-{
-	struct cbw_remap *remap;
-	unsigned long flags;
-
-	if (bio_list_empty(bios))
-		return;
-	remap = &dev->remap[raw_smp_processor_id() % CBW_REMAPS];
-	spin_lock_irqsave(&remap->lock, flags);
-	bio_list_merge(&remap->bios, bios);
-	spin_unlock_irqrestore(&remap->lock, flags);
-	bio_list_init(bios);
-	queue_work(cbw_wq, &remap->work);
-}
-
-static void remap_queue_one(struct cbw_device *dev, struct bio *bio)
-{
-	struct bio_list one;
-
-	bio_list_init(&one);
-	bio_list_add(&one, bio);
-	cbw_remap_queue(dev, &one);
-}
-
 static int end_now(struct bio *bio, blk_status_t status)
 {
 	bio->bi_status = status;
@@ -270,6 +270,8 @@ static int end_now(struct bio *bio, blk_status_t status)
 static noinline int map_slow(struct cbw_device *dev, struct bio *bio,
 			     enum verdict verdict)
 {
+	struct bio_list one;
+
 	switch (verdict) {
 	case SWALLOW:
 		if (cbw_io(bio)->nr != bio_sectors(bio))
@@ -286,10 +288,13 @@ static noinline int map_slow(struct cbw_device *dev, struct bio *bio,
 		fallthrough;
 	case BACK:
 	case RETRY:
-		remap_queue_one(dev, bio);
+		bio_list_init(&one);
+		bio_list_add(&one, bio);
+		cbw_remap_queue(dev, &one);
 		return DM_MAPIO_SUBMITTED;
 	case HELD:
 	case STARVED:
+		cbw_remap_help(dev);
 		return DM_MAPIO_SUBMITTED;
 	case AGAIN:
 		return end_now(bio, BLK_STS_AGAIN);
@@ -325,13 +330,32 @@ int cbw_map(struct dm_target *ti, struct bio *bio)
 	if (!op_is_write(bio_op(bio)) || !io->nr)
 		return DM_MAPIO_REMAPPED;	/* a read or a flush */
 
-	verdict = decide(ct->dev, bio, true, false);
+	verdict = decide(ct->dev, bio, io, true, false);
 	if (unlikely(verdict != GO))
 		return map_slow(ct->dev, bio, verdict);
-	if (unlikely(io->nr != bio_sectors(bio)))
+	if (unlikely(bio_op(bio) == REQ_OP_DISCARD && io->nr != bio_sectors(bio)))
 		dm_accept_partial_bio(bio, io->nr);
 	cbw_hook_sleep(CBW_HOOK_MAP_MARKED, io->sector, io->nr);
 	return DM_MAPIO_REMAPPED;
+}
+
+/* A write has ended whose epoch @e may be over. */
+static noinline void epoch_over(struct cbw_device *dev, const struct cbw_epoch *e,
+				const struct cbw_io *io)
+{
+	const struct cbw_epoch *cur;
+
+	rcu_read_lock();
+	cur = rcu_dereference(dev->epoch);
+	/*
+	 * While the gate is shut the cut has not been made: nothing can have been
+	 * copied for it, and what is current is still the epoch before.
+	 */
+	if (cur && (cur->slow & CBW_SLOW_GATE))
+		cur = cur->prev;
+	if (cur && cur != e && cbw_cured(1))
+		mark_again(cur, io);
+	rcu_read_unlock();
 }
 
 static void end_io_again(void *data)
@@ -356,7 +380,7 @@ int cbw_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error)
 {
 	struct cbw_target *ct = ti->private;
 	struct cbw_io *io = cbw_io(bio);
-	struct cbw_epoch *cur, *e = io->epoch;
+	struct cbw_epoch *e = io->epoch;
 
 	if (!e)
 		return DM_ENDIO_DONE;
@@ -365,19 +389,8 @@ int cbw_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error)
 		io->deferred = true;
 		return DM_ENDIO_INCOMPLETE;
 	}
-	rcu_read_lock();
-	cur = rcu_dereference(ct->dev->epoch);
-	/*
-	 * While the gate is shut the cut has not been made: nothing can have been
-	 * copied for it, and what is current is still the epoch before.
-	 */
-	if (unlikely(cur != e)) {
-		if (cur && (cur->slow & CBW_SLOW_GATE))
-			cur = cur->prev;
-		if (cur && cur != e && cbw_cured(1))
-			mark(cur, io);
-	}
-	rcu_read_unlock();
+	if (unlikely(rcu_access_pointer(ct->dev->epoch) != e))
+		epoch_over(ct->dev, e, io);
 	io->epoch = NULL;
 	percpu_ref_put(&e->ref);
 	return DM_ENDIO_DONE;
@@ -412,12 +425,17 @@ static bool give_back(struct cbw_device *dev, struct bio *bio)
 	return true;
 }
 
-/*
- * Map one write again.  Each round either lets it go, parks it, or has made
- * progress: what was preserved stays preserved.  @head: it was starved.  Returns false
- * if it is so again.
+/**
+ * cbw_remap - map a held write again
+ * @dev: the device
+ * @bio: the write, the caller's
+ * @head: it was starved, and is served now
+ *
+ * Process context; does not sleep if called from cbw_map().  Each round either lets the
+ * write go, parks it, or has made progress: what was preserved stays preserved.
+ * Returns false if it is starved (again).
  */
-static bool remap_one(struct cbw_device *dev, struct bio *bio, bool head)
+bool cbw_remap(struct cbw_device *dev, struct bio *bio, bool head)
 {
 	if (bio->bi_status) {
 		/* break_guest_write: its old content could not be preserved. */
@@ -425,7 +443,7 @@ static bool remap_one(struct cbw_device *dev, struct bio *bio, bool head)
 		return true;
 	}
 	for (;;) {
-		switch (decide(dev, bio, false, head)) {
+		switch (decide(dev, bio, cbw_io(bio), false, head)) {
 		case GO:
 			submit_held(dev, bio);
 			return true;
@@ -449,31 +467,6 @@ static bool remap_one(struct cbw_device *dev, struct bio *bio, bool head)
 		case RETRY:
 			break;
 		}
-		cond_resched();
+		cpu_relax();
 	}
-}
-
-/* From cbw_starved_work().  Returns false if there was not enough for it, again. */
-bool cbw_remap_starved(struct cbw_device *dev, struct bio *bio)
-{
-	return remap_one(dev, bio, true);
-}
-
-/* Process context; may wait for the origin's queue, never for a store. */
-void cbw_remap_work(struct work_struct *work)
-{
-	struct cbw_remap *remap = container_of(work, struct cbw_remap, work);
-	struct bio_list bios;
-	struct blk_plug plug;
-	struct bio *bio;
-
-	spin_lock_irq(&remap->lock);
-	bios = remap->bios;
-	bio_list_init(&remap->bios);
-	spin_unlock_irq(&remap->lock);
-
-	blk_start_plug(&plug);
-	while ((bio = bio_list_pop(&bios)))
-		remap_one(remap->dev, bio, false);
-	blk_finish_plug(&plug);
 }

@@ -8,8 +8,7 @@
 #include <linux/slab.h>
 #include <linux/vmalloc.h>
 
-/* Copies in flight that are possible without any memory to be had. */
-#define COPY_RESERVE	16
+/* Requests in flight that are possible without any memory to be had. */
 #define WRITE_RESERVE	4
 #define READ_RESERVE	16
 
@@ -19,7 +18,6 @@ void cbw_snap_free(struct cbw_snap *snap)
 	cbw_map_exit(&snap->map);
 	kvfree(snap->buckets);
 	kvfree(snap->done);
-	mempool_exit(&snap->copy_pool);
 	mempool_exit(&snap->write_pool);
 	bioset_exit(&snap->read_bios);
 	cbw_store_exit(snap);
@@ -89,7 +87,7 @@ struct cbw_snap *cbw_snap_create(struct cbw_device *dev,
 		goto fail;
 	for (i = 0; i < CBW_BUCKETS; i++) {
 		spin_lock_init(&snap->buckets[i].lock);
-		INIT_LIST_HEAD(&snap->buckets[i].copies);
+		INIT_HLIST_HEAD(&snap->buckets[i].copies);
 	}
 
 	*error = "Cannot allocate the tables of the store and its buffer";
@@ -97,9 +95,7 @@ struct cbw_snap *cbw_snap_create(struct cbw_device *dev,
 		goto fail;
 
 	*error = "Cannot allocate reserves";
-	if (mempool_init_kmalloc_pool(&snap->copy_pool, COPY_RESERVE,
-				      cbw_copy_size(snap)) ||
-	    mempool_init_kmalloc_pool(&snap->write_pool, WRITE_RESERVE,
+	if (mempool_init_kmalloc_pool(&snap->write_pool, WRITE_RESERVE,
 				      cbw_store_write_size(snap)) ||
 	    bioset_init(&snap->read_bios, READ_RESERVE,
 			cbw_snap_read_pad(), 0) ||

@@ -91,7 +91,7 @@ struct cbw_batch {
  *
  * @node: in its bucket; the bucket's lock
  * @batch_node: in batch->storing; snap->lock
- * @next: to be submitted; the one who started it
+ * @next: to be submitted, the one who began it; or in snap->copies, snap->lock
  * @snap: the snapshot (which waits for its copies before it goes)
  * @first: first chunk
  * @nr: chunks
@@ -110,7 +110,7 @@ struct cbw_batch {
  * @vecs: its vector
  */
 struct cbw_copy {
-	struct list_head node;
+	struct hlist_node node;
 	struct list_head batch_node;
 	struct cbw_copy *next;
 	struct cbw_snap *snap;
@@ -137,7 +137,7 @@ struct cbw_copy {
  */
 struct cbw_bucket {
 	spinlock_t lock;
-	struct list_head copies;
+	struct hlist_head copies;
 } ____cacheline_aligned_in_smp;
 
 /**
@@ -211,6 +211,9 @@ struct cbw_stream {
  * @batches: all batches
  * @nr_batches: their number
  * @batch_pages: pages of each
+ * @copies: copy objects not in use
+ * @nr_copies: their number
+ * @nr_copies_all: those in use as well
  * @idle: batches with memory; the others are in @bare, those in use in @busy
  * @nr_idle: how many are in @idle
  * @nr_filled: how many have memory
@@ -223,7 +226,6 @@ struct cbw_stream {
  * @low_space: 80 % of the store are taken, reported once; @lock
  * @drained: nothing was needed any more, reported once; @lock
  * @store_dev: where slots are; changed in preresume, nothing in flight
- * @copy_pool: struct cbw_copy
  * @write_pool: struct cbw_store_write
  * @read_bios: clones for snapshot reads
  */
@@ -288,6 +290,9 @@ struct cbw_snap {
 	struct cbw_batch *batches;
 	unsigned int nr_batches;
 	unsigned int batch_pages;
+	struct cbw_copy *copies;
+	unsigned int nr_copies;
+	unsigned int nr_copies_all;
 	struct list_head idle;
 	struct list_head bare;
 	struct list_head busy;
@@ -304,7 +309,6 @@ struct cbw_snap {
 	bool drained;
 
 	struct block_device *store_dev;
-	mempool_t copy_pool;
 	mempool_t write_pool;
 	struct bio_set read_bios;
 
@@ -337,29 +341,6 @@ static inline unsigned int cbw_chunk_bytes(const struct cbw_snap *snap)
 }
 
 /*
- * Does any chunk of this range still have to be preserved?  Pairs with the
- * release in region_done(): the fast path of a write, no lock.
- */
-static inline bool cbw_snap_needs(const struct cbw_snap *snap, sector_t sector,
-				  sector_t nr)
-{
-	u64 first = sector >> snap->shift;
-	u64 last = (sector + nr - 1) >> snap->shift;
-
-	if (unlikely(READ_ONCE(snap->over)))
-		return false;
-	/* Writes beyond the snapshot's end (the source has grown) are free. */
-	if (unlikely(last >= snap->nr_chunks)) {
-		if (first >= snap->nr_chunks)
-			return false;
-		last = snap->nr_chunks - 1;
-	}
-	if (likely(first == last))
-		return !test_bit(first, snap->done);
-	return find_next_zero_bit(snap->done, last + 1, first) <= last;
-}
-
-/*
  * Is a sequential writer at the place where its next window should be copied?
  * A hint: no lock.
  */
@@ -370,6 +351,37 @@ static inline bool cbw_ahead_hit(const struct cbw_snap *snap, sector_t sector,
 	u64 last = (sector + nr - 1) >> snap->shift;
 
 	return READ_ONCE(snap->ahead_at) - first <= last - first;
+}
+
+/*
+ * Does any chunk of this range still have to be preserved?  Pairs with the
+ * release in region_done(): the fast path of a write, no lock.  @ahead: set when
+ * cbw_ahead_hit().
+ */
+static __always_inline bool cbw_snap_needs(const struct cbw_snap *snap,
+					   sector_t sector, sector_t nr, bool *ahead)
+{
+	u64 first = sector >> snap->shift;
+	u64 last = (sector + nr - 1) >> snap->shift;
+
+	if (likely(first == last && last < snap->nr_chunks)) {
+		if (unlikely(!test_bit(first, snap->done)))
+			return !READ_ONCE(snap->over);
+		if (ahead)
+			*ahead |= READ_ONCE(snap->ahead_at) == first;
+		return false;
+	}
+	if (READ_ONCE(snap->over))
+		return false;
+	/* Writes beyond the snapshot's end (the source has grown) are free. */
+	if (unlikely(last >= snap->nr_chunks)) {
+		if (first >= snap->nr_chunks)
+			return false;
+		last = snap->nr_chunks - 1;
+	}
+	if (ahead)
+		*ahead |= cbw_ahead_hit(snap, sector, nr);
+	return find_next_zero_bit(snap->done, last + 1, first) <= last;
 }
 
 /* snap.c */
@@ -455,6 +467,8 @@ static inline sector_t cbw_slot_sector(const struct cbw_snap *snap, u64 slot)
 int cbw_supply_init(struct cbw_snap *snap);
 void cbw_supply_exit(struct cbw_snap *snap);
 void cbw_supply_need(struct cbw_snap *snap);
+struct cbw_copy *cbw_copy_get(struct cbw_snap *snap);
+void cbw_copy_put(struct cbw_snap *snap, struct cbw_copy *copy);
 void cbw_supply_work(struct work_struct *work);
 void cbw_shrink_work(struct work_struct *work);
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Memory for copies, a little ahead of their need: batches up to the size of the buffer,
- * tables of the store's segments, and the reserve of the chunk map.  Copies only take what
+ * Memory for copies, a little ahead of their need: the objects, batches up to the size of
+ * the buffer, tables of the store's segments, and the reserve of the chunk map.  Copies only take what
  * is there, so they begin in any context; a worker brings the rest.
  *
  * The first batches are there from the start and never go, so a buffer that cannot grow
@@ -16,6 +16,9 @@
 #define BATCHES_MIN		2u	/* never given back */
 #define IDLE_WANTED		2u	/* batches to have at hand */
 #define SEGS_WANTED		32u	/* fresh segments to have at hand */
+#define COPIES_MIN		16u	/* never given back */
+#define COPIES_WANTED		8u	/* copy objects to have at hand */
+#define COPIES_MAX		1024u	/* in flight at once */
 #define SHRINK_AFTER		(5 * HZ)
 #define RETRY_AFTER		(HZ / 20)
 
@@ -92,6 +95,48 @@ static int batch_add(struct cbw_snap *snap, gfp_t gfp)
 	return r;
 }
 
+/* ---- copy objects ------------------------------------------------------------------------ */
+
+/* An object for a copy, or NULL. */
+struct cbw_copy *cbw_copy_get(struct cbw_snap *snap)
+{
+	struct cbw_copy *copy = snap->copies;
+
+	lockdep_assert_held(&snap->lock);
+	if (copy) {
+		snap->copies = copy->next;
+		snap->nr_copies--;
+	}
+	return copy;
+}
+
+void cbw_copy_put(struct cbw_snap *snap, struct cbw_copy *copy)
+{
+	lockdep_assert_held(&snap->lock);
+	copy->next = snap->copies;
+	snap->copies = copy;
+	snap->nr_copies++;
+}
+
+static int copies_add(struct cbw_snap *snap, unsigned int n, gfp_t gfp)
+{
+	struct cbw_copy *copy;
+
+	while (n--) {
+		copy = kmalloc(cbw_copy_size(snap), gfp);
+		if (!copy)
+			return -ENOMEM;
+		spin_lock_irq(&snap->lock);
+		snap->nr_copies_all++;
+		cbw_copy_put(snap, copy);
+		cbw_starved_kick(snap);
+		spin_unlock_irq(&snap->lock);
+	}
+	return 0;
+}
+
+/* ---- tables of segments -------------------------------------------------------------------- */
+
 static int segs_add(struct cbw_snap *snap, gfp_t gfp)
 {
 	struct cbw_segment *page = (void *)__get_free_page(gfp | __GFP_ZERO);
@@ -124,14 +169,24 @@ static bool segs_low(const struct cbw_snap *snap)
 	       snap->seg_tabled < snap->nr_segs;
 }
 
+static bool copies_low(const struct cbw_snap *snap)
+{
+	return snap->nr_copies < COPIES_WANTED && snap->nr_copies_all < COPIES_MAX;
+}
+
 /* See whether something will run short, and have it brought.  Any context. */
 void cbw_supply_need(struct cbw_snap *snap)
 {
 	lockdep_assert_held(&snap->lock);
-	if (unlikely(batches_low(snap) || segs_low(snap) ||
-		     cbw_map_low(&snap->map)) &&
+	if (unlikely(copies_low(snap) || batches_low(snap) ||
+		     segs_low(snap) || cbw_map_low(&snap->map)) &&
 	    !delayed_work_pending(&snap->supply_work))
 		queue_delayed_work(cbw_wq, &snap->supply_work, 0);
+}
+
+static bool supply_surplus(const struct cbw_snap *snap)
+{
+	return snap->nr_filled > BATCHES_MIN || snap->nr_copies_all > COPIES_MIN;
 }
 
 /* Process context, no lock held; waits neither for the origin nor for the store. */
@@ -139,17 +194,20 @@ void cbw_supply_work(struct work_struct *work)
 {
 	struct cbw_snap *snap = container_of(to_delayed_work(work),
 					     struct cbw_snap, supply_work);
-	bool batches, segs, starved;
+	bool copies, batches, segs, starved;
 	int r = 0, err;
 
 	while (!r) {
 		spin_lock_irq(&snap->lock);
 		segs = segs_low(snap);
 		batches = batches_low(snap);
+		copies = copies_low(snap);
 		spin_unlock_irq(&snap->lock);
-		if (!segs && !batches)
+		if (!segs && !batches && !copies)
 			break;
-		if (segs)
+		if (copies)
+			r = copies_add(snap, COPIES_WANTED, GFP_SUPPLY);
+		if (!r && segs)
 			r = segs_add(snap, GFP_SUPPLY);
 		if (!r && batches)
 			r = batch_add(snap, GFP_SUPPLY);
@@ -159,7 +217,7 @@ void cbw_supply_work(struct work_struct *work)
 	spin_lock_irq(&snap->lock);
 	starved = !bio_list_empty(&snap->starved);
 	cbw_starved_kick(snap);
-	if (snap->nr_filled > BATCHES_MIN &&
+	if (supply_surplus(snap) &&
 	    !delayed_work_pending(&snap->shrink_work))
 		queue_delayed_work(cbw_wait_wq, &snap->shrink_work, SHRINK_AFTER);
 	spin_unlock_irq(&snap->lock);
@@ -173,33 +231,33 @@ void cbw_shrink_work(struct work_struct *work)
 {
 	struct cbw_snap *snap = container_of(to_delayed_work(work),
 					     struct cbw_snap, shrink_work);
-	struct cbw_batch *batch;
+	struct cbw_batch *batch = NULL;
+	struct cbw_copy *copy = NULL;
 
-	for (;;) {
-		bool more;
-
-		batch = NULL;
-		spin_lock_irq(&snap->lock);
-		more = snap->nr_filled > BATCHES_MIN;
-		if (more && !list_empty(&snap->idle) &&
-		    time_after_eq(jiffies, snap->batch_used + SHRINK_AFTER)) {
+	spin_lock_irq(&snap->lock);
+	if (time_after_eq(jiffies, snap->batch_used + SHRINK_AFTER)) {
+		if (snap->nr_filled > BATCHES_MIN && !list_empty(&snap->idle)) {
 			batch = list_last_entry(&snap->idle, struct cbw_batch, node);
 			list_del_init(&batch->node);
 			snap->nr_idle--;
 			snap->nr_filled--;
-		} else if (more) {
-			queue_delayed_work(cbw_wait_wq, &snap->shrink_work,
-					   SHRINK_AFTER);
 		}
-		spin_unlock_irq(&snap->lock);
-		if (!batch)
-			return;
-		batch_pages_free(snap, batch);
-		spin_lock_irq(&snap->lock);
-		list_add(&batch->node, &snap->bare);
-		spin_unlock_irq(&snap->lock);
-		cond_resched();
+		if (snap->nr_copies_all > COPIES_MIN)
+			copy = cbw_copy_get(snap);
+		if (copy)
+			snap->nr_copies_all--;
 	}
+	if (supply_surplus(snap))
+		queue_delayed_work(cbw_wait_wq, &snap->shrink_work,
+				   batch || copy ? 0 : SHRINK_AFTER);
+	spin_unlock_irq(&snap->lock);
+	kfree(copy);
+	if (!batch)
+		return;
+	batch_pages_free(snap, batch);
+	spin_lock_irq(&snap->lock);
+	list_add(&batch->node, &snap->bare);
+	spin_unlock_irq(&snap->lock);
 }
 
 /* ---- set up --------------------------------------------------------------------------------- */
@@ -229,14 +287,21 @@ int cbw_supply_init(struct cbw_snap *snap)
 	for (i = 0; i < BATCHES_MIN; i++)
 		if (batch_add(snap, GFP_KERNEL))
 			return -ENOMEM;
+	if (copies_add(snap, COPIES_MIN, GFP_KERNEL))
+		return -ENOMEM;
 	return segs_add(snap, GFP_KERNEL);
 }
 
 /* May sleep; nothing is in flight any more, and the workers have ended. */
 void cbw_supply_exit(struct cbw_snap *snap)
 {
+	struct cbw_copy *copy;
 	unsigned int i;
 
+	while ((copy = snap->copies)) {
+		snap->copies = copy->next;
+		kfree(copy);
+	}
 	for (i = 0; snap->batches && i < snap->nr_batches; i++)
 		batch_pages_free(snap, &snap->batches[i]);
 	kvfree(snap->batches);

@@ -7,6 +7,7 @@
 #define DM_CBW_COMPAT_H
 
 #include <linux/blkdev.h>
+#include <linux/hrtimer.h>
 #ifdef CBW_HAVE_HEX_H
 #include <linux/hex.h>
 #endif
@@ -101,5 +102,19 @@ static inline void cbw_limit_discards(struct queue_limits *limits,
 					     sectors);
 	limits->max_discard_sectors = min(limits->max_discard_sectors, sectors);
 }
+
+/* ---- timers ------------------------------------------------------------------ */
+
+#ifndef CBW_HAVE_HRTIMER_SETUP
+
+static inline void hrtimer_setup(struct hrtimer *timer,
+				 enum hrtimer_restart (*function)(struct hrtimer *),
+				 clockid_t clock, enum hrtimer_mode mode)
+{
+	hrtimer_init(timer, clock, mode);
+	timer->function = function;
+}
+
+#endif
 
 #endif /* DM_CBW_COMPAT_H */
