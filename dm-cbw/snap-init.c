@@ -10,7 +10,7 @@
 
 /* Requests in flight that are possible without any memory to be had. */
 #define WRITE_RESERVE	4
-#define READ_RESERVE	16
+#define READ_RESERVE	4
 
 /* May sleep; nothing refers to it any more.  Also for one that is half made. */
 void cbw_snap_free(struct cbw_snap *snap)
@@ -19,7 +19,7 @@ void cbw_snap_free(struct cbw_snap *snap)
 	kvfree(snap->buckets);
 	kvfree(snap->done);
 	mempool_exit(&snap->write_pool);
-	bioset_exit(&snap->read_bios);
+	mempool_exit(&snap->read_pool);
 	cbw_store_exit(snap);
 	cbw_epoch_pair_free(&snap->pair);
 	cbw_bits_put(snap->limit);
@@ -70,6 +70,8 @@ struct cbw_snap *cbw_snap_create(struct cbw_device *dev,
 	snap->break_guest = args->break_guest;
 	snap->timeout_ms = args->timeout_ms;
 	snap->buffer_kib = args->buffer_kib;
+	snap->read_once = args->read_once;
+	snap->discard_releases = args->discard_releases;
 	if (args->bitmap.len) {
 		snap->bitmap = kmemdup(args->bitmap.s, args->bitmap.len,
 				       GFP_KERNEL);
@@ -97,8 +99,8 @@ struct cbw_snap *cbw_snap_create(struct cbw_device *dev,
 	*error = "Cannot allocate reserves";
 	if (mempool_init_kmalloc_pool(&snap->write_pool, WRITE_RESERVE,
 				      cbw_store_write_size(snap)) ||
-	    bioset_init(&snap->read_bios, READ_RESERVE,
-			cbw_snap_read_pad(), 0) ||
+	    mempool_init_kmalloc_pool(&snap->read_pool, READ_RESERVE,
+				      cbw_snap_block_size()) ||
 	    cbw_epoch_pair_alloc(&snap->pair))
 		goto fail;
 	*error = NULL;

@@ -14,94 +14,53 @@
  * What was in flight before the cut is not held back, so reads of the origin wait
  * until all older epochs have been released.
  */
-#include "cbw.h"
-
-#include <linux/highmem.h>
-
-enum source {
-	FROM_ORIGIN,
-	FROM_STORE,
-	FROM_MEMORY,
-	GONE,		/* released, or never protected: ENODATA */
-	LOST,		/* could not be read from the origin: EIO */
-	FAILED,		/* the snapshot failed: EIO */
-};
-
-/**
- * struct run - neighbouring sectors with one source
- * @from: the source
- * @nr: sectors
- * @origin: FROM_ORIGIN: a reference
- * @sector: FROM_STORE: where
- * @seg: FROM_STORE: the segment, pinned
- * @batch: FROM_MEMORY: the batch, pinned
- * @offset: FROM_MEMORY: bytes into the batch
- */
-struct run {
-	enum source from;
-	sector_t nr;
-	struct cbw_origin *origin;
-	sector_t sector;
-	u64 seg;
-	struct cbw_batch *batch;
-	size_t offset;
-};
-
-/**
- * struct cbw_snap_io - per-bio data of the snapshot target
- * @sector: where it starts
- * @nr: sectors
- * @iter: its data
- * @run: in flight as one run (@direct)
- * @direct: the bio itself is in flight, to @run's source
- * @moved: some of it was read from the origin too late: read again,
- * @moved_from: from here; snap->lock
- * @moved_to: to here, sectors from the start; snap->lock
- * @verify: some of it was read from the origin while the source was suspended
- * @pieces: pieces in flight, and the one who makes them
- * @status: the first error of a piece
- */
-struct cbw_snap_io {
-	sector_t sector;
-	sector_t nr;
-	struct bvec_iter iter;
-	struct run run;
-	bool direct;
-	bool moved;
-	sector_t moved_from;
-	sector_t moved_to;
-	bool verify;
-	atomic_t pieces;
-	blk_status_t status;
-};
+#include "snap-read.h"
 
 /**
  * struct piece - a part of a read that is in flight by itself
- * @parent: the bio that dm gave us
- * @off: first sector, from the parent's
- * @run: its source
- * @bio: a clone of that part
+ * @bio: reads that part
+ * @vec: its vector, if it has but one
  */
 struct piece {
-	struct bio *parent;
-	sector_t off;
-	struct run run;
 	struct bio bio;
+	struct bio_vec vec;
 };
+
+/* A block and its pieces are one allocation of this size. */
+#define BLOCK_BYTES	4096u
+#define BLOCK_RUNS	((BLOCK_BYTES - 64) / (sizeof(struct cbw_run) + sizeof(struct piece)))
+
+/**
+ * struct block - neighbouring runs of a read; the pieces follow it in memory
+ * @snap: the snapshot
+ * @parent: the bio that dm gave us
+ * @left: pieces in flight, and the one who makes them
+ * @nr: runs
+ * @runs: the runs, one after the other
+ */
+struct block {
+	struct cbw_snap *snap;
+	struct bio *parent;
+	atomic_t left;
+	unsigned int nr;
+	struct cbw_run runs[BLOCK_RUNS];
+};
+static_assert(sizeof(struct block) + BLOCK_RUNS * sizeof(struct piece) <= BLOCK_BYTES);
+
+/* The read of a run. */
+static struct piece *block_pieces(struct block *block)
+{
+	return (struct piece *)(block + 1);
+}
 
 size_t cbw_snap_io_size(void)
 {
 	return sizeof(struct cbw_snap_io);
 }
 
-size_t cbw_snap_read_pad(void)
+size_t cbw_snap_block_size(void)
 {
-	return offsetof(struct piece, bio);
-}
-
-static struct cbw_snap_io *snap_io(struct bio *bio)
-{
-	return dm_per_bio_data(bio, sizeof(struct cbw_snap_io));
+	return BLOCK_BYTES;
 }
 
 static struct cbw_snap *snap_of(struct dm_target *ti)
@@ -109,169 +68,7 @@ static struct cbw_snap *snap_of(struct dm_target *ti)
 	return ((struct cbw_snap_target *)ti->private)->snap;
 }
 
-/* ---- where is it? --------------------------------------------------------------------- */
-
-static enum source over_source(const struct cbw_snap *snap)
-{
-	return READ_ONCE(snap->over) == CBW_OVER_ENDED ? GONE : FAILED;
-}
-
-/* Does any part of a range have to be read from elsewhere than the origin by now? */
-static bool range_moved(const struct cbw_snap *snap, sector_t sector, sector_t nr)
-{
-	u64 first = cbw_chunk(snap, sector);
-	u64 last = cbw_chunk(snap, sector + nr - 1);
-
-	if (!cbw_cured(4))
-		return false;
-	/* The read has ended before we look. */
-	smp_rmb();
-	if (READ_ONCE(snap->over))
-		return true;
-	return find_next_bit(snap->done, last + 1, first) <= last;
-}
-
-/* A run of preserved chunks in neighbouring slots of one segment.  Pins it. */
-static void run_preserved(struct cbw_snap *snap, sector_t sector, sector_t nr,
-			  struct run *run)
-{
-	u64 chunk = cbw_chunk(snap, sector), end = cbw_chunk(snap, sector + nr - 1) + 1;
-	sector_t in = sector - ((sector_t)chunk << snap->shift);
-	u64 next = chunk + 1, in_memory = 0;
-	struct cbw_segment *seg;
-	u32 entry, slot;
-
-	spin_lock_irq(&snap->lock);
-	if (READ_ONCE(snap->over)) {
-		/* A slot whose write failed is in no batch any more. */
-		run->from = over_source(snap);
-		next = end;
-		goto out;
-	}
-	entry = cbw_map_get(&snap->map, chunk);
-	if (entry == CBW_SLOT_NONE || entry == CBW_SLOT_POISON) {
-		run->from = entry == CBW_SLOT_NONE ? GONE : LOST;
-		while (next < end && test_bit(next, snap->done) &&
-		       cbw_map_get(&snap->map, next) == entry)
-			next++;
-		goto out;
-	}
-	slot = entry - 1;
-	run->seg = slot / snap->seg_slots;
-	seg = cbw_seg(snap, run->seg);
-	/* A segment that was partly free may have old slots in the store and new ones here. */
-	if (seg->batch)
-		in_memory = snap->batches[seg->batch - 1].alloc;
-	run->from = in_memory & (1ULL << (slot % snap->seg_slots)) ? FROM_MEMORY :
-								     FROM_STORE;
-	while (next < end && test_bit(next, snap->done) &&
-	       cbw_map_get(&snap->map, next) == entry + (next - chunk)) {
-		u32 s = slot + (next - chunk);
-
-		if (s / snap->seg_slots != run->seg)
-			break;
-		if (!!(in_memory & (1ULL << (s % snap->seg_slots))) !=
-		    (run->from == FROM_MEMORY))
-			break;
-		next++;
-	}
-	if (run->from == FROM_MEMORY) {
-		run->batch = &snap->batches[seg->batch - 1];
-		run->offset = (slot % snap->seg_slots) * (size_t)cbw_chunk_bytes(snap) +
-			      (in << SECTOR_SHIFT);
-		run->batch->readers++;
-	} else {
-		run->sector = cbw_slot_sector(snap, slot) + in;
-		seg->readers++;
-	}
-out:
-	spin_unlock_irq(&snap->lock);
-	run->nr = min_t(sector_t, nr, ((sector_t)next << snap->shift) - sector);
-}
-
-/* The first run of a range, pinned.  Process context. */
-static void run_get(struct cbw_snap *snap, sector_t sector, sector_t nr,
-		    struct run *run)
-{
-	u64 chunk = cbw_chunk(snap, sector);
-	u64 last = cbw_chunk(snap, sector + nr - 1);
-	u64 next;
-
-	memset(run, 0, sizeof(*run));
-	run->nr = nr;
-	if (READ_ONCE(snap->over)) {
-		run->from = over_source(snap);
-		return;
-	}
-	if (test_bit(chunk, snap->done)) {
-		smp_rmb();	/* pairs with region_done() */
-		run_preserved(snap, sector, nr, run);
-		return;
-	}
-	next = find_next_bit(snap->done, last + 1, chunk);
-	run->nr = min_t(sector_t, nr, ((sector_t)next << snap->shift) - sector);
-	run->origin = cbw_origin_get(snap->dev);
-	run->from = run->origin ? FROM_ORIGIN : FAILED;
-	run->sector = sector;
-}
-
-/* Any context. */
-static void run_put(struct cbw_snap *snap, struct run *run)
-{
-	unsigned long flags;
-
-	switch (run->from) {
-	case FROM_ORIGIN:
-		cbw_origin_put(run->origin);
-		break;
-	case FROM_STORE:
-		spin_lock_irqsave(&snap->lock, flags);
-		cbw_seg_unpin(snap, run->seg);
-		spin_unlock_irqrestore(&snap->lock, flags);
-		break;
-	case FROM_MEMORY:
-		spin_lock_irqsave(&snap->lock, flags);
-		run->batch->readers--;
-		cbw_batch_settle(snap, run->batch);
-		spin_unlock_irqrestore(&snap->lock, flags);
-		break;
-	default:
-		break;
-	}
-}
-
-static void run_copy_out(struct run *run, struct bio *bio, struct bvec_iter iter)
-{
-	size_t pos = run->offset;
-	struct bio_vec bv;
-
-	iter.bi_size = run->nr << SECTOR_SHIFT;
-	__bio_for_each_segment(bv, bio, iter, iter) {
-		char *to = bvec_kmap_local(&bv);
-		size_t done = 0;
-
-		while (done < bv.bv_len) {
-			size_t in = offset_in_page(pos);
-			size_t n = min_t(size_t, bv.bv_len - done, PAGE_SIZE - in);
-			char *from = kmap_local_page(run->batch->pages[pos >> PAGE_SHIFT]);
-
-			memcpy(to + done, from + in, n);
-			kunmap_local(from);
-			done += n;
-			pos += n;
-		}
-		kunmap_local(to);
-		flush_dcache_page(bv.bv_page);
-	}
-}
-
-/* Only a released or unprotected chunk is ENODATA (BLK_STS_MEDIUM). */
-static blk_status_t source_status(enum source from)
-{
-	return from == GONE ? BLK_STS_MEDIUM : BLK_STS_IOERR;
-}
-
-/* ---- in pieces, by the worker ------------------------------------------------------------ */
+/* ---- in pieces ------------------------------------------------------------------------- */
 
 static void queue_read(struct cbw_snap *snap, struct bio *bio)
 {
@@ -283,35 +80,50 @@ static void queue_read(struct cbw_snap *snap, struct bio *bio)
 	spin_unlock_irqrestore(&snap->lock, flags);
 }
 
-/*
- * A read of the origin has ended.  If what it read may be too new, the bio goes to the
- * worker when all of it has ended.  Returns true if it has to be read again.
- */
-static bool origin_read_done(struct cbw_snap *snap, struct cbw_snap_io *io,
-			     sector_t off, sector_t nr)
+/* When all of the bio has ended it goes to the worker, for this part (at least). */
+static void read_again(struct cbw_snap *snap, struct cbw_snap_io *io, sector_t off,
+		       sector_t nr)
 {
 	unsigned long flags;
 
-	if (!range_moved(snap, io->sector + off, nr)) {
-		if (READ_ONCE(snap->dev->suspended))
-			WRITE_ONCE(io->verify, true);
+	spin_lock_irqsave(&snap->lock, flags);
+	io->again_from = io->again ? min(io->again_from, off) : off;
+	io->again_to = io->again ? max(io->again_to, off + nr) : off + nr;
+	io->again = true;
+	spin_unlock_irqrestore(&snap->lock, flags);
+}
+
+/*
+ * A read of the origin has ended.  Returns false if what it read may be too new and has
+ * to be read again.
+ */
+static bool origin_read_good(struct cbw_snap *snap, struct cbw_snap_io *io,
+			     sector_t off, sector_t nr)
+{
+	if (cbw_range_moved(snap, io->sector + off, nr)) {
+		read_again(snap, io, off, nr);
 		return false;
 	}
-	spin_lock_irqsave(&snap->lock, flags);
-	io->moved_from = io->moved ? min(io->moved_from, off) : off;
-	io->moved_to = io->moved ? max(io->moved_to, off + nr) : off + nr;
-	io->moved = true;
-	spin_unlock_irqrestore(&snap->lock, flags);
+	if (READ_ONCE(snap->dev->suspended))
+		WRITE_ONCE(io->verify, true);
 	return true;
+}
+
+static void parent_error(struct bio *parent, blk_status_t status)
+{
+	struct cbw_snap_io *io = cbw_snap_io(parent);
+
+	if (status && !READ_ONCE(io->status))
+		WRITE_ONCE(io->status, status);
 }
 
 static void parent_put(struct cbw_snap *snap, struct bio *parent)
 {
-	struct cbw_snap_io *io = snap_io(parent);
+	struct cbw_snap_io *io = cbw_snap_io(parent);
 
-	if (!atomic_dec_and_test(&io->pieces))
+	if (!atomic_dec_and_test(&io->blocks))
 		return;
-	if (io->moved || io->verify) {
+	if (io->again || io->verify) {
 		queue_read(snap, parent);
 		return;
 	}
@@ -319,85 +131,140 @@ static void parent_put(struct cbw_snap *snap, struct bio *parent)
 	bio_endio(parent);
 }
 
-static void parent_error(struct bio *parent, blk_status_t status)
+static void block_put(struct block *block)
 {
-	struct cbw_snap_io *io = snap_io(parent);
+	struct cbw_snap *snap = block->snap;
+	struct bio *parent = block->parent;
 
-	if (status && !READ_ONCE(io->status))
-		WRITE_ONCE(io->status, status);
+	if (!atomic_dec_and_test(&block->left))
+		return;
+	cbw_runs_put(snap, block->runs, block->nr, CBW_FROM_STORE);
+	mempool_free(block, &snap->read_pool);
+	parent_put(snap, parent);
 }
 
 static void piece_end(struct bio *bio)
 {
 	struct piece *piece = container_of(bio, struct piece, bio);
-	struct bio *parent = piece->parent;
-	struct cbw_snap *snap = bio->bi_private;
+	struct block *block = bio->bi_private;
+	struct cbw_run *run = &block->runs[piece - block_pieces(block)];
+	struct cbw_snap_io *io = cbw_snap_io(block->parent);
+	bool good = true;
 
-	run_put(snap, &piece->run);
-	if ((piece->run.from != FROM_ORIGIN ||
-	     !origin_read_done(snap, snap_io(parent), piece->off, piece->run.nr)) &&
-	    bio->bi_status)
-		parent_error(parent, BLK_STS_IOERR);
-	bio_put(bio);
-	parent_put(snap, parent);
+	if (run->from == CBW_FROM_ORIGIN) {
+		cbw_origin_put(run->origin);
+		good = origin_read_good(block->snap, io, run->sector - io->sector,
+					run->nr);
+	}
+	if (unlikely(bio->bi_status) && good)
+		parent_error(block->parent, BLK_STS_IOERR);
+	bio_uninit(bio);
+	block_put(block);
 }
 
 /*
- * Read a part of a bio, run by run.  May sleep.  Each time that it has to be done again
- * there are fewer chunks that can still move.
+ * Read one run.  A clone, but in the block's memory: no allocation per piece, and no
+ * look at its vector where that is a single one.
+ */
+static void piece_submit(struct block *block, unsigned int i,
+			 const struct bvec_iter *iter)
+{
+	struct cbw_run *run = &block->runs[i];
+	struct piece *piece = &block_pieces(block)[i];
+	struct bio *parent = block->parent, *bio = &piece->bio;
+	bool origin = run->from == CBW_FROM_ORIGIN;
+	struct block_device *bdev = origin ? run->origin->bdev :
+					     block->snap->store_dev;
+
+	piece->vec = bio_iter_iovec(parent, *iter);
+	if (piece->vec.bv_len >= run->nr << SECTOR_SHIFT) {
+		bio_init(bio, bdev, &piece->vec, 1, parent->bi_opf);
+		bio->bi_vcnt = 1;
+	} else {
+		bio_init(bio, bdev, parent->bi_io_vec, 0, parent->bi_opf);
+		bio_set_flag(bio, BIO_CLONED);
+		bio->bi_iter = *iter;
+	}
+	bio->bi_opf &= ~(REQ_NOWAIT | REQ_POLLED);
+	bio->bi_ioprio = parent->bi_ioprio;
+	bio->bi_iter.bi_sector = run->sector;
+	bio->bi_iter.bi_size = run->nr << SECTOR_SHIFT;
+	bio->bi_end_io = piece_end;
+	bio->bi_private = block;
+	cbw_hook_sleep(origin ? CBW_HOOK_SNAP_ORIGIN : CBW_HOOK_SNAP_STORE,
+		       cbw_snap_io(parent)->sector +
+		       ((cbw_snap_io(parent)->iter.bi_size - iter->bi_size) >> SECTOR_SHIFT),
+		       run->nr);
+	submit_bio_noacct(bio);
+}
+
+/* Read the first runs of [@off, @off + @nr), the data of which is at @iter. */
+static sector_t block_read(struct block *block, struct cbw_snap *snap,
+			   struct bio *parent, sector_t off, sector_t nr,
+			   struct bvec_iter *iter)
+{
+	struct cbw_snap_io *io = cbw_snap_io(parent);
+	bool memory = false;
+	sector_t got = 0;
+	unsigned int i;
+
+	block->snap = snap;
+	block->parent = parent;
+	block->nr = cbw_runs_get(snap, io->sector + off, nr, block->runs, BLOCK_RUNS);
+	atomic_set(&block->left, 1);
+	atomic_inc(&io->blocks);
+	for (i = 0; i < block->nr; i++) {
+		struct cbw_run *run = &block->runs[i];
+
+		switch (run->from) {
+		case CBW_FROM_ORIGIN:
+		case CBW_FROM_STORE:
+			atomic_inc(&block->left);
+			piece_submit(block, i, iter);
+			break;
+		case CBW_FROM_MEMORY:
+			cbw_run_copy_out(run, parent, *iter);
+			memory = true;
+			break;
+		default:
+			parent_error(parent, cbw_source_status(run->from));
+		}
+		bio_advance_iter(parent, iter, run->nr << SECTOR_SHIFT);
+		got += run->nr;
+	}
+	/* Not later: guest writes may need it, and the store may hang. */
+	if (memory)
+		cbw_runs_put(snap, block->runs, block->nr, CBW_FROM_MEMORY);
+	block_put(block);
+	return got;
+}
+
+/*
+ * Read a part of a bio, run by run.  May sleep if @gfp does; else what there is no memory
+ * for is left to the worker.  Each time that something has to be read again there are
+ * fewer chunks that can still move.
  */
 static void read_pieces(struct cbw_snap *snap, struct bio *parent, sector_t off,
-			sector_t nr)
+			sector_t nr, gfp_t gfp)
 {
-	struct cbw_snap_io *io = snap_io(parent);
+	struct cbw_snap_io *io = cbw_snap_io(parent);
+	struct bvec_iter iter = io->iter;
 
 	io->direct = false;
-	io->moved = false;
-	atomic_set(&io->pieces, 1);
+	io->again = false;
+	atomic_set(&io->blocks, 1);
+	bio_advance_iter(parent, &iter, off << SECTOR_SHIFT);
+	while (nr && !READ_ONCE(io->status)) {
+		struct block *block = mempool_alloc(&snap->read_pool, gfp);
+		sector_t got;
 
-	while (nr) {
-		struct bvec_iter iter = io->iter;
-		sector_t sector = io->sector + off;
-		struct piece *piece;
-		struct bio *bio;
-		struct run run;
-
-		run_get(snap, sector, nr, &run);
-		bio_advance_iter(parent, &iter, off << SECTOR_SHIFT);
-		if (run.from == FROM_ORIGIN || run.from == FROM_STORE) {
-			bool origin = run.from == FROM_ORIGIN;
-			struct block_device *bdev = origin ? run.origin->bdev :
-							     snap->store_dev;
-
-			bio = bio_alloc_clone(bdev, parent, GFP_NOIO,
-					      &snap->read_bios);
-			/*
-			 * The parent may have been down there before: then it says that
-			 * a partition's offset is in its sector, and so does the clone.
-			 */
-			bio_set_dev(bio, bdev);
-			piece = container_of(bio, struct piece, bio);
-			piece->parent = parent;
-			piece->off = off;
-			piece->run = run;
-			bio->bi_iter = iter;
-			bio->bi_iter.bi_sector = run.sector;
-			bio->bi_iter.bi_size = run.nr << SECTOR_SHIFT;
-			bio->bi_end_io = piece_end;
-			bio->bi_private = snap;
-			bio->bi_opf &= ~(REQ_NOWAIT | REQ_POLLED);
-			atomic_inc(&io->pieces);
-			cbw_hook_sleep(origin ? CBW_HOOK_SNAP_ORIGIN :
-						CBW_HOOK_SNAP_STORE, sector, run.nr);
-			submit_bio_noacct(bio);
-		} else if (run.from == FROM_MEMORY) {
-			run_copy_out(&run, parent, iter);
-			run_put(snap, &run);
-		} else {
-			parent_error(parent, source_status(run.from));
+		if (!block) {
+			read_again(snap, io, off, nr);
+			break;
 		}
-		off += run.nr;
-		nr -= run.nr;
+		got = block_read(block, snap, parent, off, nr, &iter);
+		off += got;
+		nr -= got;
 	}
 	parent_put(snap, parent);
 }
@@ -428,7 +295,7 @@ void cbw_snap_read_work(struct work_struct *work)
 
 	blk_start_plug(&plug);
 	while ((bio = bio_list_pop(&reads))) {
-		struct cbw_snap_io *io = snap_io(bio);
+		struct cbw_snap_io *io = cbw_snap_io(bio);
 
 		if (io->verify && !verified) {
 			/* For all of the list: they have all ended. */
@@ -436,19 +303,19 @@ void cbw_snap_read_work(struct work_struct *work)
 			verified = true;
 		}
 		if (io->verify && READ_ONCE(snap->over))
-			io->moved = false;	/* nothing of it is good */
-		else if (io->verify && !io->moved) {
+			io->again = false;	/* nothing of it is good */
+		else if (io->verify && !io->again) {
 			io->direct = false;
 			bio->bi_status = io->status;
 			bio_endio(bio);
 			continue;
 		}
 		io->verify = false;
-		if (io->moved)
-			read_pieces(snap, bio, io->moved_from,
-				    io->moved_to - io->moved_from);
+		if (io->again)
+			read_pieces(snap, bio, io->again_from,
+				    io->again_to - io->again_from, GFP_NOIO);
 		else
-			read_pieces(snap, bio, 0, io->nr);
+			read_pieces(snap, bio, 0, io->nr, GFP_NOIO);
 	}
 	blk_finish_plug(&plug);
 }
@@ -486,59 +353,63 @@ static int end_now(struct bio *bio, blk_status_t status)
  * @ti: the table instance
  * @bio: the bio
  *
- * A read from one source goes there itself; one from several goes to the worker.
+ * A read from one source goes there itself, one from several in pieces, from here:
+ * they go out when we return and do not depend on each other.  Never sleeps; what
+ * has to wait goes to the worker.
  */
 int cbw_snap_map(struct dm_target *ti, struct bio *bio)
 {
 	struct cbw_snap *snap = snap_of(ti);
-	struct cbw_snap_io *io = snap_io(bio);
-	struct run *run = &io->run;
+	struct cbw_snap_io *io = cbw_snap_io(bio);
+	struct cbw_run *run = &io->run;
 
 	io->direct = false;
-	io->moved = false;
+	io->again = false;
 	io->verify = false;
 	io->status = BLK_STS_OK;
 	io->sector = bio->bi_iter.bi_sector;
 	io->nr = bio_sectors(bio);
 	io->iter = bio->bi_iter;
-	atomic_set(&io->pieces, 0);
+	atomic_set(&io->blocks, 0);
 
-	if (bio_op(bio) != REQ_OP_READ || !io->nr)
-		return DM_MAPIO_KILL;
 	if (!READ_ONCE(snap->start_seq))
 		return DM_MAPIO_KILL;	/* armed */
+	if (bio_op(bio) == REQ_OP_DISCARD)
+		return cbw_snap_discard(snap, bio);
+	if (bio_op(bio) != REQ_OP_READ || !io->nr)
+		return DM_MAPIO_KILL;
 	if (!cbw_released(snap->dev, READ_ONCE(snap->start_seq) - 1) &&
 	    (bio->bi_opf & REQ_NOWAIT))
 		return end_now(bio, BLK_STS_AGAIN);
 	if (read_park(snap, bio))
 		return DM_MAPIO_SUBMITTED;
 
-	run_get(snap, io->sector, io->nr, run);
+	cbw_runs_get(snap, io->sector, io->nr, run, 1);
 	if (run->nr < io->nr) {
-		run_put(snap, run);
+		cbw_runs_put(snap, run, 1, run->from);
 		if (bio->bi_opf & REQ_NOWAIT)
 			return end_now(bio, BLK_STS_AGAIN);
-		queue_read(snap, bio);
+		read_pieces(snap, bio, 0, io->nr, GFP_NOWAIT | __GFP_NOWARN);
 		return DM_MAPIO_SUBMITTED;
 	}
 	switch (run->from) {
-	case FROM_ORIGIN:
+	case CBW_FROM_ORIGIN:
 		io->direct = true;
 		bio_set_dev(bio, run->origin->bdev);
 		cbw_hook_sleep(CBW_HOOK_SNAP_ORIGIN, io->sector, io->nr);
 		return DM_MAPIO_REMAPPED;
-	case FROM_STORE:
+	case CBW_FROM_STORE:
 		io->direct = true;
 		bio_set_dev(bio, snap->store_dev);
 		bio->bi_iter.bi_sector = run->sector;
 		cbw_hook_sleep(CBW_HOOK_SNAP_STORE, io->sector, io->nr);
 		return DM_MAPIO_REMAPPED;
-	case FROM_MEMORY:
-		run_copy_out(run, bio, bio->bi_iter);
-		run_put(snap, run);
+	case CBW_FROM_MEMORY:
+		cbw_run_copy_out(run, bio, bio->bi_iter);
+		cbw_runs_put(snap, run, 1, run->from);
 		return end_now(bio, BLK_STS_OK);
 	default:
-		return end_now(bio, source_status(run->from));
+		return end_now(bio, cbw_source_status(run->from));
 	}
 }
 
@@ -546,23 +417,26 @@ int cbw_snap_map(struct dm_target *ti, struct bio *bio)
 int cbw_snap_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error)
 {
 	struct cbw_snap *snap = snap_of(ti);
-	struct cbw_snap_io *io = snap_io(bio);
+	struct cbw_snap_io *io = cbw_snap_io(bio);
 
-	if (!io->direct)
-		return DM_ENDIO_DONE;
-	run_put(snap, &io->run);
-	if (*error == BLK_STS_AGAIN && (bio->bi_opf & REQ_NOWAIT))
-		return DM_ENDIO_DONE;
-	if (*error)
-		*error = BLK_STS_IOERR;
-	if (io->run.from == FROM_ORIGIN) {
-		if (!origin_read_done(snap, io, 0, io->nr))
-			io->status = *error;
-		if (io->moved || io->verify) {
-			bio->bi_iter = io->iter;
-			queue_read(snap, bio);
-			return DM_ENDIO_INCOMPLETE;
+	if (io->direct) {
+		cbw_runs_put(snap, &io->run, 1, io->run.from);
+		if (*error == BLK_STS_AGAIN && (bio->bi_opf & REQ_NOWAIT))
+			return DM_ENDIO_DONE;
+		if (*error)
+			*error = BLK_STS_IOERR;
+		if (io->run.from == CBW_FROM_ORIGIN) {
+			if (origin_read_good(snap, io, 0, io->nr))
+				io->status = *error;
+			if (io->again || io->verify) {
+				bio->bi_iter = io->iter;
+				queue_read(snap, bio);
+				return DM_ENDIO_INCOMPLETE;
+			}
 		}
 	}
+	/* All of its data has come, and is good. */
+	if (unlikely(snap->read_once) && !*error && bio_op(bio) == REQ_OP_READ)
+		cbw_read_once(snap, io->sector, io->nr);
 	return DM_ENDIO_DONE;
 }

@@ -4,7 +4,7 @@
  *
  *   0 <len> cbw-snapshot <source> <store> <chunk_sectors> [<#features> <feature>...]
  */
-#include "cbw.h"
+#include "snap-read.h"
 
 #include <linux/slab.h>
 
@@ -27,7 +27,7 @@ static int parse_features(struct dm_target *ti, struct dm_arg_set *as,
 			  struct cbw_snap_args *args)
 {
 	static const struct dm_arg count[] = {
-		{ 0, 9, "Bad number of features: 0 to 9 words" },
+		{ 0, 11, "Bad number of features: 0 to 11 words" },
 	};
 	unsigned int left;
 	int r;
@@ -44,11 +44,19 @@ static int parse_features(struct dm_target *ti, struct dm_arg_set *as,
 			args->armed = true;
 			continue;
 		}
+		if (!strcasecmp(name, "read_once")) {
+			args->read_once = true;
+			continue;
+		}
+		if (!strcasecmp(name, "discard_releases")) {
+			args->discard_releases = true;
+			continue;
+		}
 		if (strcasecmp(name, "bitmap") &&
 		    strcasecmp(name, "on_cbw_error") &&
 		    strcasecmp(name, "cbw_timeout_ms") &&
 		    strcasecmp(name, "buffer_kib")) {
-			ti->error = "Unknown feature: armed, bitmap, on_cbw_error, cbw_timeout_ms and buffer_kib are known";
+			ti->error = "Unknown feature: armed, bitmap, on_cbw_error, cbw_timeout_ms, buffer_kib, read_once and discard_releases are known";
 			return -EINVAL;
 		}
 		if (!left) {
@@ -211,7 +219,9 @@ static int snap_reload(struct dm_target *ti, struct cbw_snap *snap, dev_t source
 	    ilog2(args->chunk_sectors) != snap->shift ||
 	    args->armed != snap->armed || args->break_guest != snap->break_guest ||
 	    args->timeout_ms != snap->timeout_ms ||
-	    args->buffer_kib != snap->buffer_kib || !same_bitmap) {
+	    args->buffer_kib != snap->buffer_kib ||
+	    args->read_once != snap->read_once ||
+	    args->discard_releases != snap->discard_releases || !same_bitmap) {
 		ti->error = "A reload can change nothing but the size of the store";
 		return -EINVAL;
 	}
@@ -254,6 +264,9 @@ static int cbw_snap_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 		ti->error = "No such source";
 		return r;
 	}
+	r = dm_set_target_max_io_len(ti, CBW_READ_SECTORS_MAX);
+	if (r)
+		return r;
 	st = kzalloc(sizeof(*st), GFP_KERNEL);
 	if (!st) {
 		ti->error = "Cannot allocate the target";
@@ -296,6 +309,10 @@ static int cbw_snap_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 	st->snap = snap;
 	ti->private = st;
 	ti->per_io_data_size = cbw_snap_io_size();
+	if (args.discard_releases) {
+		ti->num_discard_bios = 1;
+		ti->discards_supported = true;
+	}
 	return 0;
 
 put_store:
@@ -367,7 +384,9 @@ static int cbw_snap_preresume(struct dm_target *ti)
 	cbw_config_lock();
 	snap->ti = ti;
 	cbw_config_unlock();
-	set_disk_ro(dm_disk(snap->md), true);
+	/* A discard needs a device that is not; writes fail all the same. */
+	if (!snap->discard_releases)
+		set_disk_ro(dm_disk(snap->md), true);
 	return 0;
 }
 
@@ -379,7 +398,8 @@ static void status_table(struct cbw_snap_target *st, char *result,
 	unsigned int words = snap->armed + 2 * !!snap->bitmap_len +
 			     2 * snap->break_guest +
 			     2 * (snap->timeout_ms != 30000) +
-			     2 * !!snap->buffer_kib;
+			     2 * !!snap->buffer_kib + snap->read_once +
+			     snap->discard_releases;
 
 	DMEMIT("%u:%u %s %u", MAJOR(snap->dev->devt), MINOR(snap->dev->devt),
 	       st->store->name, 1u << snap->shift);
@@ -400,6 +420,10 @@ static void status_table(struct cbw_snap_target *st, char *result,
 		DMEMIT(" cbw_timeout_ms %u", snap->timeout_ms);
 	if (snap->buffer_kib)
 		DMEMIT(" buffer_kib %u", snap->buffer_kib);
+	if (snap->read_once)
+		DMEMIT(" read_once");
+	if (snap->discard_releases)
+		DMEMIT(" discard_releases");
 }
 
 static void status_info(struct cbw_snap *snap, char *result, unsigned int maxlen)
@@ -445,17 +469,37 @@ static void cbw_snap_status(struct dm_target *ti, status_type_t type,
 	}
 }
 
+/* Whole chunks of the store; dm asks no target for its limits that has no devices. */
+static int cbw_snap_iterate_devices(struct dm_target *ti,
+				    iterate_devices_callout_fn fn, void *data)
+{
+	struct cbw_snap_target *st = ti->private;
+	sector_t sectors = bdev_nr_sectors(st->store->bdev);
+
+	return fn(ti, st->store, 0, sectors >> st->snap->shift << st->snap->shift,
+		  data);
+}
+
+/*
+ * Not the store's limits, which are for writing slots: what is read from below is split
+ * there.  A split here, where they end, would go through chunks.
+ */
 static void cbw_snap_io_hints(struct dm_target *ti, struct queue_limits *limits)
 {
 	struct cbw_snap_target *st = ti->private;
 	struct block_device *source = cbw_bdev(&st->snap->source);
 
+	blk_set_stacking_limits(limits);
 	limits->logical_block_size = bdev_logical_block_size(source);
 	limits->physical_block_size = bdev_physical_block_size(source);
 	limits->io_min = limits->physical_block_size;
 	limits->dma_alignment = max3((unsigned int)limits->dma_alignment,
 				     (unsigned int)bdev_dma_alignment(source),
 				     (unsigned int)bdev_dma_alignment(st->store->bdev));
+	if (st->snap->discard_releases)
+		cbw_offer_discards(limits, min(CBW_DISCARD_CHUNKS << st->snap->shift,
+					       CBW_DISCARD_SECTORS),
+				   cbw_chunk_bytes(st->snap));
 }
 
 struct target_type cbw_snap_target_type = {
@@ -469,5 +513,6 @@ struct target_type cbw_snap_target_type = {
 	.end_io = cbw_snap_end_io,
 	.preresume = cbw_snap_preresume,
 	.status = cbw_snap_status,
+	.iterate_devices = cbw_snap_iterate_devices,
 	.io_hints = cbw_snap_io_hints,
 };

@@ -227,7 +227,9 @@ struct cbw_stream {
  * @drained: nothing was needed any more, reported once; @lock
  * @store_dev: where slots are; changed in preresume, nothing in flight
  * @write_pool: struct cbw_store_write
- * @read_bios: clones for snapshot reads
+ * @read_pool: blocks of snapshot reads
+ * @read_once: a chunk that was read whole is released
+ * @discard_releases: a discard of the snapshot's device releases
  */
 struct cbw_snap {
 	struct kref ref;
@@ -310,7 +312,7 @@ struct cbw_snap {
 
 	struct block_device *store_dev;
 	mempool_t write_pool;
-	struct bio_set read_bios;
+	mempool_t read_pool;
 
 	struct delayed_work flush_work;
 	struct work_struct store_work;
@@ -322,6 +324,9 @@ struct cbw_snap {
 	struct work_struct read_work;
 	struct work_struct event_work;
 	struct work_struct limit_work;
+
+	bool read_once;
+	bool discard_releases;
 };
 
 static inline u64 cbw_chunk(const struct cbw_snap *snap, sector_t sector)
@@ -435,6 +440,8 @@ struct cbw_snap_args {
 	unsigned int timeout_ms;
 	unsigned int buffer_kib;
 	struct cbw_name bitmap;
+	bool read_once;
+	bool discard_releases;
 };
 
 struct cbw_snap *cbw_snap_create(struct cbw_device *dev,
@@ -518,6 +525,6 @@ int cbw_snap_map(struct dm_target *ti, struct bio *bio);
 int cbw_snap_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error);
 void cbw_snap_read_work(struct work_struct *work);
 size_t cbw_snap_io_size(void);
-size_t cbw_snap_read_pad(void);
+size_t cbw_snap_block_size(void);
 
 #endif /* DM_CBW_SNAP_H */

@@ -103,6 +103,16 @@ static inline void cbw_limit_discards(struct queue_limits *limits,
 	limits->max_discard_sectors = min(limits->max_discard_sectors, sectors);
 }
 
+/* For a device that has discards whatever is below. */
+static inline void cbw_offer_discards(struct queue_limits *limits,
+				      unsigned int sectors, unsigned int granularity)
+{
+	limits->max_hw_discard_sectors = sectors;
+	limits->max_discard_sectors = sectors;
+	limits->discard_granularity = granularity;
+	limits->discard_alignment = 0;
+}
+
 /* ---- timers ------------------------------------------------------------------ */
 
 #ifndef CBW_HAVE_HRTIMER_SETUP
