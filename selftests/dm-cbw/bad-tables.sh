@@ -102,6 +102,11 @@ bad "cbw_timeout_ms no number" EINVAL "0 $S cbw-snapshot $D $P 8 2 cbw_timeout_m
 bad "cbw_timeout_ms negative" EINVAL "0 $S cbw-snapshot $D $P 8 2 cbw_timeout_ms -1"
 bad "buffer_kib no number" EINVAL "0 $S cbw-snapshot $D $P 8 2 buffer_kib much"
 bad "buffer_kib out of any range" 'EINVAL|ENOMEM' "0 $S cbw-snapshot $D $P 8 2 buffer_kib 99999999999"
+bad "read_once with a value" EINVAL "0 $S cbw-snapshot $D $P 8 2 read_once yes"
+bad "discard_releases with a value" EINVAL "0 $S cbw-snapshot $D $P 8 2 discard_releases 1"
+bad "read_once, but no feature said" EINVAL "0 $S cbw-snapshot $D $P 8 0 read_once"
+bad "discard_releases, and one more said" EINVAL "0 $S cbw-snapshot $D $P 8 2 discard_releases"
+bad "read_once in the place of a value" EINVAL "0 $S cbw-snapshot $D $P 8 2 buffer_kib read_once"
 bad "not the only target" EINVAL "0 8 linear $big 0
 8 $((S - 8)) cbw-snapshot $D $P 8"
 
@@ -121,5 +126,7 @@ t "cbw longer than its origin" bad_reload dut "0 $((S + 8)) cbw $origin"
 t "cbw without an origin" bad_reload dut "0 $S cbw"
 t "cbw-snapshot with another chunk" bad_reload good "0 $S cbw-snapshot $D $store 16"
 t "cbw-snapshot of another length" bad_reload good "0 $((S - 8)) cbw-snapshot $D $store 8"
+t "cbw-snapshot with read_once" bad_reload good "0 $S cbw-snapshot $D $store 8 1 read_once"
+t "cbw-snapshot with discard_releases" bad_reload good "0 $S cbw-snapshot $D $store 8 1 discard_releases"
 t "cbw-snapshot with a smaller store" bad_reload good "0 $S cbw-snapshot $D $P 8"
 finish

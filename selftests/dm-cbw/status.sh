@@ -97,6 +97,8 @@ t "table of one with a bitmap" tables 2 bitmap one
 t "table of one with on_cbw_error and a timeout" \
 	tables 4 on_cbw_error break_guest_write cbw_timeout_ms 1234
 t "table of one with a buffer" tables 2 buffer_kib 2048
+t "table of one with read_once" tables 1 read_once
+t "table of one with discard_releases" tables 1 discard_releases
 t "table of an armed one" tables 1 armed
 armed()
 {
