@@ -4,15 +4,16 @@
  * what a process finds in memory that was swapped out.
  *
  *	cbw-probe write DEV... [--ops N] [--seconds N] [--qd N] [--bs B]
- *		[--range OFF:LEN] [--order rand|seq|each] [--seed N] [--rate N]
- *		[--how uring|aio|sync] [--nowait] [--retry]
+ *		[--range OFF:LEN] [--stride B] [--order rand|seq|each] [--seed N]
+ *		[--rate N] [--how uring|aio|sync] [--nowait] [--retry]
  *	cbw-probe cut SNAPSHOT... [--offset B]
  *	cbw-probe sum DEV EXTENTS
  *	cbw-probe dirty MIB [--passes N] [--seed N]
  *
  * `write` keeps QD writes in flight on each device until it gets SIGTERM, or so
  * many seconds or operations are over, and waits for what is in flight.  Order
- * `each` takes every block of the range once.  --nowait: RWF_NOWAIT; --retry:
+ * `each` takes every block of the range once.  Blocks lie --stride apart (default:
+ * their size).  --nowait: RWF_NOWAIT; --retry:
  * again without it where that said EAGAIN.  Says
  *	writes= errors= again= first= min= p50= p99= max= mean= late= ms=
  * with `first` the name of the first error (but EAGAIN), times in microseconds,
@@ -54,7 +55,7 @@ static struct {
 	struct target dev[DEVS_MAX];
 	const char *path[DEVS_MAX];
 	int ndevs;
-	uint64_t ops, seconds, bs, seed, rate, passes, offset;
+	uint64_t ops, seconds, bs, stride, seed, rate, passes, offset;
 	uint64_t range[2];
 	unsigned int qd;
 	enum how how;
@@ -183,7 +184,7 @@ static uint64_t blocks(unsigned int dev)
 
 	if (o.range[1] && o.range[1] < size)
 		size = o.range[1];
-	return size / o.bs;
+	return size / o.stride;
 }
 
 /* Every block once, in an order of chance. */
@@ -228,7 +229,7 @@ static bool choose(unsigned int dev, uint64_t *off)
 			block = perm[dev][block];
 	}
 	started++;
-	*off = o.range[0] + block * o.bs;
+	*off = o.range[0] + block * o.stride;
 	return true;
 }
 
@@ -374,6 +375,8 @@ static int do_write(void)
 	if (o.qd * o.ndevs > FLIGHT_MAX || !o.qd || !o.bs || o.bs % SECTOR ||
 	    (o.how == SYNC && o.qd * o.ndevs > 1))
 		die(EXIT_USAGE, "so much in flight is not possible");
+	if (o.stride < o.bs)
+		o.stride = o.bs;
 	sigaction(SIGTERM, &sa, NULL);
 	payload = buffer_alloc(o.bs);
 	memset(payload, 0xc5, o.bs);
@@ -544,7 +547,8 @@ static void options(int argc, char **argv)
 		{ "seed", 1, NULL, 'S' },    { "rate", 1, NULL, 'R' },
 		{ "how", 1, NULL, 'h' },     { "nowait", 0, NULL, 'N' },
 		{ "retry", 0, NULL, 'T' },   { "passes", 1, NULL, 'p' },
-		{ "offset", 1, NULL, 'O' },  { 0 },
+		{ "offset", 1, NULL, 'O' },  { "stride", 1, NULL, 't' },
+		{ 0 },
 	};
 	char *colon;
 	int c;
@@ -555,6 +559,7 @@ static void options(int argc, char **argv)
 		case 's': o.seconds = parse_size(optarg); break;
 		case 'q': o.qd = parse_size(optarg); break;
 		case 'b': o.bs = parse_size(optarg); break;
+		case 't': o.stride = parse_size(optarg); break;
 		case 'S': o.seed = parse_size(optarg); break;
 		case 'R': o.rate = parse_size(optarg); break;
 		case 'p': o.passes = parse_size(optarg); break;
