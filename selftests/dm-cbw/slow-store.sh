@@ -28,7 +28,7 @@ first_writes()
 	dm_remove shot
 }
 
-# Neighbouring rounds see the same machine: the median of their ratios. To within a tenth;
+# Neighbouring rounds see the same machine: the median of their ratios. To within a quarter;
 # it is measured to two digits where time is that of instructions (make bench).
 qd1()
 {
@@ -44,7 +44,7 @@ qd1()
 	done
 	mapfile -t ratios < <(printf '%s\n' "${ratios[@]}" | sort -n)
 	figure "median of the ratios: ${ratios[rounds / 2]} per mille"
-	((ratios[rounds / 2] <= 1100)) || wrong "first writes take ${ratios[*]} per mille"
+	((ratios[rounds / 2] <= 1250)) || wrong "first writes take ${ratios[*]} per mille"
 }
 t "one write after the other" qd1
 
