@@ -28,16 +28,16 @@ class Figures:
     # ---- what the rig charges for the I/Os that a first write cannot do without ----
 
     def floor_qd1_us(self, dev):
-        """dm-linear's write, and a read less the cost of asking for it (dm-zero)."""
+        """dm-linear's write, and its read less the cost of asking for it (dm-zero)."""
         row = dev + "/floor/read-4k/qd1"
         return (self.get(dev + "/first/dense-4k/qd1", "linear", "lat_us") +
-                self.get(row, "raw", "lat_us") - self.get(row, "zero", "lat_us"))
+                self.get(row, "linear", "lat_us") - self.get(row, "zero", "lat_us"))
 
     def floor_qd32_iops(self, dev):
         """The same in CPU time, and 1/64 of a store write of 256 KiB."""
         row = dev + "/floor/read-4k/qd32"
         ns = (1e9 / self.get(dev + "/first/dense-4k/qd32", "linear", "iops") +
-              1e9 / self.get(row, "raw", "iops") - 1e9 / self.get(row, "zero", "iops") +
+              1e9 / self.get(row, "linear", "iops") - 1e9 / self.get(row, "zero", "iops") +
               1e9 / self.get(dev + "/floor/write-256k/qd32", "raw", "iops") / 64)
         return 1e9 / ns
 

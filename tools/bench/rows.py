@@ -112,7 +112,7 @@ def floor(dev_us):
     d = "d%d" % dev_us
     for qd in (1, 32):
         n = 2048 if qd == 1 else 8192
-        for target in ("raw", "zero"):
+        for target in ("linear", "zero"):
             yield scenario("%s/floor" % d, target, [
                 fio("%s/floor/read-4k/qd%d" % (d, qd), "randread", 4 * KIB, qd, n, region=DENSE,
                     read=True)], dev_us)
