@@ -6,15 +6,16 @@
  * A stream is seen when a write needs chunks that begin just where the last copies for
  * it ended.  From then on a window of chunks beyond its writes is copied, by a worker:
  * no write waits for more than its own chunks.  When a write passes the middle of the window
- * (snap->ahead_at, looked at without a lock by every write) the next window
- * is begun, so that the stream does not catch up.
+ * (snap->ahead_at, looked at without a lock by every write) half a window more
+ * is begun, so that the stream does not catch up and never has more than a window
+ * ahead of it.
  *
  * It is a hint: not above half a full store or buffer, nothing is waited for, and a chunk that
  * cannot be read ahead stays as it was.
  */
 #include "cbw.h"
 
-/* The widest window. */
+/* The widest window: no more than this is copied ahead of a writer. */
 #define AHEAD_BYTES	(256u << 10)
 /* What is read in one piece; a writer that has become ready goes first. */
 #define AHEAD_PIECE	(64u << 10)
@@ -41,11 +42,11 @@ bool cbw_ahead_room(const struct cbw_snap *snap)
 	       (snap->nr_filled - snap->nr_idle) * 2 <= snap->nr_batches;
 }
 
-/* Have the next window of a stream copied. */
-static void stream_advance(struct cbw_snap *snap, unsigned int i, u64 from)
+/* Have @nr chunks more copied for a stream: a window, or half of one when it is half-way. */
+static void stream_advance(struct cbw_snap *snap, unsigned int i, u64 from, u32 nr)
 {
 	struct cbw_stream *s = &snap->streams[i];
-	u64 to = min(from + s->window, snap->nr_chunks);
+	u64 to = min(from + nr, snap->nr_chunks);
 
 	lockdep_assert_held(&snap->lock);
 	s->next = to;
@@ -91,7 +92,7 @@ void cbw_ahead_seen(struct cbw_snap *snap, u64 from, u64 end)
 		s = &snap->streams[i];
 		s->window = clamp_t(u64, max_t(u64, s->window * 2ULL, 2 * (end - from)),
 				    1, window_max(snap));
-		stream_advance(snap, i, end);
+		stream_advance(snap, i, end, s->window);
 	}
 	spin_unlock_irqrestore(&snap->lock, flags);
 }
@@ -106,7 +107,8 @@ void cbw_ahead_kick(struct cbw_snap *snap)
 	if (snap->ahead_at != CBW_AHEAD_NONE) {
 		s = &snap->streams[snap->ahead_stream];
 		s->window = min(s->window * 2, window_max(snap));
-		stream_advance(snap, snap->ahead_stream, s->next);
+		stream_advance(snap, snap->ahead_stream, s->next,
+			       max(1u, s->window / 2));
 	}
 	spin_unlock_irqrestore(&snap->lock, flags);
 }

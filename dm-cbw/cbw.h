@@ -108,11 +108,14 @@ static inline struct cbw_bits *cbw_bits_get(struct cbw_bits *bits)
 
 /**
  * struct cbw_mark - a bitmap as the path of a write sees it
+ * @end: in the first of those with one granularity: after the last of them; NULL:
+ *	there are no more
  * @words: bits->words
  * @shift: bits->shift
  * @bits: the bitmap, a reference
  */
 struct cbw_mark {
+	struct cbw_mark *end;
 	unsigned long *words;
 	unsigned int shift;
 	struct cbw_bits *bits;
@@ -132,8 +135,8 @@ struct cbw_mark {
  * @nr_snaps: snapshots to protect
  * @release_work: runs when this epoch and all older ones have drained
  * @rcu: to free a hold epoch
- * @marks: the bitmaps, those of one granularity side by side
- * @snaps: references
+ * @marks: the bitmaps, those of one granularity side by side, and an end
+ * @snaps: references, and NULL
  */
 struct cbw_epoch {
 	struct percpu_ref ref;
@@ -146,8 +149,8 @@ struct cbw_epoch {
 	unsigned int nr_snaps;
 	struct work_struct release_work;
 	struct rcu_head rcu;
-	struct cbw_mark marks[CBW_BITMAPS_MAX];
-	struct cbw_snap *snaps[CBW_SNAPSHOTS_MAX];
+	struct cbw_mark marks[CBW_BITMAPS_MAX + 1];
+	struct cbw_snap *snaps[CBW_SNAPSHOTS_MAX + 1];
 };
 
 /**

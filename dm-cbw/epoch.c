@@ -111,6 +111,18 @@ static void epoch_add_bits(struct cbw_epoch *e, struct cbw_bits *bits)
 	e->marks[i].shift = bits->shift;
 }
 
+static void epoch_group_bits(struct cbw_epoch *e)
+{
+	struct cbw_mark *m = e->marks, *stop = m + e->nr_marks, *first;
+
+	while (m < stop) {
+		for (first = m; m < stop && m->shift == first->shift; m++)
+			;
+		first->end = m;
+	}
+	stop->end = NULL;
+}
+
 /* Describe the device as it is, with what a transaction has staged. */
 static void epoch_build(struct cbw_device *dev, struct cbw_epoch *e)
 {
@@ -126,6 +138,7 @@ static void epoch_build(struct cbw_device *dev, struct cbw_epoch *e)
 		if (s->present && s->enabled)
 			epoch_add_bits(e, s->active);
 	}
+	epoch_group_bits(e);
 	list_for_each_entry(snap, &dev->snaps, node) {
 		if (!snap->start_seq && list_empty(&snap->txn_node))
 			continue;

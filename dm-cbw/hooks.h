@@ -40,7 +40,11 @@ bool cbw_hook_defer(enum cbw_hook hook, sector_t sector, sector_t nr,
 int cbw_hooks_init(void);
 void cbw_hooks_exit(void);
 
+#define cbw_hook_reset(flag)	((flag) = false)
+
 #else
+
+#define cbw_hook_reset(flag)	do { } while (0)
 
 #define cbw_cured(hazard)	true
 

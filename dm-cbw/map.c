@@ -81,7 +81,7 @@ static void count_discard(const struct cbw_epoch *e, sector_t sector, sector_t n
 		struct cbw_snap *snap = e->snaps[i];
 		unsigned long flags;
 
-		if (!cbw_snap_needs(snap, sector, nr, NULL))
+		if (!cbw_snap_needs(snap, sector, nr))
 			continue;
 		spin_lock_irqsave(&snap->lock, flags);
 		snap->discards += (u64)nr << SECTOR_SHIFT;
@@ -93,20 +93,21 @@ static void count_discard(const struct cbw_epoch *e, sector_t sector, sector_t n
 static __always_inline void mark(const struct cbw_epoch *e, sector_t sector,
 				 sector_t nr)
 {
-	const struct cbw_mark *m = e->marks, *end = m + e->nr_marks;
-	unsigned int shift = ~0;
-	u64 first = 0, last = 0;
+	const struct cbw_mark *m = e->marks, *end;
+	u64 first, last;
 
-	for (; m < end; m++) {
-		if (m->shift != shift) {
-			shift = m->shift;
-			first = sector >> shift;
-			last = (sector + nr - 1) >> shift;
+	while ((end = m->end)) {
+		first = sector >> m->shift;
+		last = (sector + nr - 1) >> m->shift;
+		if (likely(first == last)) {
+			do {
+				if (!test_bit(first, m->words))
+					set_bit(first, m->words);
+			} while (++m < end);
+		} else {
+			for (; m < end; m++)
+				cbw_bits_mark_range(m->bits, sector, nr);
 		}
-		if (unlikely(first != last))
-			cbw_bits_mark_range(m->bits, sector, nr);
-		else if (!test_bit(first, m->words))
-			set_bit(first, m->words);
 	}
 }
 
@@ -131,13 +132,16 @@ static __always_inline bool epoch_get(struct cbw_epoch *e)
  */
 static noinline enum verdict needed(struct cbw_device *dev,
 				    const struct cbw_epoch *e, unsigned int i,
-				    struct bio *bio, struct cbw_io *io, bool head)
+				    struct bio *bio, struct cbw_io *io, bool fresh,
+				    bool head)
 	__releases(RCU)
 {
 	const sector_t sector = io->sector, nr = io->nr;
 	struct cbw_hold hold = { .bio = bio, .head = head };
 	enum verdict verdict;
 
+	if (fresh)
+		io->hold_start = 0;
 	if (bio->bi_opf & REQ_NOWAIT) {
 		verdict = AGAIN;
 		goto out;
@@ -151,7 +155,7 @@ static noinline enum verdict needed(struct cbw_device *dev,
 		io->hold_start = ktime_get();
 	/* Once it is parked the write may be gone: no look at it any more. */
 	for (; i < e->nr_snaps && !hold.status; i++)
-		if (cbw_snap_needs(e->snaps[i], sector, nr, NULL))
+		if (cbw_snap_needs(e->snaps[i], sector, nr))
 			cbw_copy_hold(e->snaps[i], sector, nr, &hold);
 	if (hold.starved)
 		verdict = STARVED;
@@ -169,13 +173,22 @@ out:
 	return verdict;
 }
 
-static noinline void kick_ahead(const struct cbw_epoch *e, const struct cbw_io *io)
+/*
+ * Look at all snapshots of an epoch.  Returns the first that needs chunks of the range,
+ * or its number of snapshots.
+ */
+static noinline unsigned int first_that_needs(const struct cbw_epoch *e,
+					      sector_t sector, sector_t nr)
 {
 	unsigned int i;
 
-	for (i = 0; i < e->nr_snaps; i++)
-		if (cbw_ahead_hit(e->snaps[i], io->sector, io->nr))
+	for (i = 0; i < e->nr_snaps; i++) {
+		if (cbw_snap_needs(e->snaps[i], sector, nr))
+			break;
+		if (cbw_ahead_hit(e->snaps[i], sector, nr))
 			cbw_ahead_kick(e->snaps[i]);
+	}
+	return i;
 }
 
 /*
@@ -185,17 +198,17 @@ static noinline void kick_ahead(const struct cbw_epoch *e, const struct cbw_io *
  * grace period after publishing another epoch knows that all marks under the
  * old one are there, and getting the ref is safe against the kill.
  *
- * A discard that @may_split is cut where the answer changes: io->nr.  @head: it was
- * starved, and is served now.
+ * @fresh: it comes from cbw_map(), so a @discard may be split: it is cut where the answer
+ * changes, io->nr.  @head: it was starved, and is served now.
  */
 static __always_inline enum verdict decide(struct cbw_device *dev, struct bio *bio,
-					   struct cbw_io *io, bool may_split,
-					   bool head)
+					   struct cbw_io *io, bool discard,
+					   bool fresh, bool head)
 {
 	sector_t sector = io->sector, nr = io->nr;
+	struct cbw_snap *const *snap;
 	enum verdict verdict = GO;
 	struct cbw_epoch *e;
-	bool ahead = false;
 	unsigned int i;
 
 	rcu_read_lock();
@@ -205,10 +218,10 @@ again:
 		verdict = GATE;
 		goto out;
 	}
-	if (unlikely(bio_op(bio) == REQ_OP_DISCARD && e->nr_snaps) && cbw_cured(10)) {
+	if (discard && e->nr_snaps && cbw_cured(10)) {
 		bool swallow = discard_needed(e, sector, &nr);
 
-		if (!may_split && nr != io->nr) {
+		if (!fresh && nr != io->nr) {
 			/* Held once, it cannot be split: it is but a hint. */
 			nr = io->nr;
 			swallow = true;
@@ -219,20 +232,33 @@ again:
 			verdict = SWALLOW;
 			goto out;
 		}
-	} else if (bio_op(bio) != REQ_OP_DISCARD || cbw_cured(10)) {
-		for (i = 0; i < e->nr_snaps; i++)
-			if (cbw_snap_needs(e->snaps[i], sector, nr, &ahead))
-				return needed(dev, e, i, bio, io, head);
+	} else if (!discard || cbw_cured(10)) {
+		for (snap = e->snaps; *snap; snap++) {
+			if (likely(cbw_snap_quick(*snap, sector, nr)))
+				continue;
+			i = first_that_needs(e, sector, nr);
+			if (i < e->nr_snaps)
+				return needed(dev, e, i, bio, io, fresh, head);
+			break;
+		}
 	}
 	if (unlikely(!epoch_get(e)))
 		goto again;
 	cbw_hook_spin(CBW_HOOK_MAP_EPOCH, sector, nr);
 	io->epoch = e;
 	mark(e, sector, nr);
-	if (unlikely(ahead))
-		kick_ahead(e, io);
 out:
 	rcu_read_unlock();
+	return verdict;
+}
+
+static noinline enum verdict decide_discard(struct cbw_device *dev, struct bio *bio,
+					    struct cbw_io *io, bool fresh)
+{
+	enum verdict verdict = decide(dev, bio, io, true, fresh, false);
+
+	if (verdict == GO && io->nr != bio_sectors(bio))
+		dm_accept_partial_bio(bio, io->nr);
 	return verdict;
 }
 
@@ -278,6 +304,7 @@ static noinline int map_slow(struct cbw_device *dev, struct bio *bio,
 			dm_accept_partial_bio(bio, cbw_io(bio)->nr);
 		return end_now(bio, BLK_STS_OK);
 	case GATE:
+		cbw_io(bio)->hold_start = 0;
 		if (bio->bi_opf & REQ_NOWAIT)
 			return end_now(bio, BLK_STS_AGAIN);
 		bio->bi_opf &= ~REQ_POLLED;
@@ -320,21 +347,21 @@ int cbw_map(struct dm_target *ti, struct bio *bio)
 	struct cbw_io *io = cbw_io(bio);
 	enum verdict verdict;
 
-	bio_set_dev(bio, ct->dd->bdev);
 	io->epoch = NULL;
-	io->hold_start = 0;
-	io->deferred = false;
+	bio_set_dev(bio, ct->dd->bdev);
+	if (!op_is_write(bio_op(bio)) || !bio_sectors(bio))
+		return DM_MAPIO_REMAPPED;	/* a read or a flush */
+	cbw_hook_reset(io->deferred);
 	/* What bi_iter says now is gone at end_io. */
 	io->sector = bio->bi_iter.bi_sector;
 	io->nr = bio_sectors(bio);
-	if (!op_is_write(bio_op(bio)) || !io->nr)
-		return DM_MAPIO_REMAPPED;	/* a read or a flush */
 
-	verdict = decide(ct->dev, bio, io, true, false);
+	if (likely(bio_op(bio) != REQ_OP_DISCARD))
+		verdict = decide(ct->dev, bio, io, false, true, false);
+	else
+		verdict = decide_discard(ct->dev, bio, io, true);
 	if (unlikely(verdict != GO))
 		return map_slow(ct->dev, bio, verdict);
-	if (unlikely(bio_op(bio) == REQ_OP_DISCARD && io->nr != bio_sectors(bio)))
-		dm_accept_partial_bio(bio, io->nr);
 	cbw_hook_sleep(CBW_HOOK_MAP_MARKED, io->sector, io->nr);
 	return DM_MAPIO_REMAPPED;
 }
@@ -391,7 +418,6 @@ int cbw_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error)
 	}
 	if (unlikely(rcu_access_pointer(ct->dev->epoch) != e))
 		epoch_over(ct->dev, e, io);
-	io->epoch = NULL;
 	percpu_ref_put(&e->ref);
 	return DM_ENDIO_DONE;
 }
@@ -437,13 +463,20 @@ static bool give_back(struct cbw_device *dev, struct bio *bio)
  */
 bool cbw_remap(struct cbw_device *dev, struct bio *bio, bool head)
 {
+	struct cbw_io *io = cbw_io(bio);
+	enum verdict verdict;
+
 	if (bio->bi_status) {
 		/* break_guest_write: its old content could not be preserved. */
 		bio_endio(bio);
 		return true;
 	}
 	for (;;) {
-		switch (decide(dev, bio, cbw_io(bio), false, head)) {
+		if (likely(bio_op(bio) != REQ_OP_DISCARD))
+			verdict = decide(dev, bio, io, false, false, head);
+		else
+			verdict = decide_discard(dev, bio, io, false);
+		switch (verdict) {
 		case GO:
 			submit_held(dev, bio);
 			return true;

@@ -360,22 +360,14 @@ static inline bool cbw_ahead_hit(const struct cbw_snap *snap, sector_t sector,
 
 /*
  * Does any chunk of this range still have to be preserved?  Pairs with the
- * release in region_done(): the fast path of a write, no lock.  @ahead: set when
- * cbw_ahead_hit().
+ * release in region_done(): no lock.
  */
-static __always_inline bool cbw_snap_needs(const struct cbw_snap *snap,
-					   sector_t sector, sector_t nr, bool *ahead)
+static inline bool cbw_snap_needs(const struct cbw_snap *snap, sector_t sector,
+				  sector_t nr)
 {
 	u64 first = sector >> snap->shift;
 	u64 last = (sector + nr - 1) >> snap->shift;
 
-	if (likely(first == last && last < snap->nr_chunks)) {
-		if (unlikely(!test_bit(first, snap->done)))
-			return !READ_ONCE(snap->over);
-		if (ahead)
-			*ahead |= READ_ONCE(snap->ahead_at) == first;
-		return false;
-	}
 	if (READ_ONCE(snap->over))
 		return false;
 	/* Writes beyond the snapshot's end (the source has grown) are free. */
@@ -384,9 +376,22 @@ static __always_inline bool cbw_snap_needs(const struct cbw_snap *snap,
 			return false;
 		last = snap->nr_chunks - 1;
 	}
-	if (ahead)
-		*ahead |= cbw_ahead_hit(snap, sector, nr);
 	return find_next_zero_bit(snap->done, last + 1, first) <= last;
+}
+
+/*
+ * The answer that most writes get, in few instructions: this one is to a single chunk
+ * that is not needed, and nothing else is to be done about it.  If not, cbw_snap_needs()
+ * and cbw_ahead_hit() tell.
+ */
+static __always_inline bool cbw_snap_quick(const struct cbw_snap *snap,
+					   sector_t sector, sector_t nr)
+{
+	u64 first = sector >> snap->shift;
+	u64 last = (sector + nr - 1) >> snap->shift;
+
+	return first == last && first < snap->nr_chunks &&
+	       test_bit(first, snap->done) && first != READ_ONCE(snap->ahead_at);
 }
 
 /* snap.c */
