@@ -350,7 +350,8 @@ struct cbw_io {
 
 int cbw_map(struct dm_target *ti, struct bio *bio);
 int cbw_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error);
-bool cbw_remap(struct cbw_device *dev, struct bio *bio, bool head);
+bool cbw_remap(struct cbw_device *dev, struct bio *bio,
+	       const struct cbw_snap *turn);
 
 /* remap.c */
 void cbw_remap_init(struct cbw_device *dev);

@@ -407,7 +407,7 @@ static struct cbw_copy *copy_begin(struct cbw_snap *snap, u64 chunk,
 
 	spin_lock(&snap->lock);
 	/* First come, first served. */
-	if (!hold->head && (snap->starving || !bio_list_empty(&snap->starved)))
+	if (hold->turn != snap && (snap->starving || !bio_list_empty(&snap->starved)))
 		goto none;
 	if (!hold->bio && !cbw_ahead_room(snap))
 		goto none;
@@ -453,9 +453,10 @@ none:
 		cbw_supply_need(snap);
 		/* Under the same lock as what found nothing: no wake-up is missed. */
 		if (starve) {
-			cbw_hold_add(snap, &snap->starved, hold->bio, hold->head);
+			cbw_hold_add(snap, &snap->starved, hold->bio,
+				     hold->turn == snap);
 			hold->parked = true;
-			hold->starved = true;
+			hold->starved = snap;
 		}
 	}
 	spin_unlock(&snap->lock);

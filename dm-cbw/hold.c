@@ -129,7 +129,7 @@ void cbw_starved_work(struct work_struct *work)
 			return;
 		note_hold(snap, ktime_us_delta(ktime_get(), cbw_io(bio)->hold_start));
 		atomic_dec(&snap->nr_held);
-		more = cbw_remap(snap->dev, bio, true);
+		more = cbw_remap(snap->dev, bio, snap);
 		cond_resched();
 	}
 	spin_lock_irq(&snap->lock);

@@ -26,8 +26,8 @@ enum verdict {
 	GO,		/* marked, holds its epoch */
 	SWALLOW,	/* a discard of needed chunks: done without being passed down */
 	GATE,		/* the gate is shut */
-	HELD,		/* parked with a copy: not the caller's any more */
-	STARVED,	/* parked until there is memory or a slot for one */
+	HELD,		/* parked: not the caller's any more */
+	STARVED,	/* the same, and what came free was not enough for it */
 	RETRY,		/* what it had to wait for is there by now */
 	BACK,		/* must not wait: dm takes it back */
 	AGAIN,		/* would have to wait and must not: REQ_NOWAIT */
@@ -133,11 +133,11 @@ static __always_inline bool epoch_get(struct cbw_epoch *e)
 static noinline enum verdict needed(struct cbw_device *dev,
 				    const struct cbw_epoch *e, unsigned int i,
 				    struct bio *bio, struct cbw_io *io, bool fresh,
-				    bool head)
+				    const struct cbw_snap *turn)
 	__releases(RCU)
 {
 	const sector_t sector = io->sector, nr = io->nr;
-	struct cbw_hold hold = { .bio = bio, .head = head };
+	struct cbw_hold hold = { .bio = bio, .turn = turn };
 	enum verdict verdict;
 
 	if (fresh)
@@ -157,7 +157,7 @@ static noinline enum verdict needed(struct cbw_device *dev,
 	for (; i < e->nr_snaps && !hold.status; i++)
 		if (cbw_snap_needs(e->snaps[i], sector, nr))
 			cbw_copy_hold(e->snaps[i], sector, nr, &hold);
-	if (hold.starved)
+	if (hold.parked && turn && hold.starved == turn)
 		verdict = STARVED;
 	else if (hold.parked)
 		verdict = HELD;
@@ -199,11 +199,11 @@ static noinline unsigned int first_that_needs(const struct cbw_epoch *e,
  * old one are there, and getting the ref is safe against the kill.
  *
  * @fresh: it comes from cbw_map(), so a @discard may be split: it is cut where the answer
- * changes, io->nr.  @head: it was starved, and is served now.
+ * changes, io->nr.  @turn: the snapshot whose starved writes are served, if it is one.
  */
 static __always_inline enum verdict decide(struct cbw_device *dev, struct bio *bio,
 					   struct cbw_io *io, bool discard,
-					   bool fresh, bool head)
+					   bool fresh, const struct cbw_snap *turn)
 {
 	sector_t sector = io->sector, nr = io->nr;
 	struct cbw_snap *const *snap;
@@ -238,7 +238,7 @@ again:
 				continue;
 			i = first_that_needs(e, sector, nr);
 			if (i < e->nr_snaps)
-				return needed(dev, e, i, bio, io, fresh, head);
+				return needed(dev, e, i, bio, io, fresh, turn);
 			break;
 		}
 	}
@@ -255,7 +255,7 @@ out:
 static noinline enum verdict decide_discard(struct cbw_device *dev, struct bio *bio,
 					    struct cbw_io *io, bool fresh)
 {
-	enum verdict verdict = decide(dev, bio, io, true, fresh, false);
+	enum verdict verdict = decide(dev, bio, io, true, fresh, NULL);
 
 	if (verdict == GO && io->nr != bio_sectors(bio))
 		dm_accept_partial_bio(bio, io->nr);
@@ -357,7 +357,7 @@ int cbw_map(struct dm_target *ti, struct bio *bio)
 	io->nr = bio_sectors(bio);
 
 	if (likely(bio_op(bio) != REQ_OP_DISCARD))
-		verdict = decide(ct->dev, bio, io, false, true, false);
+		verdict = decide(ct->dev, bio, io, false, true, NULL);
 	else
 		verdict = decide_discard(ct->dev, bio, io, true);
 	if (unlikely(verdict != GO))
@@ -455,13 +455,13 @@ static bool give_back(struct cbw_device *dev, struct bio *bio)
  * cbw_remap - map a held write again
  * @dev: the device
  * @bio: the write, the caller's
- * @head: it was starved, and is served now
+ * @turn: the snapshot whose starved writes are being served, and it is one; or NULL
  *
  * Process context; does not sleep if called from cbw_map().  Each round either lets the
  * write go, parks it, or has made progress: what was preserved stays preserved.
- * Returns false if it is starved (again).
+ * Returns false if @turn has not got enough for it: it is back at the head of those.
  */
-bool cbw_remap(struct cbw_device *dev, struct bio *bio, bool head)
+bool cbw_remap(struct cbw_device *dev, struct bio *bio, const struct cbw_snap *turn)
 {
 	struct cbw_io *io = cbw_io(bio);
 	enum verdict verdict;
@@ -473,7 +473,7 @@ bool cbw_remap(struct cbw_device *dev, struct bio *bio, bool head)
 	}
 	for (;;) {
 		if (likely(bio_op(bio) != REQ_OP_DISCARD))
-			verdict = decide(dev, bio, io, false, false, head);
+			verdict = decide(dev, bio, io, false, false, turn);
 		else
 			verdict = decide_discard(dev, bio, io, false);
 		switch (verdict) {

@@ -95,7 +95,7 @@ void cbw_remap_help(struct cbw_device *dev)
 		queue_work(cbw_wq, &remap->work);
 	spin_unlock_irq(&remap->lock);
 	while ((bio = bio_list_pop(&bios)))
-		cbw_remap(dev, bio, false);
+		cbw_remap(dev, bio, NULL);
 }
 
 /* Process context; may wait for the origin's queue, never for a store. */
@@ -113,7 +113,7 @@ static void remap_work(struct work_struct *work)
 
 	blk_start_plug(&plug);
 	while ((bio = bio_list_pop(&bios))) {
-		cbw_remap(remap->dev, bio, false);
+		cbw_remap(remap->dev, bio, NULL);
 		cond_resched();
 	}
 	blk_finish_plug(&plug);

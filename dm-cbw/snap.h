@@ -494,17 +494,17 @@ size_t cbw_store_write_size(const struct cbw_snap *snap);
 /**
  * struct cbw_hold - what is done about a write that needs chunks; on the stack
  * @bio: the write; NULL: nobody waits, the chunks are copied ahead
- * @head: it was starved before and is at work with what came free
+ * @turn: the snapshot whose starved writes are being served, and it is one of them
  * @parked: somebody else has the write now
- * @starved: it is parked with those that wait for memory or slots
+ * @starved: the snapshot whose memory or slots it waits for
  * @reads: copies to be submitted
  * @status: break_guest_write: what to end the write with
  */
 struct cbw_hold {
 	struct bio *bio;
-	bool head;
+	const struct cbw_snap *turn;
 	bool parked;
-	bool starved;
+	const struct cbw_snap *starved;
 	struct cbw_copy *reads;
 	blk_status_t status;
 };

@@ -79,6 +79,26 @@ sequential()
 }
 t "a sequential writer" sequential
 
+# At no time is it further ahead than that.
+never_far()
+{
+	local rc=0 n furthest=0 beyond
+
+	fill dut && snap shot dut "$store" 8 || return
+	for ((n = 0; n < 288; n += 12)); do
+		seq_writes $((n * 4))K 12 || rc=1
+		nap 0.1
+		beyond=$(($(snap_get shot copied) - n - 12))
+		((beyond <= furthest)) || furthest=$beyond
+		((beyond >= 0)) || { wrong "$((n + 12)) written, $(snap_get shot copied) copied"; rc=1; }
+	done
+	figure "up to $furthest chunks ahead"
+	((furthest > 0 && furthest <= ahead)) || { wrong "up to $furthest chunks ahead"; rc=1; }
+	dm_remove shot || rc=1
+	return $rc
+}
+t "how far ahead" never_far
+
 # Up to the end of the device, in pieces that are no whole chunks.
 to_the_end()
 {
