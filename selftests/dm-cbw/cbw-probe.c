@@ -555,19 +555,45 @@ static void options(int argc, char **argv)
 
 	while ((c = getopt_long(argc, argv, "", opts, NULL)) != -1) {
 		switch (c) {
-		case 'n': o.ops = parse_size(optarg); break;
-		case 's': o.seconds = parse_size(optarg); break;
-		case 'q': o.qd = parse_size(optarg); break;
-		case 'b': o.bs = parse_size(optarg); break;
-		case 't': o.stride = parse_size(optarg); break;
-		case 'S': o.seed = parse_size(optarg); break;
-		case 'R': o.rate = parse_size(optarg); break;
-		case 'p': o.passes = parse_size(optarg); break;
-		case 'O': o.offset = parse_size(optarg); break;
-		case 'o': o.order = word("order", optarg, orders, 3); break;
-		case 'h': o.how = word("how", optarg, hows, 3); break;
-		case 'N': o.nowait = true; break;
-		case 'T': o.retry = true; break;
+		case 'n':
+			o.ops = parse_size(optarg);
+			break;
+		case 's':
+			o.seconds = parse_size(optarg);
+			break;
+		case 'q':
+			o.qd = parse_size(optarg);
+			break;
+		case 'b':
+			o.bs = parse_size(optarg);
+			break;
+		case 't':
+			o.stride = parse_size(optarg);
+			break;
+		case 'S':
+			o.seed = parse_size(optarg);
+			break;
+		case 'R':
+			o.rate = parse_size(optarg);
+			break;
+		case 'p':
+			o.passes = parse_size(optarg);
+			break;
+		case 'O':
+			o.offset = parse_size(optarg);
+			break;
+		case 'o':
+			o.order = word("order", optarg, orders, 3);
+			break;
+		case 'h':
+			o.how = word("how", optarg, hows, 3);
+			break;
+		case 'N':
+			o.nowait = true;
+			break;
+		case 'T':
+			o.retry = true;
+			break;
 		case 'r':
 			colon = strchr(optarg, ':');
 			if (!colon)
