@@ -24,27 +24,34 @@ msg dut bitmap_rotate frozen >/dev/null
 t "a good snapshot" snap good dut "$store" 8
 D=/dev/mapper/dut P=/dev/mapper/pool
 
-# The kernel's log since the last call, in $log.
+# Adds to $log what the kernel's log has had since the last call. A read whose time is
+# over in the middle of a line leaves that in the variable.
 exec {LOG}</dev/kmsg
-new_log()
+more_log()
 {
-	local line
+	local line=
 
-	log=
-	while IFS= read -r -t 0.03 -u "$LOG" line; do
+	while IFS= read -r -t 0.03 -u "$LOG" line || [[ -n $line ]]; do
 		log+=$line$'\n'
+		line=
 	done
+}
+
+logged()
+{
+	more_log
+	[[ $log == *"$1"* ]]
 }
 
 says_why()
 {
 	local errno=$1 table=$2 rc=0
 
-	new_log
+	more_log
+	log=
 	refused "$errno" cbw-dm try bad "$table" || rc=1
 	# dm core says itself what is wrong with starts and lengths
-	new_log
-	[[ $log == *"device-mapper: "* ]] || { wrong "nothing in the log"; rc=1; }
+	until_true 2 logged "device-mapper: " || { wrong "nothing in the log"; rc=1; }
 	echo "# $log"
 	return $rc
 }
