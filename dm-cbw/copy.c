@@ -396,11 +396,11 @@ static struct cbw_copy *copy_begin(struct cbw_snap *snap, u64 chunk,
 		*reason = CBW_REASON_SOURCE_GONE;
 		return NULL;
 	}
+	atomic_inc(&dev->copy_reads);
 	/*
 	 * A suspend waits for the reads of those who have no write in flight, or they
 	 * see that it is there: pairs with cbw_postsuspend().
 	 */
-	atomic_inc(&dev->copy_reads);
 	smp_mb__after_atomic();
 	if (!hold->bio && READ_ONCE(dev->suspended))
 		goto put;

@@ -37,7 +37,7 @@ def put(path, value):
 def nullb(name, mib, usec, fill=True, **attr):
     d = os.path.join(NULLB, name)
     os.mkdir(d)
-    values = dict(size=mib, blocksize=512, memory_backed=1, irqmode=2, queue_mode=2, submit_queues=1,
+    values = dict(size=mib, blocksize=4096, memory_backed=1, irqmode=2, queue_mode=2, submit_queues=1,
                   hw_queue_depth=256, completion_nsec=int(usec * 1000), discard=0)
     values.update(attr)
     for k, v in values.items():

@@ -95,7 +95,7 @@ def reads(dev_us):
         for target in BASE + PEERS + US:
             steps = [
                 dict(kind="preserve", state=state, region=READ_REGION),
-                fio("%s/read/%s/seq-1m/qd1" % (d, state), "read", MIB, 1, 64, region=READ_REGION,
+                fio("%s/read/%s/seq-1m/qd1" % (d, state), "read", MIB, 1, 256, region=READ_REGION,
                     read=True),
                 fio("%s/read/%s/seq-1m/qd4" % (d, state), "read", MIB, 4, 128, region=READ_REGION,
                     read=True),
