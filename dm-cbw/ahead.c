@@ -50,7 +50,8 @@ static void stream_advance(struct cbw_snap *snap, unsigned int i, u64 from, u32 
 
 	lockdep_assert_held(&snap->lock);
 	s->next = to;
-	if (from >= to || !cbw_ahead_room(snap)) {
+	/* Past snap->lock, cbw_snap_remove() relies on nothing being queued when over. */
+	if (from >= to || READ_ONCE(snap->over) || !cbw_ahead_room(snap)) {
 		s->next = from;
 		WRITE_ONCE(snap->ahead_at, CBW_AHEAD_NONE);
 		return;
@@ -85,6 +86,8 @@ void cbw_ahead_seen(struct cbw_snap *snap, u64 from, u64 end)
 			break;
 	if (i == CBW_STREAMS) {
 		snap->stream = (snap->stream + 1) % CBW_STREAMS;
+		if (snap->stream == snap->ahead_stream)
+			WRITE_ONCE(snap->ahead_at, CBW_AHEAD_NONE);
 		s = &snap->streams[snap->stream];
 		s->next = end;
 		s->window = 0;

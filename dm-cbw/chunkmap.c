@@ -334,7 +334,8 @@ static void cell_shrink(struct cbw_map *map, u64 chunk, struct map_cell *cell)
 		cell->cap = 0;
 		if (!--(*map_dirp(map, chunk))->cell->leaves)
 			dir_put(map, chunk);
-	} else if (load <= (cell_direct(cell) ? LEAF_CHUNKS / 8 : cell->cap / 4)) {
+	} else if (load <= (cell_direct(cell) ? LEAF_CHUNKS / 8 : cell->cap / 4) &&
+		   leaf_cap(load) < cell->cap) {
 		/* As good as it is when there is no memory. */
 		cell_resize(map, cell, leaf_cap(load), false);
 	}

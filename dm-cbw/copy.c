@@ -164,26 +164,20 @@ static void copy_finish(struct cbw_copy *copy)
 }
 
 /*
- * break_guest_write: the store has, or could not take, all of a copy.  It has left
- * batch->storing, so it is ours; a release may still take its chunks.
+ * break_guest_write: nothing of a copy waits for the store any more.  What still has its
+ * slot is done, or could not be stored; the rest was released.  Frees the copy and returns the
+ * chunks that are done, for region_done().
  */
-static void copy_stored(struct cbw_copy *copy)
+static u64 copy_end(struct cbw_copy *copy, struct bio_list *go)
 {
 	struct cbw_snap *snap = copy->snap;
-	u64 region = region_of(copy);
-	struct cbw_bucket *bucket = bucket_of(snap, region);
-	blk_status_t status = copy->failed ? BLK_STS_IOERR : BLK_STS_OK;
-	struct bio_list go;
-	unsigned long flags;
 	unsigned int i;
 	u64 done = 0;
 
-	spin_lock_irqsave(&bucket->lock, flags);
-	spin_lock(&snap->lock);
+	lockdep_assert_held(&snap->lock);
 	for (i = 0; i < copy->nr; i++) {
 		u64 chunk = copy->first + i;
 
-		/* Else it was released, or had been given back before. */
 		if (cbw_map_get(&snap->map, chunk) != slot_of(copy, i) + 1)
 			continue;
 		if (copy->failed & slot_bit(copy, i)) {
@@ -195,9 +189,30 @@ static void copy_stored(struct cbw_copy *copy)
 		done |= 1ULL << (chunk % CBW_REGION_CHUNKS);
 		snap->nr_needed--;
 	}
-	go = copy->waiters;
+	bio_list_merge(go, &copy->waiters);
 	hlist_del(&copy->node);
 	copy_free(copy);
+	return done;
+}
+
+/*
+ * The store has, or could not take, all of a copy.  It has left batch->storing, so it is
+ * ours; a release may still take its chunks.
+ */
+static void copy_stored(struct cbw_copy *copy)
+{
+	struct cbw_snap *snap = copy->snap;
+	u64 region = region_of(copy);
+	struct cbw_bucket *bucket = bucket_of(snap, region);
+	blk_status_t status = copy->failed ? BLK_STS_IOERR : BLK_STS_OK;
+	struct bio_list go;
+	unsigned long flags;
+	u64 done;
+
+	bio_list_init(&go);
+	spin_lock_irqsave(&bucket->lock, flags);
+	spin_lock(&snap->lock);
+	done = copy_end(copy, &go);
 	spin_unlock(&snap->lock);
 	region_done(snap, region, done);
 	/* An error goes to those that wait for any part of the copy. */
@@ -238,22 +253,19 @@ void cbw_copies_stored(struct cbw_snap *snap, struct cbw_batch *batch, u64 mask,
 
 /*
  * break_guest_write: slots of a copy will not be written any more.  What is being
- * written is left to cbw_copies_stored().  Returns true if nothing is left to wait for:
- * then the copy was freed.
+ * written is left to cbw_copies_stored().  If nothing is left to wait for, that ends the
+ * copy: its other chunks have been stored before.  Returns those.
  */
-static bool copy_forget(struct cbw_copy *copy, u64 slots, struct bio_list *go)
+static u64 copy_forget(struct cbw_copy *copy, u64 slots, struct bio_list *go)
 {
 	lockdep_assert_held(&copy->snap->lock);
 	if (!copy->storing)
-		return false;
+		return 0;
 	copy->storing &= ~(slots & ~copy->batch->writing);
 	if (copy->storing)
-		return false;
-	bio_list_merge(go, &copy->waiters);
+		return 0;
 	list_del(&copy->batch_node);
-	hlist_del(&copy->node);
-	copy_free(copy);
-	return true;
+	return copy_end(copy, go);
 }
 
 /* The snapshot is over: nothing goes to the store any more.  Any context. */
@@ -271,8 +283,11 @@ void cbw_copies_forget(struct cbw_snap *snap)
 		bucket = &snap->buckets[i];
 		spin_lock_irqsave(&bucket->lock, flags);
 		spin_lock(&snap->lock);
-		hlist_for_each_entry_safe(copy, tmp, &bucket->copies, node)
-			copy_forget(copy, ~0ULL, &go);
+		hlist_for_each_entry_safe(copy, tmp, &bucket->copies, node) {
+			u64 region = region_of(copy);
+
+			region_done(snap, region, copy_forget(copy, ~0ULL, &go));
+		}
 		spin_unlock(&snap->lock);
 		cbw_hold_wake(snap, &go, BLK_STS_OK, KTIME_MAX);
 		spin_unlock_irqrestore(&bucket->lock, flags);
@@ -584,6 +599,32 @@ void cbw_copy_hold(struct cbw_snap *snap, sector_t sector, sector_t nr,
 		cbw_ahead_seen(snap, from, last + 1);
 }
 
+/*
+ * Take the starved writes to a region off their list: what they starve for may not be needed
+ * any more, and what was released need not be enough to kick the others before them.
+ */
+static void starved_take(struct cbw_snap *snap, u64 region, struct bio_list *go)
+{
+	sector_t start = (sector_t)(region * CBW_REGION_CHUNKS) << snap->shift;
+	sector_t end = start + ((sector_t)CBW_REGION_CHUNKS << snap->shift);
+	struct bio_list stay;
+	struct bio *bio;
+
+	lockdep_assert_held(&snap->lock);
+	if (likely(bio_list_empty(&snap->starved)))
+		return;
+	bio_list_init(&stay);
+	while ((bio = bio_list_pop(&snap->starved))) {
+		const struct cbw_io *io = cbw_io(bio);
+
+		if (io->sector < end && io->sector + io->nr > start)
+			bio_list_add(go, bio);
+		else
+			bio_list_add(&stay, bio);
+	}
+	snap->starved = stay;
+}
+
 /**
  * cbw_region_release - chunks of a region are not wanted any more
  * @snap: the snapshot
@@ -597,7 +638,7 @@ void cbw_copy_hold(struct cbw_snap *snap, sector_t sector, sector_t nr,
 void cbw_region_release(struct cbw_snap *snap, u64 region, u64 mask, bool count)
 {
 	struct cbw_bucket *bucket = bucket_of(snap, region);
-	u64 base = region * CBW_REGION_CHUNKS, fresh, kept;
+	u64 base = region * CBW_REGION_CHUNKS, fresh, kept, stored = 0;
 	struct hlist_node *tmp;
 	struct cbw_copy *copy;
 	struct bio_list go;
@@ -644,10 +685,12 @@ void cbw_region_release(struct cbw_snap *snap, u64 region, u64 mask, bool count)
 			cbw_map_clear(&snap->map, chunk);
 			cbw_batch_cancel(snap, copy->batch, copy->slot + i);
 		}
-		copy_forget(copy, slots, &go);
+		stored |= copy_forget(copy, slots, &go);
 	}
+	if (fresh)
+		starved_take(snap, region, &go);
 	spin_unlock(&snap->lock);
-	region_done(snap, region, fresh);
+	region_done(snap, region, fresh | stored);
 	cbw_hold_wake(snap, &go, BLK_STS_OK, KTIME_MAX);
 	spin_unlock_irqrestore(&bucket->lock, flags);
 }

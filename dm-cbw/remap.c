@@ -84,7 +84,11 @@ void cbw_remap_help(struct cbw_device *dev)
 	struct bio *bio;
 	unsigned int n;
 
-	if (READ_ONCE(remap->helper) == current && bio_list_empty(&remap->bios))
+	/*
+	 * A look without the lock: who adds a write has seen that this task is the helper and
+	 * has started the timer, so that a write which is missed here is late, not lost.
+	 */
+	if (data_race(remap->helper == current && bio_list_empty(&remap->bios)))
 		return;
 	bio_list_init(&bios);
 	spin_lock_irq(&remap->lock);

@@ -204,6 +204,7 @@ static sector_t block_read(struct block *block, struct cbw_snap *snap,
 			   struct bvec_iter *iter)
 {
 	struct cbw_snap_io *io = cbw_snap_io(parent);
+	struct bvec_iter pos = *iter;
 	bool memory = false;
 	sector_t got = 0;
 	unsigned int i;
@@ -213,6 +214,21 @@ static sector_t block_read(struct block *block, struct cbw_snap *snap,
 	block->nr = cbw_runs_get(snap, io->sector + off, nr, block->runs, BLOCK_RUNS);
 	atomic_set(&block->left, 1);
 	atomic_inc(&io->blocks);
+	/*
+	 * What is in memory first, and let go of it: guest writes may need that, and a store
+	 * that hangs may keep us in a submission.
+	 */
+	for (i = 0; i < block->nr; i++) {
+		struct cbw_run *run = &block->runs[i];
+
+		if (run->from == CBW_FROM_MEMORY) {
+			cbw_run_copy_out(run, parent, pos);
+			memory = true;
+		}
+		bio_advance_iter(parent, &pos, run->nr << SECTOR_SHIFT);
+	}
+	if (memory)
+		cbw_runs_put(snap, block->runs, block->nr, CBW_FROM_MEMORY);
 	for (i = 0; i < block->nr; i++) {
 		struct cbw_run *run = &block->runs[i];
 
@@ -223,8 +239,6 @@ static sector_t block_read(struct block *block, struct cbw_snap *snap,
 			piece_submit(block, i, iter);
 			break;
 		case CBW_FROM_MEMORY:
-			cbw_run_copy_out(run, parent, *iter);
-			memory = true;
 			break;
 		default:
 			parent_error(parent, cbw_source_status(run->from));
@@ -232,9 +246,6 @@ static sector_t block_read(struct block *block, struct cbw_snap *snap,
 		bio_advance_iter(parent, iter, run->nr << SECTOR_SHIFT);
 		got += run->nr;
 	}
-	/* Not later: guest writes may need it, and the store may hang. */
-	if (memory)
-		cbw_runs_put(snap, block->runs, block->nr, CBW_FROM_MEMORY);
 	block_put(block);
 	return got;
 }

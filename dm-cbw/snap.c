@@ -130,6 +130,7 @@ void cbw_snap_break(struct cbw_snap *snap, unsigned int reason)
 			    MAJOR(snap->devt), MINOR(snap->devt),
 			    MAJOR(snap->dev->devt), MINOR(snap->dev->devt),
 			    cbw_reason_name(reason));
+	WRITE_ONCE(snap->ahead_at, CBW_AHEAD_NONE);
 	if (snap->break_guest)
 		cbw_copies_forget(snap);
 	cbw_hold_wake_all(snap, BLK_STS_OK, KTIME_MAX);
@@ -314,16 +315,20 @@ void cbw_snap_remove(struct cbw_snap *snap)
 		spin_lock_irq(&snap->buckets[i].lock);
 		spin_unlock_irq(&snap->buckets[i].lock);
 	}
+	/* The same for store writes and for what is queued under this lock. */
+	spin_lock_irq(&snap->lock);
+	spin_unlock_irq(&snap->lock);
 	cancel_work_sync(&snap->ahead_work);
 	wait_event(snap->waitq, !atomic_read(&snap->nr_ios));
 	/* See cbw_snap_io_done(). */
 	spin_lock_irq(&snap->waitq.lock);
 	spin_unlock_irq(&snap->waitq.lock);
-	cancel_work_sync(&snap->starved_work);
 	cancel_delayed_work_sync(&snap->timeout_work);
 	/* It queues itself and the one after it. */
 	cancel_delayed_work_sync(&snap->supply_work);
 	cancel_delayed_work_sync(&snap->shrink_work);
+	/* That may have kicked this. */
+	cancel_work_sync(&snap->starved_work);
 	cancel_delayed_work_sync(&snap->flush_work);
 	cancel_work_sync(&snap->store_work);
 	cancel_delayed_work_sync(&snap->flush_work);

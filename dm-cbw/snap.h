@@ -225,7 +225,7 @@ struct cbw_stream {
  * @reads: snapshot reads to be done by @read_work; @lock
  * @low_space: 80 % of the store are taken, reported once; @lock
  * @drained: nothing was needed any more, reported once; @lock
- * @store_dev: where slots are; changed in preresume, nothing in flight
+ * @store_dev: where slots are; a reload may give it anew, but it is the same device
  * @write_pool: struct cbw_store_write
  * @read_pool: blocks of snapshot reads
  * @read_once: a chunk that was read whole is released

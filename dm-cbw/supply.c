@@ -79,7 +79,7 @@ static int batch_add(struct cbw_snap *snap, gfp_t gfp)
 		list_del_init(&batch->node);
 	spin_unlock_irq(&snap->lock);
 	if (!batch)
-		return 0;
+		return -EAGAIN;	/* the last one is on its way back from the shrinker */
 	r = batch_pages_alloc(snap, batch, gfp);
 	spin_lock_irq(&snap->lock);
 	if (r) {
