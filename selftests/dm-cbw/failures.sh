@@ -102,17 +102,18 @@ t "a store that hangs for a moment" store_hiccup
 # when it need not flush, else within cbw_timeout_ms.
 suspend_hanging()
 {
-	local rc=0 start
+	local rc=0 start scale=${CBW_BUDGET_SCALE:-1} bound
 
-	fill dut && hang 4 cbw_timeout_ms 1500 buffer_kib 512 || return
+	bound=$((1500 * scale))
+	fill dut && hang 4 cbw_timeout_ms $bound buffer_kib 512 || return
 	load_start load dut -- "${load[@]}" || return
 	until_true 5 writes_held || { echo "nothing is held"; rc=1; }
 	start=$(now_ms)
 	dm_suspend --nolockfs --noflush dut && dm_resume dut || rc=1
-	(($(now_ms) - start < 1500)) || { echo "noflush: $(($(now_ms) - start)) ms"; rc=1; }
+	(($(now_ms) - start < bound)) || { echo "noflush: $(($(now_ms) - start)) ms"; rc=1; }
 	start=$(now_ms)
 	dm_suspend --nolockfs dut && dm_resume dut || rc=1
-	(($(now_ms) - start < 5000)) || { echo "flush: $(($(now_ms) - start)) ms"; rc=1; }
+	(($(now_ms) - start < bound + 3500 * scale)) || { echo "flush: $(($(now_ms) - start)) ms"; rc=1; }
 	nap 0.1
 	load_stop load || rc=1
 	unhang || rc=1
