@@ -12,7 +12,7 @@
 # make check-kcsan        the concurrent ones on a kernel that finds data races
 # tools/vm/run --shell    a shell on such a kernel (tools/vm/README)
 # make demo               the main job, end to end, in a VM
-# make bench              all figures, into bench/ (about half an hour)
+# make bench              all figures, into bench/ (more than an hour)
 # make bench ROWS=REGEX   a part, on the terminal (tools/bench/run --list)
 # make lint               what reviewers' tools say
 # make install            DESTDIR=, PREFIX=
