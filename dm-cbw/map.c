@@ -55,11 +55,12 @@ static bool discard_needed(const struct cbw_epoch *e, sector_t sector,
 		if (READ_ONCE(snap->over) || first >= end)
 			continue;
 		if (!test_bit(first, snap->done)) {
-			next = find_next_bit(snap->done, end, first);
+			/* Bits are only ever set: a discard is but a hint. */
+			next = data_race(find_next_bit(snap->done, end, first));
 			needed_end = max_t(sector_t, needed_end,
 					   (sector_t)next << snap->shift);
 		} else {
-			next = find_next_zero_bit(snap->done, end, first);
+			next = data_race(find_next_zero_bit(snap->done, end, first));
 			if (next < end)
 				free_end = min_t(sector_t, free_end,
 						 (sector_t)next << snap->shift);

@@ -92,7 +92,7 @@ void cbw_remap_help(struct cbw_device *dev)
 		return;
 	bio_list_init(&bios);
 	spin_lock_irq(&remap->lock);
-	remap->helper = current;
+	WRITE_ONCE(remap->helper, current);
 	for (n = 0; n < HELP_MAX && (bio = bio_list_pop(&remap->bios)); n++)
 		bio_list_add(&bios, bio);
 	if (!bio_list_empty(&remap->bios))

@@ -376,7 +376,8 @@ static inline bool cbw_snap_needs(const struct cbw_snap *snap, sector_t sector,
 			return false;
 		last = snap->nr_chunks - 1;
 	}
-	return find_next_zero_bit(snap->done, last + 1, first) <= last;
+	/* Bits are only ever set, and who finds a zero looks again under the lock. */
+	return data_race(find_next_zero_bit(snap->done, last + 1, first)) <= last;
 }
 
 /*
