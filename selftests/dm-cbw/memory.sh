@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 60
+# budget: 120
 #
 # What bitmaps and snapshots of 1 TiB take of the memory, and what happens at the
 # limit of a snapshot's map.

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 90
+# budget: 120
 #
 # Nobody's write is held for longer than cbw_timeout_ms and a tenth, whatever hangs:
 # the store, or the origin's reads. Measured by who writes, and by the status.
