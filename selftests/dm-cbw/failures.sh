@@ -104,7 +104,7 @@ suspend_hanging()
 {
 	local rc=0 start scale=${CBW_BUDGET_SCALE:-1} bound
 
-	bound=$((3000 * scale))
+	bound=$((1500 * scale))
 	fill dut && hang 4 cbw_timeout_ms $bound buffer_kib 512 || return
 	load_start load dut -- "${load[@]}" || return
 	until_true 5 writes_held || { echo "nothing is held"; rc=1; }

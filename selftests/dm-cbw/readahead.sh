@@ -70,8 +70,7 @@ sequential()
 	nap 0.1
 	reads=$(($(io_stat "$origin" reads) - reads))
 	figure "256 writes in a row: $reads reads of the origin, $(snap_get shot copied) chunks copied"
-	# A window comes in halves, those in pieces of 64 KiB, and it grows from one chunk.
-	((reads <= 40)) || { wrong "$reads reads"; rc=1; }
+	((reads <= 32)) || { wrong "$reads reads"; rc=1; }
 	copied_within 256 $((256 + ahead)) || rc=1
 	expect "chunks in the store" "$(snap_get shot used)" "$(snap_get shot copied)" || rc=1
 	cbw-check verify /dev/mapper/shot --gen "$BASE_GEN" || rc=1
