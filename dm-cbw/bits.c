@@ -170,7 +170,8 @@ u64 cbw_bits_dirty_bytes(const struct cbw_bits *a, const struct cbw_bits *b)
  * @start: its first sector
  * @end: the sector behind it, at most the device's size
  *
- * May sleep.  Returns false when nothing is dirty from @from on.
+ * May sleep.  Returns false when nothing is dirty from @from on.  Bits that writes set
+ * meanwhile are seen or not: who must not miss any asks for a frozen bitmap.
  */
 bool cbw_bits_next_run(const struct cbw_bits *bits, sector_t from,
 		       sector_t *start, sector_t *end)
@@ -179,10 +180,10 @@ bool cbw_bits_next_run(const struct cbw_bits *bits, sector_t from,
 
 	if (from >= bits->len)
 		return false;
-	first = find_next_bit(bits->words, bits->nr, first);
+	first = data_race(find_next_bit(bits->words, bits->nr, first));
 	if (first >= bits->nr)
 		return false;
-	last = find_next_zero_bit(bits->words, bits->nr, first);
+	last = data_race(find_next_zero_bit(bits->words, bits->nr, first));
 	*start = (sector_t)first << bits->shift;
 	*end = min_t(sector_t, (sector_t)last << bits->shift, bits->len);
 	cond_resched();

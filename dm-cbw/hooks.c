@@ -51,6 +51,7 @@ static struct point points[CBW_NR_HOOKS] = {
 	[CBW_HOOK_END_IO] = { "end-io" },
 	[CBW_HOOK_COPY_READ] = { "copy-read" },
 	[CBW_HOOK_STORE_WRITE] = { "store-write" },
+	[CBW_HOOK_STORE_NEXT] = { "store-next" },
 	[CBW_HOOK_SNAP_ORIGIN] = { "snap-origin" },
 	[CBW_HOOK_SNAP_STORE] = { "snap-store" },
 	[CBW_HOOK_ABORT_WORK] = { "abort-work" },

@@ -21,6 +21,7 @@ enum cbw_hook {
 	CBW_HOOK_END_IO,	/* deferred */
 	CBW_HOOK_COPY_READ,	/* deferred */
 	CBW_HOOK_STORE_WRITE,	/* sleeps */
+	CBW_HOOK_STORE_NEXT,	/* sleeps; no sector */
 	CBW_HOOK_SNAP_ORIGIN,	/* sleeps */
 	CBW_HOOK_SNAP_STORE,	/* sleeps */
 	CBW_HOOK_ABORT_WORK,	/* sleeps */

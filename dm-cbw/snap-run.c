@@ -9,6 +9,22 @@
 
 #include <linux/highmem.h>
 
+/*
+ * Bits are set meanwhile, under the lock of their region and with release order. One that is
+ * missed is one that was set later: who read the origin on the strength of it looks
+ * again (cbw_range_moved), who has snap->lock sees a shorter or longer run, each of which
+ * was right at some time since.
+ */
+static u64 next_done(const struct cbw_snap *snap, u64 end, u64 chunk)
+{
+	return data_race(find_next_bit(snap->done, end, chunk));
+}
+
+static u64 next_needed(const struct cbw_snap *snap, u64 end, u64 chunk)
+{
+	return data_race(find_next_zero_bit(snap->done, end, chunk));
+}
+
 static enum cbw_source over_source(const struct cbw_snap *snap)
 {
 	return READ_ONCE(snap->over) == CBW_OVER_ENDED ? CBW_GONE : CBW_FAILED;
@@ -33,7 +49,7 @@ bool cbw_range_moved(const struct cbw_snap *snap, sector_t sector, sector_t nr)
 	smp_rmb();
 	if (READ_ONCE(snap->over))
 		return true;
-	return find_next_bit(snap->done, last + 1, first) <= last;
+	return next_done(snap, last + 1, first) <= last;
 }
 
 /* Slots of a segment whose data may not be in the store yet. */
@@ -145,7 +161,7 @@ unsigned int cbw_runs_get(struct cbw_snap *snap, sector_t sector, sector_t nr,
 	unsigned int n = 0;
 
 	if (likely(!READ_ONCE(snap->over)) &&
-	    find_next_bit(snap->done, end, chunk) >= end) {
+	    next_done(snap, end, chunk) >= end) {
 		runs->nr = nr;
 		run_origin(snap, sector, runs);
 		return 1;
@@ -161,7 +177,7 @@ unsigned int cbw_runs_get(struct cbw_snap *snap, sector_t sector, sector_t nr,
 			next = end;
 		} else if (test_bit(chunk, snap->done)) {
 			/* Its entry was made under the lock before the bit was set. */
-			next = find_next_zero_bit(snap->done, end, chunk);
+			next = next_needed(snap, end, chunk);
 			next = run_preserved(snap, chunk, next, run);
 			/* The run may begin within its first chunk. */
 			if (run->from == CBW_FROM_MEMORY)
@@ -170,7 +186,7 @@ unsigned int cbw_runs_get(struct cbw_snap *snap, sector_t sector, sector_t nr,
 			else if (run->from == CBW_FROM_STORE)
 				run->sector += sector - ((sector_t)chunk << snap->shift);
 		} else {
-			next = find_next_bit(snap->done, end, chunk);
+			next = next_done(snap, end, chunk);
 			run_origin(snap, sector, run);
 		}
 		run->nr = min_t(sector_t, (sector_t)next << snap->shift, stop) - sector;

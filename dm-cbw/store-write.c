@@ -143,8 +143,10 @@ static void store_flush(struct cbw_snap *snap)
 		spin_lock_irq(&snap->lock);
 		batch = next_due(snap, &run, &later);
 		spin_unlock_irq(&snap->lock);
-		if (batch)
+		if (batch) {
 			store_write(snap, batch, run);
+			cbw_hook_sleep(CBW_HOOK_STORE_NEXT, 0, 1);
+		}
 		cond_resched();
 	} while (batch);
 	if (later)

@@ -198,6 +198,34 @@ stored()
 }
 t "released before it was written: never written" never_written
 
+# A write starves behind others that fill the buffer, and the store hangs: when its own chunk is
+# released it does not wait for what it no longer needs. Another one goes on starving.
+starved()
+{
+	local rc=0
+
+	on "$origin" && dm_create hang "0 $len linear $store 0" &&
+		snap shot dut /dev/mapper/hang 8 4 buffer_kib 512 cbw_timeout_ms 0 || return
+	dm_suspend --nolockfs hang || return
+	# two batches: these have their places
+	one 0 256K && one 256K 256K || return
+	bg V one 1M 4K
+	until_true 5 snap_is shot held 1 || { wrong "nothing starves"; return; }
+	bg W one 2M 4K
+	until_true 5 snap_is shot held 2 || { wrong "only one starves"; return; }
+	# V is the first in the queue, and stays there
+	release 2M 4K || rc=1
+	bg_wait W 2 || { echo "it starves for a chunk that was released"; rc=1; }
+	nap 0.2
+	bg_alive V && snap_is shot held 1 || { echo "the other one went too"; cbw-dm status shot; rc=1; }
+	dm_resume hang || return
+	bg_wait V 5 || rc=1
+	at /dev/mapper/shot 1M "*gen=$BASE_GEN *" && at /dev/mapper/shot 2M ENODATA || rc=1
+	dm_remove shot && dm_remove hang || rc=1
+	return $rc
+}
+t "a starved write" starved
+
 # ---- break_guest_write ---------------------------------------------------------------
 
 # The write waits for a store that hangs; the release lets it go. Later the store
@@ -230,6 +258,42 @@ guest_release()
 	return $rc
 }
 t "break_guest_write: released while the store hangs" guest_release
+
+# A copy of three chunks; the middle one is released while it is read, so the store gets the
+# others in two writes. The first of them has landed when the third chunk is released, the
+# second has not begun: the copy has ended with its first chunk preserved.
+guest_half_stored()
+{
+	local rc=0 sectors
+
+	on "$origin" && snap shot dut "$store" 8 4 on_cbw_error break_guest_write cbw_timeout_ms 0 || return
+	sectors=$(io_stat "$store" written)
+	hook arm copy-read timeout_ms 20000
+	bg W one 0 12K
+	hook_wait copy-read || return
+	release 4K 4K || rc=1
+	hook arm store-next timeout_ms 20000
+	hook release copy-read
+	hook_wait store-next && until_true 3 stored $((sectors + 8)) || return
+	# the end of that write is behind us
+	nap 0.2
+	bg_alive W || { echo "it went with a chunk needed"; rc=1; }
+	release 8K 4K || rc=1
+	bg_wait W 3 || { echo "it did not go"; rc=1; }
+	snap_is shot needed $((1024 - 3)) && snap_is shot used 1 && snap_is shot copied 2 ||
+		{ cbw-dm status shot; rc=1; }
+	hook release store-next
+	nap 0.2
+	expect "sectors written to the store" $(($(io_stat "$store" written) - sectors)) 8 || rc=1
+	at /dev/mapper/shot 0 "*gen=$BASE_GEN *" && at /dev/mapper/shot 8K ENODATA || rc=1
+	# preserved once is preserved for good
+	one 0 4K 91 && snap_is shot copied 2 || { cbw-dm status shot; rc=1; }
+	at /dev/mapper/shot 0 "*gen=$BASE_GEN *" || rc=1
+	release 0 4M && until_true 3 snap_is shot used 0 || { cbw-dm status shot; rc=1; }
+	dm_remove shot || rc=1
+	return $rc
+}
+t "break_guest_write: released when half of it is stored" guest_half_stored
 
 # The store fails: the slots are given back at once, and once, whether the chunk is
 # released before the failure, after it, or not at all.
