@@ -180,9 +180,11 @@ bool cbw_bits_next_run(const struct cbw_bits *bits, sector_t from,
 
 	if (from >= bits->len)
 		return false;
+	/* Set meanwhile: see above. */
 	first = data_race(find_next_bit(bits->words, bits->nr, first));
 	if (first >= bits->nr)
 		return false;
+	/* The same. */
 	last = data_race(find_next_zero_bit(bits->words, bits->nr, first));
 	*start = (sector_t)first << bits->shift;
 	*end = min_t(sector_t, (sector_t)last << bits->shift, bits->len);

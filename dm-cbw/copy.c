@@ -5,9 +5,8 @@
  *   cbw_copy_hold()	for a write that needs chunks: begins the copies and parks the
  *			write with the first of them.  Allocates from reserves and
  *			never waits, so cbw_map() itself calls it.
- *   cbw_copies_submit() reads the old data of neighbouring chunks in one piece,
- *			straight to where a batch will write them from
- *   copy_finish()	the data is in memory: the chunks are done, and the guest's
+ *   cbw_copies_submit() (copy-read.c) reads their old data
+ *   cbw_copy_finish()	the data is in memory: the chunks are done, and the guest's
  *			writes go.  With break_guest_write they go only when the
  *			store has the data (cbw_copies_stored)
  *   cbw_region_release() the reader has the chunks: nobody waits any more, and when
@@ -93,8 +92,13 @@ static void copy_read_put(struct cbw_device *dev)
 		wake_up_all(&dev->waitq);
 }
 
-/* The read of all or of each chunk has ended.  Any context. */
-static void copy_finish(struct cbw_copy *copy)
+/**
+ * cbw_copy_finish - the read of all or of each chunk has ended
+ * @copy: the copy; copy->poison says which chunks could not be read
+ *
+ * Any context.  The copy is not the caller's any more.
+ */
+void cbw_copy_finish(struct cbw_copy *copy)
 {
 	struct cbw_snap *snap = copy->snap;
 	struct cbw_batch *batch = copy->batch;
@@ -105,7 +109,6 @@ static void copy_finish(struct cbw_copy *copy)
 	unsigned long flags;
 	unsigned int i;
 
-	bio_uninit(&copy->bio);
 	cbw_origin_put(copy->origin);
 	bio_list_init(&go);
 
@@ -294,93 +297,7 @@ void cbw_copies_forget(struct cbw_snap *snap)
 	}
 }
 
-/*
- * A read of several chunks failed: find out which of them cannot be read.  Only
- * those are lost to the snapshot.
- */
-static void copy_retry_work(struct work_struct *work)
-{
-	struct cbw_copy *copy = container_of(work, struct cbw_copy, work);
-	struct cbw_snap *snap = copy->snap;
-	size_t chunk_bytes = cbw_chunk_bytes(snap);
-	unsigned int i;
-
-	for (i = 0; i < copy->nr; i++) {
-		u64 chunk = copy->first + i;
-		sector_t sector = (sector_t)chunk << snap->shift;
-		size_t len = (cbw_chunk_end(snap, chunk) - sector) << SECTOR_SHIFT;
-
-		bio_uninit(&copy->bio);
-		bio_init(&copy->bio, copy->origin->bdev, copy->vecs,
-			 snap->batch_pages, REQ_OP_READ);
-		copy->bio.bi_iter.bi_sector = sector;
-		cbw_batch_add_pages(snap, copy->batch, &copy->bio,
-				    (copy->slot + i) * chunk_bytes, len);
-		if (submit_bio_wait(&copy->bio))
-			copy->poison |= 1ULL << i;
-	}
-	copy_finish(copy);
-}
-
-static void copy_read_done(void *data)
-{
-	struct cbw_copy *copy = data;
-
-	if (likely(!copy->bio.bi_status)) {
-		copy_finish(copy);
-		return;
-	}
-	INIT_WORK(&copy->work, copy_retry_work);
-	queue_work(cbw_wait_wq, &copy->work);
-}
-
-static void copy_read_end(struct bio *bio)
-{
-	struct cbw_copy *copy = container_of(bio, struct cbw_copy, bio);
-
-	if (cbw_hook_defer(CBW_HOOK_COPY_READ,
-			   (sector_t)copy->first << copy->snap->shift,
-			   (sector_t)copy->nr << copy->snap->shift,
-			   copy_read_done, copy))
-		return;
-	copy_read_done(copy);
-}
-
 /* ---- the start of copies -------------------------------------------------------------- */
-
-static void copy_submit(struct cbw_copy *copy)
-{
-	struct cbw_snap *snap = copy->snap;
-	sector_t sector = (sector_t)copy->first << snap->shift;
-	sector_t end = cbw_chunk_end(snap, copy->first + copy->nr - 1);
-	size_t len = (end - sector) << SECTOR_SHIFT;
-
-	bio_init(&copy->bio, copy->origin->bdev, copy->vecs, snap->batch_pages,
-		 REQ_OP_READ);
-	copy->bio.bi_iter.bi_sector = sector;
-	copy->bio.bi_end_io = copy_read_end;
-	WARN_ON_ONCE(cbw_batch_add_pages(snap, copy->batch, &copy->bio,
-					 copy->slot * (size_t)cbw_chunk_bytes(snap),
-					 len) != len);
-	submit_bio_noacct(&copy->bio);
-}
-
-/**
- * cbw_copies_submit - submit the reads of the copies that were begun
- * @hold: has them
- *
- * Process context, no lock held.  In cbw_map() they sit on current->bio_list until
- * that returns; nothing waits for them there.
- */
-void cbw_copies_submit(struct cbw_hold *hold)
-{
-	struct cbw_copy *copy;
-
-	while ((copy = hold->reads)) {
-		hold->reads = copy->next;
-		copy_submit(copy);
-	}
-}
 
 /**
  * copy_begin - begin the copy of a run of chunks of one region
@@ -455,6 +372,7 @@ static struct cbw_copy *copy_begin(struct cbw_snap *snap, u64 chunk,
 	copy->failed = 0;
 	copy->poison = 0;
 	copy->origin = origin;
+	copy->sharers = NULL;
 	bio_list_init(&copy->waiters);
 	hlist_add_head(&copy->node, &bucket->copies);
 	copy->next = hold->reads;

@@ -60,6 +60,7 @@ static bool discard_needed(const struct cbw_epoch *e, sector_t sector,
 			needed_end = max_t(sector_t, needed_end,
 					   (sector_t)next << snap->shift);
 		} else {
+			/* The same. */
 			next = data_race(find_next_zero_bit(snap->done, end, first));
 			if (next < end)
 				free_end = min_t(sector_t, free_end,

@@ -17,11 +17,13 @@
  */
 static u64 next_done(const struct cbw_snap *snap, u64 end, u64 chunk)
 {
+	/* As above. */
 	return data_race(find_next_bit(snap->done, end, chunk));
 }
 
 static u64 next_needed(const struct cbw_snap *snap, u64 end, u64 chunk)
 {
+	/* As above. */
 	return data_race(find_next_zero_bit(snap->done, end, chunk));
 }
 

@@ -91,7 +91,10 @@ struct cbw_batch {
  *
  * @node: in its bucket; the bucket's lock
  * @batch_node: in batch->storing; snap->lock
- * @next: to be submitted, the one who began it; or in snap->copies, snap->lock
+ * @next: to be submitted, the one who began it; or in the sharers of another copy, its
+ *	owner; or in snap->copies, snap->lock
+ * @sharers: copies for other snapshots that get what this one has read; who submits the
+ *	read, then who has it ended
  * @snap: the snapshot (which waits for its copies before it goes)
  * @first: first chunk
  * @nr: chunks
@@ -113,6 +116,7 @@ struct cbw_copy {
 	struct hlist_node node;
 	struct list_head batch_node;
 	struct cbw_copy *next;
+	struct cbw_copy *sharers;
 	struct cbw_snap *snap;
 	u64 first;
 	unsigned int nr;
@@ -512,12 +516,15 @@ struct cbw_hold {
 
 void cbw_copy_hold(struct cbw_snap *snap, sector_t sector, sector_t nr,
 		   struct cbw_hold *hold);
-void cbw_copies_submit(struct cbw_hold *hold);
+void cbw_copy_finish(struct cbw_copy *copy);
 void cbw_region_release(struct cbw_snap *snap, u64 region, u64 mask, bool count);
 void cbw_copies_stored(struct cbw_snap *snap, struct cbw_batch *batch, u64 mask,
 		       blk_status_t status);
 void cbw_copies_forget(struct cbw_snap *snap);
 size_t cbw_copy_size(const struct cbw_snap *snap);
+
+/* copy-read.c */
+void cbw_copies_submit(struct cbw_hold *hold);
 
 /* ahead.c */
 void cbw_ahead_init(struct cbw_snap *snap);

@@ -1,7 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 180
-# long
 #
 # Forward progress when memory is short: the device with a live snapshot carries the
 # swap, or a file system whose writer may have little memory. All goes on, nobody is
@@ -162,6 +161,7 @@ file_system()
 	mkfs.ext4 -q -F -m 0 -J size=8 -E nodiscard,lazy_itable_init=1,lazy_journal_init=1 /dev/mapper/dut
 }
 
+# writers MIB: what they may have together, of the 32 that they write
 writers()
 {
 	local rc=0 i
@@ -169,7 +169,7 @@ writers()
 	mount -o noinit_itable /dev/mapper/dut "$m" || return
 	for i in 1 2; do
 		truncate -s 16M "$m/$i"
-		bg "F$i" limited 10 cbw-load fill "$m/$i" --gen $i
+		bg "F$i" limited $1 cbw-load fill "$m/$i" --gen $i
 	done
 	for i in 1 2; do
 		bg_wait F$i 120 || { echo "writer $i"; rc=1; }
@@ -189,7 +189,7 @@ on_a_file_system()
 	local rc=0 m
 
 	file_system && cbw-check save /dev/mapper/dut "$CBW_TMP/ref" && snap shot dut "$store" 8 "$@" || return
-	writers || rc=1
+	writers 10 || rc=1
 	snap_is shot state active || { cbw-dm status shot; rc=1; }
 	cbw-check compare "$CBW_TMP/ref" /dev/mapper/shot || rc=1
 	dm_remove shot || rc=1
@@ -198,6 +198,9 @@ on_a_file_system()
 }
 
 # The store hangs: the timeout is what lets the writers go on, and the snapshot is lost.
+# The group may have more here. All of its pages that are under writeback stay so for
+# two seconds, as with any device that does not answer for so long; a group that has nothing
+# else to reclaim is the OOM killer's by then.
 store_hangs()
 {
 	local rc=0 m
@@ -205,7 +208,7 @@ store_hangs()
 	file_system && dm_create hang "0 $(sectors "$store") linear $store 0" &&
 		snap shot dut /dev/mapper/hang 8 4 buffer_kib 512 cbw_timeout_ms 2000 &&
 		dm_suspend --nolockfs hang || return
-	writers || rc=1
+	writers 24 || rc=1
 	snap_failed shot timeout || rc=1
 	dm_resume hang && dm_remove shot && dm_remove hang || rc=1
 	return $rc
