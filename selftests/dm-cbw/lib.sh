@@ -50,20 +50,28 @@ now_ms()
 	echo $((us / 1000))
 }
 
-# until_true SECONDS COMMAND...: tries until the command succeeds.
-until_true()
+# within MS COMMAND...: tries until the command succeeds.
+within()
 {
-	local ms=${1/./} end
-
-	# one digit behind the point at most
-	[[ $1 == *.* ]] && ms=$((ms * 100)) || ms=$((ms * 1000))
-	end=$(($(now_ms) + ms))
+	local end=$(($(now_ms) + $1))
 
 	shift
 	while ! "$@"; do
 		(($(now_ms) < end)) || return 1
 		nap 0.02
 	done
+}
+
+# until_true SECONDS COMMAND...: the same, with the patience that the machine needs, as for
+# budgets: a debug kernel or a busy machine has more of it.
+until_true()
+{
+	local ms=${1/./}
+
+	# one digit behind the point at most
+	[[ $1 == *.* ]] && ms=$((ms * 100)) || ms=$((ms * 1000))
+	shift
+	within $((ms * ${CBW_BUDGET_SCALE:-1})) "$@"
 }
 
 # ---- tests ---------------------------------------------------------------------
@@ -494,10 +502,17 @@ load_stop()
 
 # ---- delay hooks ------------------------------------------------------------------
 
-# hook COMMAND...: arm POINT [sector S] [count N] [timeout_ms N], release, reset
+# hook COMMAND...: arm POINT [sector S] [count N] [timeout_ms N], release, reset. It has to
+# outlast our patience, unless it keeps a CPU: the kernel complains of those after 20 s.
 hook()
 {
-	echo "$*" >"$HOOKS"
+	local args=$* ms=10000
+
+	if [[ $1 == arm && $2 != @(map-epoch|gate-shut) ]]; then
+		[[ $args =~ timeout_ms\ ([0-9]+) ]] && ms=${BASH_REMATCH[1]}
+		args="${args/ timeout_ms $ms} timeout_ms $((ms * ${CBW_BUDGET_SCALE:-1}))"
+	fi
+	echo "$args" >"$HOOKS"
 }
 
 # hook_get POINT armed|stopped|passed|expired
@@ -638,6 +653,8 @@ give_back()
 	done
 	for ((i = ${#DM_DEVS[@]} - 1; i >= 0; i--)); do
 		d=${DM_DEVS[i]}
+		# gone, although who removed it was told an error
+		dmsetup info "$d" >/dev/null 2>&1 || continue
 		# what was left suspended has to be resumed to be removed
 		until_true 5 dmsetup remove --noudevsync "$d" 2>/dev/null ||
 			{ dmsetup remove --noudevsync "$d"; echo "$d cannot be removed"; rc=1; }

@@ -145,7 +145,7 @@ whole_machine()
 	echo $(((free - 96) / 2)) >/proc/sys/vm/nr_hugepages
 	free=$(awk '/^MemAvailable/ { print int($2 / 1024) }' /proc/meminfo)
 	figure "$T_NAME: $free MiB are left"
-	bg D cbw-probe dirty $((free + 24)) --passes 1 --seed $SEED
+	bg D cbw-probe dirty $((free + 44)) --passes 1 --seed $SEED
 	bg_wait D 120 || { echo "the process"; rc=1; }
 	figure "$T_NAME: $(<"$CBW_TMP/D.out")"
 	echo 0 >/proc/sys/vm/nr_hugepages
