@@ -1,10 +1,12 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 180
+# only: stable backports sid
 #
 # Forward progress when memory is short: the device with a live snapshot carries the
 # swap, or a file system whose writer may have little memory. All goes on, nobody is
-# killed, and the snapshot is right, or has failed and says why.
+# killed, and the snapshot is right, or has failed and says why. The debug kernels have no
+# control groups of memory.
 #
 #	pressure.sh [SEED|- [long]]
 # shellcheck disable=SC2317,SC2154,SC2119,SC2086
