@@ -171,7 +171,8 @@ u64 cbw_bits_dirty_bytes(const struct cbw_bits *a, const struct cbw_bits *b)
  * @end: the sector behind it, at most the device's size
  *
  * May sleep.  Returns false when nothing is dirty from @from on.  Bits that writes set
- * meanwhile are seen or not: who must not miss any asks for a frozen bitmap.
+ * meanwhile are seen or not: who must not miss any asks for a frozen bitmap whose epoch
+ * has been released.
  */
 bool cbw_bits_next_run(const struct cbw_bits *bits, sector_t from,
 		       sector_t *start, sector_t *end)

@@ -8,8 +8,8 @@
 
 #include <linux/highmem.h>
 
-/* More is not copied in one go where a read ends, which may be an interrupt. */
-#define SHARE_SECTORS	(SZ_64K >> SECTOR_SHIFT)
+/* More is not copied where a read ends, which may be in an interrupt. */
+#define SHARE_SECTORS	(SZ_256K >> SECTOR_SHIFT)
 /* A write over many fragments is not worth a longer search. */
 #define SHARE_SEARCH	32
 
@@ -44,8 +44,8 @@ static void read_ended(struct cbw_copy *copy)
 }
 
 /*
- * A read of several chunks failed: find out which of them cannot be read.  Only
- * those are lost to the snapshot.
+ * A read failed: find out which of its chunks cannot be read.  Only those are lost to
+ * the snapshot.
  */
 static void copy_retry_work(struct work_struct *work)
 {
@@ -151,11 +151,10 @@ static bool same_read(const struct cbw_copy *a, const struct cbw_copy *b)
  */
 static void copy_share(struct cbw_copy *copy, struct cbw_copy **list)
 {
+	sector_t nr = copy_sectors(copy), left = SHARE_SECTORS;
 	unsigned int n;
 
-	if (copy_sectors(copy) > SHARE_SECTORS)
-		return;
-	for (n = 0; *list && n < SHARE_SEARCH; n++) {
+	for (n = 0; *list && n < SHARE_SEARCH && left >= nr; n++) {
 		struct cbw_copy *other = *list;
 
 		if (!same_read(copy, other)) {
@@ -166,6 +165,23 @@ static void copy_share(struct cbw_copy *copy, struct cbw_copy **list)
 		copy_bio_init(other);
 		other->next = copy->sharers;
 		copy->sharers = other;
+		left -= nr;
+	}
+}
+
+/*
+ * As they were begun: the write waits with the first, which is then the one that does the
+ * read and ends last.  So it is not woken for the others one by one.
+ */
+static void reads_in_order(struct cbw_hold *hold)
+{
+	struct cbw_copy *copy = hold->reads, *next;
+
+	hold->reads = NULL;
+	for (; copy; copy = next) {
+		next = copy->next;
+		copy->next = hold->reads;
+		hold->reads = copy;
 	}
 }
 
@@ -180,6 +196,8 @@ void cbw_copies_submit(struct cbw_hold *hold)
 {
 	struct cbw_copy *copy;
 
+	if (hold->reads && hold->reads->next)
+		reads_in_order(hold);
 	while ((copy = hold->reads)) {
 		hold->reads = copy->next;
 		copy_bio_init(copy);

@@ -331,10 +331,11 @@ static struct cbw_copy *copy_begin(struct cbw_snap *snap, u64 chunk,
 	atomic_inc(&dev->copy_reads);
 	/*
 	 * A suspend waits for the reads of those who have no write in flight, or they
-	 * see that it is there: pairs with cbw_postsuspend().
+	 * see that it is there: pairs with cbw_postsuspend().  A write that is parked may
+	 * have been given back.
 	 */
 	smp_mb__after_atomic();
-	if (!hold->bio && READ_ONCE(dev->suspended))
+	if ((!hold->bio || hold->parked) && READ_ONCE(dev->suspended))
 		goto put;
 
 	spin_lock(&snap->lock);

@@ -45,6 +45,7 @@ struct point {
 
 static struct point points[CBW_NR_HOOKS] = {
 	[CBW_HOOK_MAP_EPOCH] = { "map-epoch" },
+	[CBW_HOOK_MAP_DISCARD] = { "map-discard" },
 	[CBW_HOOK_MAP_MARKED] = { "map-marked" },
 	[CBW_HOOK_GATE_SEEN] = { "gate-seen" },
 	[CBW_HOOK_GATE_SHUT] = { "gate-shut" },

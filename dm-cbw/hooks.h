@@ -15,6 +15,7 @@
 
 enum cbw_hook {
 	CBW_HOOK_MAP_EPOCH,	/* spins */
+	CBW_HOOK_MAP_DISCARD,	/* spins */
 	CBW_HOOK_MAP_MARKED,	/* sleeps */
 	CBW_HOOK_GATE_SEEN,	/* sleeps */
 	CBW_HOOK_GATE_SHUT,	/* spins */

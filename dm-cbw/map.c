@@ -215,6 +215,9 @@ static __always_inline enum verdict decide(struct cbw_device *dev, struct bio *b
 
 	rcu_read_lock();
 again:
+	/* Cut under an epoch that is over since, it may meet a shut gate: whole again. */
+	if (discard)
+		io->nr = nr = bio_sectors(bio);
 	e = rcu_dereference(dev->epoch);
 	if (unlikely(e->slow)) {
 		verdict = GATE;
@@ -229,6 +232,7 @@ again:
 			swallow = true;
 		}
 		io->nr = nr;
+		cbw_hook_spin(CBW_HOOK_MAP_DISCARD, sector, nr);
 		if (swallow) {
 			count_discard(e, sector, nr);
 			verdict = SWALLOW;

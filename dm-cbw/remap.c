@@ -42,10 +42,11 @@ void cbw_remap_queue(struct cbw_device *dev, struct bio_list *bios)
 		hrtimer_start(&remap->timer, ns_to_ktime(HELP_NS),
 			      HRTIMER_MODE_REL_PINNED);
 	}
-	spin_unlock_irqrestore(&remap->lock, flags);
-	bio_list_init(bios);
+	/* Before anybody else can take and end them: cbw_remap_exit() comes after that. */
 	if (!help)
 		queue_work(cbw_wq, &remap->work);
+	spin_unlock_irqrestore(&remap->lock, flags);
+	bio_list_init(bios);
 }
 
 /* No helper has come?  Interrupt context. */

@@ -109,7 +109,7 @@ struct cbw_batch {
  * @waiters: guest writes that wait for this copy; the bucket's lock
  * @origin: reference for the read
  * @work: reads chunk by chunk after an error
- * @bio: the read
+ * @bio: the read; of a sharer only its status, unless that is an error
  * @vecs: its vector
  */
 struct cbw_copy {

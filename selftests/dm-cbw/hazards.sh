@@ -224,6 +224,38 @@ on_a_partition()
 	return $rc
 }
 
+# A discard was cut where needed chunks begin. Before it has the epoch that is over, and
+# the next publication has the gate shut: it is held whole, since it cannot be cut again.
+discard_cut_then_gate()
+{
+	local rc=0
+
+	fill pdut && snap pshot pdut "$store" 8 && one pdut 0 4096 100 || return
+	# both keep a CPU, so each goes on by itself
+	hook arm map-discard timeout_ms 3000
+	bg D one pdut 0 64K 0 --op discard
+	hook_wait map-discard || return
+	msg pdut bitmap_add one || return
+	hook arm gate-shut timeout_ms 6000
+	bg P msg pdut bitmap_add two
+	bg_wait D 20 && bg_wait P 20 || rc=1
+	(($(hook_get gate-seen expired) == gates + 1)) || { echo "it did not meet the gate"; rc=1; }
+	cbw-check verify /dev/mapper/pshot --gen "$BASE_GEN" || rc=1
+	snap_is pshot state active && snap_is pshot held 0 || { cbw-dm status pshot; rc=1; }
+	msg pdut bitmap_remove one && msg pdut bitmap_remove two && dm_remove pshot || rc=1
+	return $rc
+}
+
+discard_at_the_gate()
+{
+	local gates
+
+	gates=$(hook_get gate-seen expired)
+	# where it is seen to have met the gate
+	hook arm gate-seen timeout_ms 1
+	discard_cut_then_gate
+}
+
 run()
 {
 	[[ $only == "  " || $only == *" $1 "* ]] || return 0
@@ -248,5 +280,6 @@ if [[ $only == "  " ]]; then
 	until_true 5 test -b "${disk}p1"
 	t "make a device on a partition" cbw pdut "${disk}p1"
 	t "an origin on a partition" on_a_partition
+	t "a discard that was cut meets the gate" discard_at_the_gate
 fi
 finish
