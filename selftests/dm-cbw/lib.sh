@@ -107,11 +107,22 @@ keep()
 	DM_KEEP=${#DM_DEVS[@]}
 }
 
+# What was left suspended: who removes what is above it would wait for ever.
+resume_all()
+{
+	local d
+
+	for d in "${DM_DEVS[@]:$1}"; do
+		dmsetup resume --noudevsync "$d"
+	done >/dev/null 2>&1
+}
+
 tidy()
 {
 	local i
 
 	hooks_off
+	resume_all $DM_KEEP
 	for i in "${!BG[@]}"; do
 		kill -KILL "${BG[$i]}"
 		unset "BG[$i]"
@@ -450,6 +461,7 @@ bg_wait()
 {
 	local rc
 
+	[[ -n ${BG[$1]-} ]] || { wrong "$1 was killed before"; return; }
 	if ! until_true "$2" bg_ended "$1"; then
 		echo "$1 did not end within $2 s:"
 		stacks
@@ -651,6 +663,7 @@ give_back()
 			{ echo "$i cannot be killed"; rc=1; }
 		unset "BG[$i]"
 	done
+	resume_all 0
 	for ((i = ${#DM_DEVS[@]} - 1; i >= 0; i--)); do
 		d=${DM_DEVS[i]}
 		# gone, although who removed it was told an error

@@ -5,13 +5,14 @@
 # Nobody's write is held for longer than cbw_timeout_ms and a tenth, whatever hangs:
 # the store, or the origin's reads. Measured by who writes, and by the status.
 #
-#	timeout.sh [MS]		the bound; default 2000
+#	timeout.sh [MS]		the bound; default 2000, on a slow machine or kernel up to 8000
 # shellcheck disable=SC2317,SC2154,SC2119,SC2086
 . "${0%/*}/lib.sh"
 . "${0%/*}/probe.bash"
 
 begin
-ms=${1:-2000}
+scale=${CBW_BUDGET_SCALE:-1}
+ms=${1:-$((2000 * (scale < 4 ? scale : 4)))}
 modprobe -q dm-delay
 for i in "" 30 0; do
 	nullb origin$i 8 512
