@@ -39,7 +39,7 @@ extents_wait()
 	hook_wait map-epoch || return
 	cut=$(msg dut bitmap_rotate b) || return
 	bg E cbw-ioctl extents /dev/mapper/dut b "$cut"
-	! within 1500 bg_ended E || { broken "the extents did not wait for V: $(<"$CBW_TMP/E.out")"; rc=$?; }
+	not_yet 1500 bg_ended E || { broken "the extents did not wait for V: $(<"$CBW_TMP/E.out")"; rc=$?; }
 	hook release map-epoch
 	bg_wait V 10 && bg_wait E 10 || return
 	((rc)) || grep -q '^0 65536 1$' "$CBW_TMP/E.out" ||
@@ -59,7 +59,7 @@ abort_waits()
 	hook_wait map-epoch || return
 	msg dut bitmap_rotate b || return
 	bg A msg dut bitmap_abort b
-	! within 1500 bg_ended A || { broken "the abort did not wait for V"; rc=$?; }
+	not_yet 1500 bg_ended A || { broken "the abort did not wait for V"; rc=$?; }
 	hook release map-epoch
 	bg_wait V 10 && bg_wait A 10 || return
 	bitmap_is dut b dirty 65536 || { broken "V is lost: $(dmsetup status dut)"; rc=$?; }
@@ -191,7 +191,7 @@ session_dies()
 	[[ $(bitmap_get dut b flags) == *b* ]] ||
 		{ wrong "not busy while the abort goes on"; rc=1; }
 	bg T cbw-ioctl transaction rotate:/dev/mapper/dut:b
-	! within 1000 bg_ended T || { wrong "the rotate did not wait for the abort"; rc=1; }
+	not_yet 1000 bg_ended T || { wrong "the rotate did not wait for the abort"; rc=1; }
 	hook release abort-work
 	bg_wait T 10 || return
 	# T has ended by now and is aborted itself

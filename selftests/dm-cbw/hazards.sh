@@ -74,7 +74,7 @@ frozen_bitmap_read_early()
 	until_true 5 snap_is shot state '@(active|drained)' ||
 		{ wrong "the cut waits for V"; stacks; return 1; }
 	# long enough for whoever does not wait
-	within 1500 snap_is shot state drained
+	not_yet 1500 snap_is shot state drained
 	bg W one dut 32K 4096 101
 	bg_wait W 10 || { wrong "W waits for V"; return; }
 	hook release map-epoch
@@ -100,7 +100,7 @@ older_epochs()
 	snap shot dut "$store" 8 || return
 	bg R cbw-check at /dev/mapper/shot 0
 	# long enough for whoever does not wait
-	within 1500 bg_ended R
+	not_yet 1500 bg_ended R
 	hook release map-marked
 	bg_wait V 10 && bg_wait R 10 || return
 	first=$(<"$CBW_TMP/R.out")
@@ -172,7 +172,7 @@ reload_under_a_reader()
 	bg P dm_resume dut
 	nap 0.3
 	bg W one dut 1M 4096 101
-	! within 1500 bg_ended W || { broken "the new table is live while the old origin is read"; rc=$?; }
+	not_yet 1500 bg_ended W || { broken "the new table is live while the old origin is read"; rc=$?; }
 	hook release snap-origin
 	bg_wait R 10 && bg_wait P 10 && bg_wait W 10 || return
 	got=$(<"$CBW_TMP/R.out")

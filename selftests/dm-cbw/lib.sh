@@ -74,6 +74,16 @@ until_true()
 	within $((ms * ${CBW_BUDGET_SCALE:-1})) "$@"
 }
 
+# not_yet MS COMMAND...: what must not happen does not: watched for so long, a little longer
+# on a slow machine, on which it would also take longer; hooks hold for 20 s.
+not_yet()
+{
+	local ms=$1 scale=${CBW_BUDGET_SCALE:-1}
+
+	shift
+	! within $((ms * (scale < 5 ? scale : 5))) "$@"
+}
+
 # ---- tests ---------------------------------------------------------------------
 
 # Within a test: says what is wrong and is false.
