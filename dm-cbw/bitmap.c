@@ -284,7 +284,7 @@ static void bitmap_abort_work(struct work_struct *work)
 
 	cbw_hook_sleep(CBW_HOOK_ABORT_WORK, 0, dev->len);
 	if (cbw_cured(2))
-		wait_event(dev->waitq, cbw_released(dev, b->cur.frozen_seq));
+		wait_event(dev->waitq, cbw_bits_final(dev, frozen, b->cur.frozen_seq));
 	if (cbw_cured(7))
 		cbw_bits_or(b->cur.active, frozen);
 

@@ -119,7 +119,7 @@ void cbw_bits_mark_range(struct cbw_bits *bits, sector_t sector, sector_t nr)
 /**
  * cbw_bits_or - add all marks of a frozen bitmap to a recording one
  * @to: may be marked by writes at the same time
- * @from: final; same size and granularity
+ * @from: of the same size and granularity; see cbw_bits_merge()
  *
  * May sleep.
  */
@@ -128,11 +128,34 @@ void cbw_bits_or(struct cbw_bits *to, const struct cbw_bits *from)
 	u64 i, words = from->bytes / sizeof(unsigned long);
 
 	for (i = 0; i < words; i++) {
-		if (from->words[i])
-			bits_or_word(&to->words[i], from->words[i]);
+		unsigned long word = READ_ONCE(from->words[i]);
+
+		if (word)
+			bits_or_word(&to->words[i], word);
 		if (!(i % 65536))
 			cond_resched();
 	}
+}
+
+/**
+ * cbw_bits_merge - add all marks of a bitmap to another one
+ * @to: may be marked by writes at the same time
+ * @from: may be, too: what comes meanwhile is added or not; same size, any granularity
+ *
+ * May sleep.  A granule of @to is marked if any part of it is in @from.
+ */
+void cbw_bits_merge(struct cbw_bits *to, const struct cbw_bits *from)
+{
+	sector_t start, end = 0;
+
+	if (to == from)
+		return;
+	if (to->shift == from->shift) {
+		cbw_bits_or(to, from);
+		return;
+	}
+	while (cbw_bits_next_run(from, end, &start, &end))
+		cbw_bits_mark_range(to, start, end - start);
 }
 
 /**

@@ -67,7 +67,8 @@ extern struct workqueue_struct *cbw_wait_wq;
 
 /**
  * struct cbw_bits - a flat bitmap; bits are only ever set
- * @ref: one for each epoch and each bitmap half that points here
+ * @ref: one for each epoch, each bitmap half and each merge that points here
+ * @merges: merges into it that have not ended; raised under cbw_config_mutex
  * @shift: log2 of the granularity in sectors
  * @nr: granules
  * @len: size of the device in sectors; the last granule may be short
@@ -76,6 +77,7 @@ extern struct workqueue_struct *cbw_wait_wq;
  */
 struct cbw_bits {
 	refcount_t ref;
+	atomic_t merges;
 	unsigned int shift;
 	u64 nr;
 	sector_t len;
@@ -87,6 +89,7 @@ struct cbw_bits *cbw_bits_alloc(sector_t len, unsigned int shift);
 void cbw_bits_put(struct cbw_bits *bits);
 void cbw_bits_mark_range(struct cbw_bits *bits, sector_t sector, sector_t nr);
 void cbw_bits_or(struct cbw_bits *to, const struct cbw_bits *from);
+void cbw_bits_merge(struct cbw_bits *to, const struct cbw_bits *from);
 u64 cbw_bits_dirty_bytes(const struct cbw_bits *a, const struct cbw_bits *b);
 bool cbw_bits_next_run(const struct cbw_bits *bits, sector_t from,
 		       sector_t *start, sector_t *end);
@@ -95,6 +98,13 @@ static inline struct cbw_bits *cbw_bits_get(struct cbw_bits *bits)
 {
 	refcount_inc(&bits->ref);
 	return bits;
+}
+
+/* Have all merges into it ended? */
+static inline bool cbw_bits_merged(const struct cbw_bits *bits)
+{
+	/* Pairs with merge_work(): what they marked is seen. */
+	return !atomic_read_acquire(&bits->merges);
 }
 
 /* ---- epoch.c --------------------------------------------------------------- */
@@ -330,6 +340,16 @@ static inline bool cbw_released(struct cbw_device *dev, u64 seq)
 	return smp_load_acquire(&dev->released_seq) >= seq;
 }
 
+/*
+ * Will nothing be marked any more in what was frozen when epoch @seq ended?  Whoever
+ * consumes it waits for that on dev->waitq.
+ */
+static inline bool cbw_bits_final(struct cbw_device *dev, const struct cbw_bits *bits,
+				  u64 seq)
+{
+	return cbw_released(dev, seq) && cbw_bits_merged(bits);
+}
+
 /* ---- map.c: the path of a write ---------------------------------------------- */
 
 /**
@@ -450,7 +470,7 @@ int cbw_name_unescape(char *arg, struct cbw_name *name);
 
 static inline bool cbw_bitmap_busy(const struct cbw_bitmap *b)
 {
-	return b->cur.frozen || b->aborting;
+	return b->cur.frozen || b->aborting || !cbw_bits_merged(b->cur.active);
 }
 
 static inline bool cbw_cut_none(const struct cbw_cut_id *cut)
@@ -464,20 +484,28 @@ static inline bool cbw_cut_same(const struct cbw_cut_id *a,
 	return !memcmp(a->b, b->b, sizeof(a->b));
 }
 
+struct cbw_merges;
+
 /**
  * struct cbw_txn - a transaction while it is being staged
  * @devs: devices it touches, by txn_node
  * @snaps: snapshots it starts, by txn_node
  * @cut: its cut id
  * @session: owner of what it rotates; NULL: by message or by a snapshot's resume
+ * @merges: what is to be merged when it is done; NULL: nothing
  * @wait: an abort that has to end first, a reference
+ * @wait_merge: a bitmap's memory into which a merge has to end first, a reference
+ * @wait_dev: its device, a reference
  */
 struct cbw_txn {
 	struct list_head devs;
 	struct list_head snaps;
 	struct cbw_cut_id cut;
 	struct cbw_session *session;
+	struct cbw_merges *merges;
 	struct cbw_bitmap *wait;
+	struct cbw_bits *wait_merge;
+	struct cbw_device *wait_dev;
 };
 
 void cbw_txn_begin(struct cbw_txn *txn, struct cbw_session *session);
@@ -491,9 +519,22 @@ int cbw_txn_enable(struct cbw_txn *txn, struct cbw_device *dev,
 		   struct cbw_name name, bool enable);
 int cbw_txn_rotate(struct cbw_txn *txn, struct cbw_device *dev,
 		   struct cbw_name name, struct cbw_snap *snap);
+int cbw_txn_merge(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_name name,
+		  struct cbw_device *from_dev, struct cbw_name from);
+int cbw_txn_copy(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_name name,
+		 struct cbw_device *from_dev, struct cbw_name from);
+int cbw_txn_rename(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_name name,
+		   struct cbw_name to);
 int cbw_txn_start(struct cbw_txn *txn, struct cbw_snap *snap);
 int cbw_txn_end(struct cbw_txn *txn, int err);
 int cbw_txn_retry(struct cbw_txn *txn, int err);
+
+/* merge.c */
+int cbw_merges_add(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_bits *to,
+		   struct cbw_device *from_dev, struct cbw_bits *from);
+void cbw_merges_drop(struct cbw_merges *merges);
+void cbw_merges_begin(struct cbw_merges *merges);
+int cbw_merges_wait(struct cbw_merges *merges);
 
 #include "snap.h"
 

@@ -63,9 +63,10 @@ static int do_info(struct cbw_session *session, void *arg)
 
 static int action_check(const struct cbw_action *a)
 {
+	bool second = false;
 	u32 flags = 0;
 
-	if (memchr_inv(a->reserved, 0, sizeof(a->reserved)))
+	if (a->reserved)
 		return -EINVAL;
 	switch (a->type) {
 	case CBW_ACTION_BITMAP_ADD:
@@ -84,10 +85,17 @@ static int action_check(const struct cbw_action *a)
 	case CBW_ACTION_BITMAP_MERGE:
 	case CBW_ACTION_BITMAP_COPY:
 	case CBW_ACTION_BITMAP_RENAME:
-		return -EOPNOTSUPP;
+		second = true;
+		break;
 	default:
 		return -EINVAL;
 	}
+	if (second ? !a->name2_len || a->name2_len > CBW_NAME_MAX :
+		     a->name2 || a->name2_len)
+		return -EINVAL;
+	if ((a->dev2.major || a->dev2.minor) && a->type != CBW_ACTION_BITMAP_MERGE &&
+	    a->type != CBW_ACTION_BITMAP_COPY)
+		return -EINVAL;
 	if (a->flags & ~flags)
 		return -EINVAL;
 	if (a->granularity && a->type != CBW_ACTION_BITMAP_ADD)
@@ -98,10 +106,12 @@ static int action_check(const struct cbw_action *a)
 	return 0;
 }
 
-static int action_do(struct cbw_txn *txn, const struct cbw_action *a, u8 *name_buf)
+/* @names: the first name of the action and, right behind it, the second. */
+static int action_do(struct cbw_txn *txn, const struct cbw_action *a, u8 *names)
 {
-	struct cbw_name name = { name_buf, a->name_len };
-	struct cbw_device *dev;
+	struct cbw_name name = { names, a->name_len };
+	struct cbw_name name2 = { names + a->name_len, a->name2_len };
+	struct cbw_device *dev, *dev2;
 	struct cbw_snap *snap;
 
 	if (a->type == CBW_ACTION_SNAPSHOT_START) {
@@ -128,8 +138,33 @@ static int action_do(struct cbw_txn *txn, const struct cbw_action *a, u8 *name_b
 		return cbw_txn_enable(txn, dev, name, false);
 	case CBW_ACTION_BITMAP_ROTATE:
 		return cbw_txn_rotate(txn, dev, name, NULL);
+	case CBW_ACTION_BITMAP_RENAME:
+		return cbw_txn_rename(txn, dev, name, name2);
 	}
-	return -EINVAL;
+	dev2 = a->dev2.major || a->dev2.minor ? find_device(a->dev2) : dev;
+	if (!dev2)
+		return -ENODEV;
+	if (a->type == CBW_ACTION_BITMAP_MERGE)
+		return cbw_txn_merge(txn, dev, name, dev2, name2);
+	return cbw_txn_copy(txn, dev, name, dev2, name2);
+}
+
+/* Both names of an action, as action_do() takes them; NULL: it has none. */
+static u8 *action_names(const struct cbw_action *a)
+{
+	u8 *names;
+
+	if (!a->name_len)
+		return NULL;
+	names = kmalloc(a->name_len + a->name2_len, GFP_KERNEL_ACCOUNT);
+	if (!names)
+		return ERR_PTR(-ENOMEM);
+	if (copy_from_user(names, u64_to_user_ptr(a->name), a->name_len) ||
+	    copy_from_user(names + a->name_len, u64_to_user_ptr(a->name2), a->name2_len)) {
+		kfree(names);
+		return ERR_PTR(-EFAULT);
+	}
+	return names;
 }
 
 /* Copy in the names before any lock is taken. */
@@ -148,9 +183,9 @@ static int names_copy(const struct cbw_action *actions, u32 nr, u8 ***out,
 
 		*failed = i;
 		r = action_check(a);
-		if (r || !a->name_len)
+		if (r)
 			continue;
-		names[i] = memdup_user(u64_to_user_ptr(a->name), a->name_len);
+		names[i] = action_names(a);
 		if (IS_ERR(names[i])) {
 			r = PTR_ERR(names[i]);
 			names[i] = NULL;
@@ -187,6 +222,8 @@ static int do_transaction(struct cbw_session *session, void *arg)
 			cmd->out_failed = i;
 			r = action_do(&txn, &actions[i], names[i]);
 		}
+		if (!r)
+			cmd->out_failed = cmd->nr_actions;
 		r = cbw_txn_end(&txn, r);
 		r = cbw_txn_retry(&txn, r);
 		if (r == -EAGAIN)
@@ -194,10 +231,8 @@ static int do_transaction(struct cbw_session *session, void *arg)
 		else
 			break;
 	} while (!r);
-	if (!r) {
-		cmd->out_failed = cmd->nr_actions;
+	if (!r)
 		cmd->out_cut = txn.cut;
-	}
 out:
 	for (i = 0; names && i < cmd->nr_actions; i++)
 		kfree(names[i]);
@@ -467,8 +502,8 @@ static struct cbw_bits *get_half(struct cbw_bitmap_extents *cmd,
 	cbw_config_unlock();
 	if (IS_ERR(bits))
 		return bits;
-	if (seq && cbw_cured(2) &&
-	    wait_event_killable(dev->waitq, cbw_released(dev, seq))) {
+	if (cbw_cured(2) &&
+	    wait_event_killable(dev->waitq, cbw_bits_final(dev, bits, seq))) {
 		cbw_bits_put(bits);
 		bits = ERR_PTR(-EINTR);
 	}

@@ -4,6 +4,8 @@
  */
 #include "cbw.h"
 
+#include <linux/slab.h>
+
 static int bad(const char *what)
 {
 	DMERR_LIMIT("message: %s", what);
@@ -64,7 +66,9 @@ static int message_abort(struct cbw_device *dev, struct cbw_name name)
 	return b ? bad("bitmap_abort: the bitmap is not rotated") : r;
 }
 
-enum verb { ADD, REMOVE, CLEAR, ENABLE, DISABLE, ROTATE, COMMIT, ABORT };
+enum verb {
+	ADD, REMOVE, CLEAR, ENABLE, DISABLE, ROTATE, MERGE, COPY, RENAME, COMMIT, ABORT
+};
 
 static const char * const verbs[] = {
 	[ADD] = "bitmap_add",
@@ -73,9 +77,92 @@ static const char * const verbs[] = {
 	[ENABLE] = "bitmap_enable",
 	[DISABLE] = "bitmap_disable",
 	[ROTATE] = "bitmap_rotate",
+	[MERGE] = "bitmap_merge",
+	[COPY] = "bitmap_copy",
+	[RENAME] = "bitmap_rename",
 	[COMMIT] = "bitmap_commit",
 	[ABORT] = "bitmap_abort",
 };
+
+/**
+ * struct other - a bitmap that a verb takes besides the first
+ * @devt: its device; 0: the one that the message is for
+ * @name: its name
+ */
+struct other {
+	dev_t devt;
+	struct cbw_name name;
+};
+
+/* [<major>:<minor>/]<name>; no name has a slash. */
+static int parse_other(char *arg, struct other *other)
+{
+	char *slash = strchr(arg, '/');
+	unsigned int major, minor;
+	char end;
+
+	other->devt = 0;
+	if (slash) {
+		*slash = '\0';
+		if (sscanf(arg, "%u:%u%c", &major, &minor, &end) != 2)
+			return bad("a bitmap of another device is <major>:<minor>/<name>");
+		other->devt = MKDEV(major, minor);
+		if (MAJOR(other->devt) != major || MINOR(other->devt) != minor || !other->devt)
+			return -ENODEV;
+		arg = slash + 1;
+	}
+	if (cbw_name_unescape(arg, &other->name))
+		return bad("bad name of the other bitmap: 1 to 1023 bytes, no '/', \\xHH for special ones");
+	return 0;
+}
+
+static int act_other(struct cbw_txn *txn, struct cbw_device *dev, enum verb verb,
+		     struct cbw_name name, const struct other *other)
+{
+	struct cbw_device *from = other->devt ? cbw_device_find(other->devt) : dev;
+
+	if (!from)
+		return -ENODEV;
+	if (verb == COPY)
+		return cbw_txn_copy(txn, dev, name, from, other->name);
+	return cbw_txn_merge(txn, dev, name, from, other->name);
+}
+
+/* The other bitmaps of a merge, a copy or a rename: a transaction of their own. */
+static int message_others(struct cbw_device *dev, enum verb verb, struct cbw_name name,
+			  unsigned int argc, char **argv)
+{
+	struct other *others;
+	struct cbw_txn txn;
+	unsigned int i;
+	int r = 0;
+
+	if (!argc || (argc > 1 && verb != MERGE))
+		return bad(verb == MERGE ? "bitmap_merge <target> <source>..." :
+			   verb == COPY ? "bitmap_copy <new> <source>" :
+			   "bitmap_rename <old> <new>");
+	others = kcalloc(argc, sizeof(*others), GFP_KERNEL);
+	if (!others)
+		return -ENOMEM;
+	for (i = 0; i < argc && !r; i++)
+		r = parse_other(argv[i], &others[i]);
+	if (!r && verb == RENAME && others->devt)
+		r = bad("bitmap_rename: the new name is on the same device");
+	if (r)
+		goto out;
+	do {
+		cbw_txn_begin(&txn, NULL);
+		if (verb == RENAME)
+			r = cbw_txn_rename(&txn, dev, name, others->name);
+		for (i = 0; i < argc && !r && verb != RENAME; i++)
+			r = act_other(&txn, dev, verb, name, &others[i]);
+		r = cbw_txn_end(&txn, r);
+		r = cbw_txn_retry(&txn, r);
+	} while (r == -EAGAIN);
+out:
+	kfree(others);
+	return r;
+}
 
 static int act(struct cbw_txn *txn, struct cbw_device *dev, enum verb verb,
 	       struct cbw_name name, u32 granularity, u32 flags)
@@ -122,10 +209,10 @@ int cbw_message(struct dm_target *ti, unsigned int argc, char **argv,
 		if (!strcasecmp(argv[0], verbs[verb]))
 			break;
 	if (verb == ARRAY_SIZE(verbs))
-		return bad("unknown: bitmap_add, _remove, _clear, _enable, _disable, _rotate, _commit and _abort are known");
+		return bad("unknown: bitmap_add, _remove, _clear, _enable, _disable, _rotate, _merge, _copy, _rename, _commit and _abort are known");
 	if (argc < 2)
 		return bad("a bitmap's name is needed");
-	if (verb != ADD && argc > 2)
+	if (verb != ADD && verb != MERGE && verb != COPY && verb != RENAME && argc > 2)
 		return bad("one bitmap's name is all that is taken");
 	if (cbw_name_unescape(argv[1], &name))
 		return bad("bad bitmap name: 1 to 1023 bytes, no '/', \\xHH for special ones");
@@ -134,6 +221,8 @@ int cbw_message(struct dm_target *ti, unsigned int argc, char **argv,
 		if (r)
 			return r;
 	}
+	if (verb == MERGE || verb == COPY || verb == RENAME)
+		return message_others(ct->dev, verb, name, argc - 2, argv + 2);
 	if (verb == COMMIT)
 		return message_commit(ct->dev, name);
 	if (verb == ABORT)

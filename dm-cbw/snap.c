@@ -218,8 +218,8 @@ int cbw_snap_release(struct cbw_snap *snap, u64 offset, u64 length)
 
 /*
  * Limited to a bitmap: give up what it does not say is dirty.  The frozen bitmap is
- * final only when its epoch has been released; until then everything is
- * protected.
+ * final only when its epoch has been released and what is merged into it is there; until
+ * then everything is protected.
  */
 static void snap_limit_work(struct work_struct *work)
 {
@@ -230,7 +230,7 @@ static void snap_limit_work(struct work_struct *work)
 	bool more = true;
 
 	if (cbw_cured(2))
-		wait_event(dev->waitq, cbw_released(dev, snap->start_seq - 1));
+		wait_event(dev->waitq, cbw_bits_final(dev, snap->limit, snap->start_seq - 1));
 	while (more && !READ_ONCE(snap->over)) {
 		more = cbw_bits_next_run(snap->limit, pos, &start, &end);
 		/* Chunks that lie in the gap as a whole. */

@@ -6,7 +6,7 @@
  * An action stages what it wants in bitmap->next (or by linking a snapshot into
  * txn->snaps) and allocates what that needs.  cbw_txn_end() either throws all of it
  * away or, once the epochs' memory is there and nothing can fail any more,
- * makes it the current state and publishes.
+ * makes it the current state and publishes.  Merges come after that (merge.c).
  */
 #include "cbw.h"
 
@@ -47,7 +47,10 @@ void cbw_txn_begin(struct cbw_txn *txn, struct cbw_session *session)
 	INIT_LIST_HEAD(&txn->devs);
 	INIT_LIST_HEAD(&txn->snaps);
 	txn->session = session;
+	txn->merges = NULL;
 	txn->wait = NULL;
+	txn->wait_merge = NULL;
+	txn->wait_dev = NULL;
 	do {
 		get_random_bytes(&txn->cut, sizeof(txn->cut));
 	} while (cbw_cut_none(&txn->cut));
@@ -78,6 +81,32 @@ static void bitmap_stage(struct cbw_bitmap *b)
 	b->staged = true;
 }
 
+/* Not while something else is at work on it: then the transaction is begun again. */
+static int txn_settled(struct cbw_txn *txn, struct cbw_bitmap *b)
+{
+	lockdep_assert_held(&cbw_config_mutex);
+	/* What this transaction itself wants merged has not begun. */
+	if (b->staged)
+		return b->next.frozen ? -EBUSY : 0;
+	if (b->aborting) {
+		if (!txn->wait && !txn->wait_merge) {
+			kref_get(&b->ref);
+			txn->wait = b;
+		}
+		return -EBUSY;
+	}
+	if (b->cur.frozen)
+		return -EBUSY;
+	if (!cbw_bits_merged(b->cur.active)) {
+		if (!txn->wait && !txn->wait_merge) {
+			txn->wait_merge = cbw_bits_get(b->cur.active);
+			txn->wait_dev = cbw_device_get(b->dev);
+		}
+		return -EBUSY;
+	}
+	return 0;
+}
+
 /* Find a bitmap that may be changed and stage it. */
 static struct cbw_bitmap *txn_bitmap(struct cbw_txn *txn, struct cbw_device *dev,
 				     struct cbw_name name)
@@ -90,16 +119,9 @@ static struct cbw_bitmap *txn_bitmap(struct cbw_txn *txn, struct cbw_device *dev
 	b = cbw_bitmap_find(dev, name);
 	if (!b)
 		return ERR_PTR(-ENOENT);
-	if (b->aborting) {
-		/* The transaction is begun again when that has ended. */
-		if (!txn->wait) {
-			kref_get(&b->ref);
-			txn->wait = b;
-		}
-		return ERR_PTR(-EBUSY);
-	}
-	if (b->staged ? b->next.frozen != NULL : b->cur.frozen != NULL)
-		return ERR_PTR(-EBUSY);
+	r = txn_settled(txn, b);
+	if (r)
+		return ERR_PTR(r);
 	bitmap_stage(b);
 	return b;
 }
@@ -109,9 +131,28 @@ static struct cbw_bits *fresh_bits(const struct cbw_bitmap *b)
 	return cbw_bits_alloc(b->dev->len, b->next.active->shift);
 }
 
+/* A bitmap that will be there; its state is in next, and still empty. */
+static struct cbw_bitmap *bitmap_new(struct cbw_device *dev, struct cbw_name name)
+{
+	struct cbw_bitmap *b = kzalloc(struct_size(b, name, name.len), GFP_KERNEL);
+
+	if (!b)
+		return NULL;
+	kref_init(&b->ref);
+	b->dev = cbw_device_get(dev);
+	b->name_len = name.len;
+	memcpy(b->name, name.s, name.len);
+	b->next.present = true;
+	b->staged = true;
+	list_add_tail(&b->node, &dev->bitmaps);
+	dev->nr_bitmaps++;
+	return b;
+}
+
 int cbw_txn_add(struct cbw_txn *txn, struct cbw_device *dev,
 		struct cbw_name name, u32 granularity, u32 flags)
 {
+	struct cbw_bits *bits;
 	struct cbw_bitmap *b;
 	int r;
 
@@ -128,25 +169,17 @@ int cbw_txn_add(struct cbw_txn *txn, struct cbw_device *dev,
 		return -EEXIST;
 	if (dev->nr_bitmaps >= CBW_BITMAPS_MAX)
 		return -ENOSPC;
-	b = kzalloc(struct_size(b, name, name.len), GFP_KERNEL);
-	if (!b)
+	bits = cbw_bits_alloc(dev->len, ilog2(granularity) - SECTOR_SHIFT);
+	if (!bits)
 		return -ENOMEM;
-	kref_init(&b->ref);
-	b->dev = cbw_device_get(dev);
-	b->name_len = name.len;
-	memcpy(b->name, name.s, name.len);
-	b->transient = flags & CBW_ADD_TRANSIENT;
-	b->next.present = true;
-	b->next.enabled = !(flags & CBW_ADD_DISABLED);
-	b->next.active = cbw_bits_alloc(dev->len,
-					ilog2(granularity) - SECTOR_SHIFT);
-	if (!b->next.active) {
-		cbw_bitmap_put(b);
+	b = bitmap_new(dev, name);
+	if (!b) {
+		cbw_bits_put(bits);
 		return -ENOMEM;
 	}
-	b->staged = true;
-	list_add_tail(&b->node, &dev->bitmaps);
-	dev->nr_bitmaps++;
+	b->transient = flags & CBW_ADD_TRANSIENT;
+	b->next.enabled = !(flags & CBW_ADD_DISABLED);
+	b->next.active = bits;
 	return 0;
 }
 
@@ -192,6 +225,91 @@ int cbw_txn_enable(struct cbw_txn *txn, struct cbw_device *dev,
 	if (!enable || !b->next.enabled)
 		memset(&b->next.base, 0, sizeof(b->next.base));
 	b->next.enabled = enable;
+	return 0;
+}
+
+/*
+ * The source of a merge.  Its device gets a new epoch as well: when the old one has been
+ * released, all that was written before the cut has been marked.
+ */
+static struct cbw_bitmap *txn_source(struct cbw_txn *txn, struct cbw_device *dev,
+				     struct cbw_name name)
+{
+	struct cbw_bitmap *b;
+	int r = txn_touch(txn, dev);
+
+	if (r)
+		return ERR_PTR(r);
+	b = cbw_bitmap_find(dev, name);
+	if (!b)
+		return ERR_PTR(-ENOENT);
+	r = txn_settled(txn, b);
+	return r ? ERR_PTR(r) : b;
+}
+
+static struct cbw_bitmap_state *txn_state(struct cbw_bitmap *b)
+{
+	return b->staged ? &b->next : &b->cur;
+}
+
+int cbw_txn_merge(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_name name,
+		  struct cbw_device *from_dev, struct cbw_name from)
+{
+	struct cbw_bitmap *b = txn_bitmap(txn, dev, name), *source;
+
+	if (IS_ERR(b))
+		return PTR_ERR(b);
+	source = txn_source(txn, from_dev, from);
+	if (IS_ERR(source))
+		return PTR_ERR(source);
+	if (dev->len != from_dev->len) {
+		DMERR_LIMIT("merge: the target's device has %llu sectors, the source's %llu",
+			    (u64)dev->len, (u64)from_dev->len);
+		return -EINVAL;
+	}
+	return cbw_merges_add(txn, dev, b->next.active, from_dev,
+			      txn_state(source)->active);
+}
+
+int cbw_txn_copy(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_name name,
+		 struct cbw_device *from_dev, struct cbw_name from)
+{
+	struct cbw_bitmap *source = txn_source(txn, from_dev, from), *b;
+	const struct cbw_bitmap_state *state;
+	int r;
+
+	if (IS_ERR(source))
+		return PTR_ERR(source);
+	state = txn_state(source);
+	r = cbw_txn_add(txn, dev, name, 1u << (state->active->shift + SECTOR_SHIFT),
+			(state->enabled ? 0 : CBW_ADD_DISABLED) |
+			(source->transient ? CBW_ADD_TRANSIENT : 0));
+	if (r)
+		return r;
+	b = cbw_bitmap_find(dev, name);
+	if (state->enabled)
+		b->next.base = state->base;
+	return cbw_txn_merge(txn, dev, name, from_dev, from);
+}
+
+/* Another bitmap takes over all that the one of the old name has. */
+int cbw_txn_rename(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_name name,
+		   struct cbw_name to)
+{
+	struct cbw_bitmap *b = txn_bitmap(txn, dev, name), *renamed;
+
+	if (IS_ERR(b))
+		return PTR_ERR(b);
+	if (!cbw_name_valid(to))
+		return -EINVAL;
+	if (cbw_bitmap_find(dev, to))
+		return -EEXIST;
+	renamed = bitmap_new(dev, to);
+	if (!renamed)
+		return -ENOMEM;
+	renamed->transient = b->transient;
+	renamed->next = b->next;
+	memset(&b->next, 0, sizeof(b->next));
 	return 0;
 }
 
@@ -276,7 +394,8 @@ static void bitmap_settle(struct cbw_bitmap *b, bool keep)
  * @txn: the transaction
  * @err: 0: do it; else the error for which it is given up
  *
- * Gives cbw_config_mutex back.  May sleep.  Returns @err.
+ * Gives cbw_config_mutex back.  May sleep: it waits (killable) for what it merges.  Returns
+ * @err, or -EINTR: all is done but the merges, which go on.
  */
 int cbw_txn_end(struct cbw_txn *txn, int err)
 {
@@ -285,8 +404,13 @@ int cbw_txn_end(struct cbw_txn *txn, int err)
 	struct cbw_bitmap *b, *tmp_b;
 
 	lockdep_assert_held(&cbw_config_mutex);
-	if (!err)
+	if (!err) {
+		cbw_merges_begin(txn->merges);
 		cbw_publish(&txn->devs);
+	} else {
+		cbw_merges_drop(txn->merges);
+		txn->merges = NULL;
+	}
 	list_for_each_entry_safe(snap, tmp_snap, &txn->snaps, txn_node) {
 		list_del_init(&snap->txn_node);
 		if (err) {
@@ -307,7 +431,22 @@ int cbw_txn_end(struct cbw_txn *txn, int err)
 		cbw_device_put(dev);
 	}
 	cbw_config_unlock();
+	if (!err)
+		err = cbw_merges_wait(txn->merges);
 	return err;
+}
+
+/* A merge that is under way.  Returns 0 or -EINTR when killed. */
+static int txn_merge_wait(struct cbw_txn *txn)
+{
+	int r = wait_event_killable(txn->wait_dev->waitq,
+				    cbw_bits_merged(txn->wait_merge));
+
+	cbw_bits_put(txn->wait_merge);
+	cbw_device_put(txn->wait_dev);
+	txn->wait_merge = NULL;
+	txn->wait_dev = NULL;
+	return r ? -EINTR : 0;
 }
 
 /**
@@ -315,13 +454,17 @@ int cbw_txn_end(struct cbw_txn *txn, int err)
  * @txn: the transaction, ended
  * @err: its error
  *
- * When it met an abort that is under way, waits (killable) for its end.  Returns
- * -EAGAIN: begin again; else the error.
+ * When it met an abort or a merge that is under way, waits (killable) for its end.
+ * Returns -EAGAIN: begin again; else the error.
  */
 int cbw_txn_retry(struct cbw_txn *txn, int err)
 {
 	int r;
 
+	if (txn->wait_merge) {
+		r = txn_merge_wait(txn);
+		return r ? r : -EAGAIN;
+	}
 	if (!txn->wait)
 		return err;
 	r = cbw_bitmap_abort_wait(txn->wait);

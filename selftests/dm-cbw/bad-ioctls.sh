@@ -135,8 +135,17 @@ tr_bad "start what is started" "error EBUSY failed=0" start:$M/shot
 tr_bad "start what is no snapshot" "error ENODEV failed=0" start:$M/dut
 tr_bad "a snapshot's bitmap" "error ENODEV failed=0" add:$M/shot:n1
 for verb in merge copy rename; do
-	tr_bad "$verb is not there yet" "error EOPNOTSUPP failed=0" $verb:$M/dut:b
+	tr_bad "$verb without a second name" "error EINVAL failed=0" $verb:$M/dut:b
 done
+tr_bad "merge into what is not there" "error ENOENT failed=0" merge:$M/dut:nothing:b
+tr_bad "merge of what is not there" "error ENOENT failed=0" merge:$M/dut:b:nothing
+tr_bad "merge from what is no device" "error ENODEV failed=0" merge:$M/dut:b:b:$origin
+tr_bad "copy of what is not there" "error ENOENT failed=0" copy:$M/dut:n1:nothing
+tr_bad "copy over another one" "error EEXIST failed=1" add:$M/dut:n1 copy:$M/dut:n1:b
+tr_bad "rename to what is there" "error EEXIST failed=1" add:$M/dut:n1 rename:$M/dut:n1:b
+tr_bad "rename, and the old name is gone" "error ENOENT failed=2" add:$M/dut:n1 rename:$M/dut:n1:n2 clear:$M/dut:n1
+tr_bad "a new name with a slash" "error EINVAL failed=1" add:$M/dut:n1 rename:$M/dut:n1:a/b
+tr_bad "merge, and then it fails" "error ENOENT failed=3" add:$M/dut:n1 merge:$M/dut:n1:b copy:$M/dut:n2:n1 rotate:$M/dut:nothing
 
 echo "# ranges, lists, extents"
 C=$(cut_at 16)

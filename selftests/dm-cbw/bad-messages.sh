@@ -47,6 +47,25 @@ for verb in remove clear enable disable rotate; do
 	bad "$verb of a frozen bitmap" EBUSY bitmap_$verb frozen
 	bad "$verb of a snapshot's bitmap" EBUSY bitmap_$verb used
 done
+for verb in merge copy rename; do
+	bad "$verb without a name" EINVAL bitmap_$verb
+	bad "$verb with one name" EINVAL bitmap_$verb b
+	bad "$verb with a bad second name" EINVAL bitmap_$verb b 'a\\xzz'
+done
+bad "copy of two" EINVAL bitmap_copy n b b
+bad "rename to two" EINVAL bitmap_rename b n n
+bad "rename to another device" EINVAL bitmap_rename b 253:0/n
+bad "merge of what is not there" ENOENT bitmap_merge b nothing
+bad "merge into what is not there" ENOENT bitmap_merge nothing b
+bad "merge with one source too many" ENOENT bitmap_merge b b nothing
+bad "merge from no device" ENODEV bitmap_merge b 1048575:1/b
+bad "merge from what is no number" EINVAL bitmap_merge b 253/b
+bad "merge of a frozen bitmap" EBUSY bitmap_merge b frozen
+bad "merge into a frozen bitmap" EBUSY bitmap_merge frozen b
+bad "copy of a frozen bitmap" EBUSY bitmap_copy n frozen
+bad "copy over another one" EEXIST bitmap_copy b b
+bad "rename of a frozen bitmap" EBUSY bitmap_rename frozen n
+bad "rename to what is there" EEXIST bitmap_rename b used
 bad "commit of what is not frozen" 'EINVAL|ENOENT|ESTALE' bitmap_commit b
 bad "abort of what is not frozen" 'EINVAL|ENOENT|ESTALE' bitmap_abort b
 bad "commit of a snapshot's bitmap" EBUSY bitmap_commit used

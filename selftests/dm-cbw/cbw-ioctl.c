@@ -8,8 +8,10 @@
  *
  *	info
  *	transaction ACTION...		add:DEV:NAME[:GRANULARITY[:disabled,transient]]
- *					remove|clear|enable|disable|rotate|merge|copy|
- *					rename:DEV:NAME  start:SNAPSHOT
+ *					remove|clear|enable|disable|rotate:DEV:NAME
+ *					start:SNAPSHOT
+ *					merge|copy:DEV:NAME:SOURCE[:SOURCE-DEV]
+ *					rename:DEV:NAME:NEW
  *	commit DEV CUT [on-success|never|always]	abort DEV CUT
  *	detach CUT
  *	release SNAPSHOT CUT OFFSET+LENGTH...	release-file SNAPSHOT CUT FILE
@@ -189,6 +191,12 @@ static bool get_action(char *s, struct cbw_action *a)
 		a->name_len = unescape(name);
 	}
 	opt = strtok_r(NULL, ":", &save);
+	if (opt && a->type >= CBW_ACTION_BITMAP_MERGE) {
+		a->name2 = (uintptr_t)opt;
+		a->name2_len = unescape(opt);
+		opt = strtok_r(NULL, "", &save);
+		return !opt || get_dev(opt, &a->dev2);
+	}
 	if (opt) {
 		if (!get_number(opt, &v))
 			return false;

@@ -60,9 +60,10 @@ refusals()
 1|there is no bitmap of that name|bitmap enable dut nosuch
 1|there is no bitmap of that name|bitmap disable dut nosuch
 1|dut has no bitmap 'nosuch'|bitmap list dut nosuch
-1|EOPNOTSUPP|bitmap merge dut b c
-1|EOPNOTSUPP|bitmap rename dut b c
-1|EOPNOTSUPP|bitmap copy dut c b
+1|there is no such bitmap, or no such source|bitmap merge dut b nosuch
+1|there is no bitmap of that name|bitmap rename dut nosuch c
+1|there is one of that name already|bitmap copy dut b b
+1|it has no cbw target|bitmap copy dut c b --from plain
 1|it has no cbw target|snapshot create plain --store $store
 1|not a cbw snapshot|snapshot remove dut
 1|it has no bitmap 'nosuch'|snapshot create dut --store $store --bitmap nosuch

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* bitmap add, remove, clear, enable, disable, list */
+/* bitmap add, remove, clear, enable, disable, merge, copy, rename, list */
 #include <json-c/json.h>
 
 #include "cbw.h"
@@ -193,20 +193,108 @@ static int bitmap_list(int argc, char **argv)
 	return EXIT_OK;
 }
 
-static int later(int argc, char **argv)
+static int names_ok(const struct cmdline *cl)
 {
+	struct cbw_error err;
+	int i;
+
+	for (i = 1; i < cl->nr_args; i++)
+		if (cbw_name_check(cl->arg[i], &err))
+			return usage("%s: %s", cl->command, err.msg);
+	return EXIT_OK;
+}
+
+/* A merge or a copy: DEV NAME SOURCE..., the sources on DEV or on @from. */
+static int with_sources(const struct cmdline *cl, const char *from, bool copy)
+{
+	const char *what = cl->command + strlen("cbw ");
+	struct cbw_dm_dev dev, source;
+	struct cbw_txn *txn;
+	int status, i;
+
+	status = names_ok(cl);
+	if (status == EXIT_OK)
+		status = find_tracked(what, cl->arg[0], &dev);
+	if (status == EXIT_OK)
+		status = find_tracked(what, from ? from : cl->arg[0], &source);
+	if (status)
+		return status;
+	txn = cbw_txn_new();
+	if (!txn)
+		return failed("out of memory");
+	for (i = 2; i < cl->nr_args; i++) {
+		if (copy)
+			cbw_txn_bitmap_copy(txn, dev.dev, cl->arg[1], source.dev, cl->arg[i], NULL);
+		else
+			cbw_txn_bitmap_merge(txn, dev.dev, cl->arg[1], source.dev, cl->arg[i], NULL);
+	}
+	return run(what, txn, dev.name);
+}
+
+static int bitmap_merge(int argc, char **argv)
+{
+	const char *from = NULL;
+	struct opt opts[] = {
+		{ "from", OPT_TEXT, &from, "DEV2", "the sources are those of another tracked device of the same size" },
+		{ 0 }
+	};
 	struct cmdline cl = {
-		.command = "cbw bitmap",
-		.args = "merge|copy|rename DEV ...",
-		.about = "Not supported by this version of the kernel module (EOPNOTSUPP).",
-		.min_args = 1, .max_args = -1,
+		.command = "cbw bitmap merge",
+		.args = "DEV NAME SOURCE... [--from DEV2]",
+		.about = "Adds what the SOURCE bitmaps have recorded to bitmap NAME of DEV, all at one instant.\n"
+			 "They may have any granularities, and stay as they are.",
+		.opts = opts,
+		.min_args = 3, .max_args = -1,
 	};
 	int status = opts_parse(&cl, argc, argv);
 
+	return status >= 0 ? status : with_sources(&cl, from, false);
+}
+
+static int bitmap_copy(int argc, char **argv)
+{
+	const char *from = NULL;
+	struct opt opts[] = {
+		{ "from", OPT_TEXT, &from, "DEV2", "the source is one of another tracked device of the same size" },
+		{ 0 }
+	};
+	struct cmdline cl = {
+		.command = "cbw bitmap copy",
+		.args = "DEV NEW SOURCE [--from DEV2]",
+		.about = "Makes bitmap NEW of DEV with the granularity, the state, the content and the base of\n"
+			 "bitmap SOURCE.",
+		.opts = opts,
+		.min_args = 3, .max_args = 3,
+	};
+	int status = opts_parse(&cl, argc, argv);
+
+	return status >= 0 ? status : with_sources(&cl, from, true);
+}
+
+static int bitmap_rename(int argc, char **argv)
+{
+	struct cmdline cl = {
+		.command = "cbw bitmap rename",
+		.args = "DEV NAME NEW",
+		.about = "Bitmap NAME of tracked device DEV is called NEW.",
+		.min_args = 3, .max_args = 3,
+	};
+	int status = opts_parse(&cl, argc, argv);
+	struct cbw_dm_dev dev;
+	struct cbw_txn *txn;
+
 	if (status >= 0)
 		return status;
-	return failed("bitmap %s: not supported by this version of the kernel module (EOPNOTSUPP); nothing was changed",
-		      argv[0]);
+	status = names_ok(&cl);
+	if (status == EXIT_OK)
+		status = find_tracked("bitmap rename", cl.arg[0], &dev);
+	if (status)
+		return status;
+	txn = cbw_txn_new();
+	if (!txn)
+		return failed("out of memory");
+	cbw_txn_bitmap_rename(txn, dev.dev, cl.arg[1], cl.arg[2], NULL);
+	return run("bitmap rename", txn, dev.name);
 }
 
 static const struct command verbs[] = {
@@ -216,9 +304,9 @@ static const struct command verbs[] = {
 	{ "enable", bitmap_enable, NULL },
 	{ "disable", bitmap_disable, NULL },
 	{ "list", bitmap_list, NULL },
-	{ "merge", later, NULL },
-	{ "copy", later, NULL },
-	{ "rename", later, NULL },
+	{ "merge", bitmap_merge, NULL },
+	{ "copy", bitmap_copy, NULL },
+	{ "rename", bitmap_rename, NULL },
 	{ NULL, NULL, NULL }
 };
 

@@ -126,6 +126,32 @@ int cbw_txn_bitmap(struct cbw_txn *txn, enum cbw_action_type action,
 		   struct cbw_devno dev, const char *name,
 		   struct cbw_error *err);
 
+/**
+ * cbw_txn_bitmap_merge - add what another bitmap has recorded until the cut
+ * @name: the target, of device @dev
+ * @source: the other one, of device @source_dev, which has the same size; any granularity
+ *
+ * cbw_txn_run() returns when it is done, which is after the last write that was in flight at
+ * the cut. EBUSY while either of them is frozen.
+ */
+int cbw_txn_bitmap_merge(struct cbw_txn *txn, struct cbw_devno dev, const char *name,
+			 struct cbw_devno source_dev, const char *source,
+			 struct cbw_error *err);
+
+/**
+ * cbw_txn_bitmap_copy - make a bitmap like another one
+ * @name: the new one, of device @dev; the rest as above
+ *
+ * It has the granularity, the state and, if that records, the base of its source.
+ */
+int cbw_txn_bitmap_copy(struct cbw_txn *txn, struct cbw_devno dev, const char *name,
+			struct cbw_devno source_dev, const char *source,
+			struct cbw_error *err);
+
+/** cbw_txn_bitmap_rename - bitmap @name of @dev is called @new_name from the cut on */
+int cbw_txn_bitmap_rename(struct cbw_txn *txn, struct cbw_devno dev, const char *name,
+			  const char *new_name, struct cbw_error *err);
+
 /** cbw_txn_snapshot_start - the cut of armed snapshot @snapshot */
 int cbw_txn_snapshot_start(struct cbw_txn *txn, struct cbw_devno snapshot,
 			   struct cbw_error *err);

@@ -82,8 +82,10 @@ void cbw_txn_free(struct cbw_txn *txn)
 
 	if (!txn)
 		return;
-	for (i = 0; i < txn->nr; i++)
+	for (i = 0; i < txn->nr; i++) {
 		free((void *)(uintptr_t)txn->action[i].name);
+		free((void *)(uintptr_t)txn->action[i].name2);
+	}
 	free(txn->action);
 	free(txn);
 }
@@ -98,12 +100,14 @@ static int txn_spoil(struct cbw_txn *txn, const struct cbw_error *why,
 	return -why->code;
 }
 
-static int txn_add(struct cbw_txn *txn, struct cbw_action *action,
-		   const char *name, struct cbw_error *err)
+/* @name, @name2: NULL if the action has none */
+static int txn_add2(struct cbw_txn *txn, struct cbw_action *action, const char *name,
+		    const char *name2, struct cbw_error *err)
 {
+	char *copy = NULL, *copy2 = NULL;
 	struct cbw_error why;
 
-	if (name && cbw_name_check(name, &why))
+	if ((name && cbw_name_check(name, &why)) || (name2 && cbw_name_check(name2, &why)))
 		return txn_spoil(txn, &why, err);
 	if (txn->nr == CBW_ACTIONS_MAX) {
 		cbw_fail(&why, E2BIG, "a transaction takes at most %d actions",
@@ -121,18 +125,31 @@ static int txn_add(struct cbw_txn *txn, struct cbw_action *action,
 		txn->room = room;
 	}
 	if (name) {
-		char *copy = strdup(name);
-
+		copy = strdup(name);
 		if (!copy)
 			goto nomem;
 		action->name = (uintptr_t)copy;
 		action->name_len = (uint32_t)strlen(copy);
 	}
+	if (name2) {
+		copy2 = strdup(name2);
+		if (!copy2)
+			goto nomem;
+		action->name2 = (uintptr_t)copy2;
+		action->name2_len = (uint32_t)strlen(copy2);
+	}
 	txn->action[txn->nr++] = *action;
 	return 0;
 nomem:
+	free(copy);
 	cbw_fail(&why, ENOMEM, "out of memory");
 	return txn_spoil(txn, &why, err);
+}
+
+static int txn_add(struct cbw_txn *txn, struct cbw_action *action,
+		   const char *name, struct cbw_error *err)
+{
+	return txn_add2(txn, action, name, NULL, err);
 }
 
 int cbw_txn_bitmap_add(struct cbw_txn *txn, struct cbw_devno dev,
@@ -170,6 +187,40 @@ int cbw_txn_bitmap(struct cbw_txn *txn, enum cbw_action_type action,
 	}
 }
 
+int cbw_txn_bitmap_merge(struct cbw_txn *txn, struct cbw_devno dev, const char *name,
+			 struct cbw_devno source_dev, const char *source,
+			 struct cbw_error *err)
+{
+	struct cbw_action a = {
+		.type = CBW_ACTION_BITMAP_MERGE,
+		.dev = dev,
+		.dev2 = source_dev,
+	};
+
+	return txn_add2(txn, &a, name, source, err);
+}
+
+int cbw_txn_bitmap_copy(struct cbw_txn *txn, struct cbw_devno dev, const char *name,
+			struct cbw_devno source_dev, const char *source,
+			struct cbw_error *err)
+{
+	struct cbw_action a = {
+		.type = CBW_ACTION_BITMAP_COPY,
+		.dev = dev,
+		.dev2 = source_dev,
+	};
+
+	return txn_add2(txn, &a, name, source, err);
+}
+
+int cbw_txn_bitmap_rename(struct cbw_txn *txn, struct cbw_devno dev, const char *name,
+			  const char *new_name, struct cbw_error *err)
+{
+	struct cbw_action a = { .type = CBW_ACTION_BITMAP_RENAME, .dev = dev };
+
+	return txn_add2(txn, &a, name, new_name, err);
+}
+
 int cbw_txn_snapshot_start(struct cbw_txn *txn, struct cbw_devno snapshot,
 			   struct cbw_error *err)
 {
@@ -196,6 +247,12 @@ static const char *action_text(uint32_t type)
 		return "disable bitmap";
 	case CBW_ACTION_BITMAP_ROTATE:
 		return "rotate bitmap";
+	case CBW_ACTION_BITMAP_MERGE:
+		return "merge into bitmap";
+	case CBW_ACTION_BITMAP_COPY:
+		return "copy to bitmap";
+	case CBW_ACTION_BITMAP_RENAME:
+		return "rename bitmap";
 	}
 	return "start snapshot";
 }
@@ -203,14 +260,17 @@ static const char *action_text(uint32_t type)
 static const char *action_advice(const struct cbw_action *a, int code)
 {
 	bool snap = a->type == CBW_ACTION_SNAPSHOT_START;
+	bool two = a->type == CBW_ACTION_BITMAP_MERGE || a->type == CBW_ACTION_BITMAP_COPY;
 
 	switch (code) {
 	case EEXIST:
 		return "there is one of that name already";
 	case ENOENT:
-		return "there is no bitmap of that name";
+		return two ? "there is no such bitmap, or no such source" :
+			"there is no bitmap of that name";
 	case EBUSY:
-		return snap ? "it was started before, or its bitmap is frozen by a backup or snapshot that is under way" :
+		return two ? "it or the source is frozen by a backup or snapshot that is under way" :
+			snap ? "it was started before, or its bitmap is frozen by a backup or snapshot that is under way" :
 			"it is frozen by a backup or snapshot that is under way";
 	case ENODEV:
 		return snap ? "not a cbw-snapshot device" :
@@ -222,7 +282,7 @@ static const char *action_advice(const struct cbw_action *a, int code)
 	case EINVAL:
 		return a->type == CBW_ACTION_BITMAP_ADD ?
 			"the name or the granularity is not valid" :
-			"not valid";
+			two ? "the devices are of different sizes" : "not valid";
 	}
 	return strerror(code);
 }

@@ -131,9 +131,15 @@ struct cbw_info {
  *	has the feature ``bitmap``, this rotates that bitmap too, and a
  *	BITMAP_ROTATE of the same bitmap in the same transaction is EINVAL.
  *	EBUSY when it was started before.
- * @CBW_ACTION_BITMAP_MERGE: EOPNOTSUPP in this version.
- * @CBW_ACTION_BITMAP_COPY: EOPNOTSUPP in this version.
- * @CBW_ACTION_BITMAP_RENAME: EOPNOTSUPP in this version.
+ * @CBW_ACTION_BITMAP_MERGE: add what @name2 of @dev2 has recorded until the cut to
+ *	bitmap @name.  The two may have any granularities: a granule becomes dirty when
+ *	any part of it is dirty in the source.  Neither base changes.  EINVAL when
+ *	the devices have different sizes; EBUSY while either of the two is frozen.
+ * @CBW_ACTION_BITMAP_COPY: make bitmap @name with the granularity, the state and the
+ *	content that @name2 of @dev2 has at the cut.  It has the source's base, too, if it
+ *	records.  Errors as for ADD and MERGE.
+ * @CBW_ACTION_BITMAP_RENAME: call bitmap @name @name2 from the cut on.  EEXIST when there
+ *	is one of that name; EBUSY while it is frozen.
  */
 enum cbw_action_type {
 	CBW_ACTION_BITMAP_ADD = 1,
@@ -160,6 +166,10 @@ enum cbw_action_type {
  * @name: pointer to the bitmap's name, not NUL terminated; 0 for SNAPSHOT_START
  * @name_len: its length in bytes, 1 to CBW_NAME_MAX; 0 for SNAPSHOT_START
  * @granularity: for BITMAP_ADD: bytes, 0 for the default; else 0
+ * @name2: for BITMAP_MERGE and BITMAP_COPY: pointer to the name of the source; for
+ *	BITMAP_RENAME: to the new name; else 0
+ * @dev2: for BITMAP_MERGE and BITMAP_COPY: the source's device; all zero: @dev
+ * @name2_len: length of @name2 in bytes, as @name_len; else 0
  * @reserved: must be 0
  */
 struct cbw_action {
@@ -169,7 +179,10 @@ struct cbw_action {
 	__aligned_u64 name;
 	__u32 name_len;
 	__u32 granularity;
-	__aligned_u64 reserved[3];
+	__aligned_u64 name2;
+	struct cbw_devno dev2;
+	__u32 name2_len;
+	__u32 reserved;
 };
 
 /**
@@ -188,8 +201,13 @@ struct cbw_action {
  * acknowledged before another one was issued is never missing from a cut that
  * has the other, on whatever devices of the transaction the two were.  Writes
  * that are in flight at the cut may be on either side of it.  Actions on one
- * device are done in their order.  Waits (killable) for an abort that is under way
- * on a bitmap it rotates.
+ * device are done in their order: what one of them makes or renames the next ones may
+ * name.
+ *
+ * Waits (killable) for an abort or a merge that is under way on a bitmap it names.  What
+ * it merges is there when it returns: that takes until the writes that are in flight at
+ * the cut have ended, since they may still mark a source.  Killed meanwhile it
+ * returns EINTR, and the merge goes on; until it has ended its target is busy.
  */
 struct cbw_transaction {
 	__u32 size;

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Merges: what follows a transaction in the background.
+ *
+ * A source is complete when the epoch that was current before the cut has been released:
+ * until then a write that fetched that epoch may still mark it.  So the bits
+ * are added after the publication, by a worker, and whoever asked waits for it.
+ * Setting bits in what writes are marking is always safe.
+ *
+ * From the publication on the target counts its merges, which makes it busy, and whoever
+ * consumes it once it has been frozen waits for them (cbw_bits_final).  The merges of a
+ * transaction are done in the order of its actions, so a source may be an earlier one's
+ * target.  Another transaction waits until none is left (txn_settled).
+ */
+#include "cbw.h"
+
+#include <linux/slab.h>
+
+/**
+ * struct cbw_merge - one merge; owned by its transaction, then by the worker
+ * @node: in merges->list
+ * @dev: device of @to, a reference
+ * @to: the target, a reference
+ * @from_dev: device of @from, a reference
+ * @from: the source, a reference
+ * @from_seq: @from is complete when this epoch of @from_dev has been released
+ */
+struct cbw_merge {
+	struct list_head node;
+	struct cbw_device *dev;
+	struct cbw_bits *to;
+	struct cbw_device *from_dev;
+	struct cbw_bits *from;
+	u64 from_seq;
+};
+
+/**
+ * struct cbw_merges - the merges of a transaction
+ * @ref: who waits for them and, once begun, the worker
+ * @list: struct cbw_merge; the transaction's, then the worker's
+ * @done: they have ended
+ * @work: does them
+ */
+struct cbw_merges {
+	struct kref ref;
+	struct list_head list;
+	struct completion done;
+	struct work_struct work;
+};
+
+static void merges_free(struct kref *ref)
+{
+	kfree(container_of(ref, struct cbw_merges, ref));
+}
+
+static void merge_free(struct cbw_merge *m)
+{
+	list_del(&m->node);
+	cbw_bits_put(m->to);
+	cbw_bits_put(m->from);
+	cbw_device_put(m->dev);
+	cbw_device_put(m->from_dev);
+	kfree(m);
+}
+
+static void merge_work(struct work_struct *work)
+{
+	struct cbw_merges *merges = container_of(work, struct cbw_merges, work);
+	struct cbw_merge *m, *tmp;
+
+	list_for_each_entry_safe(m, tmp, &merges->list, node) {
+		if (cbw_cured(2))
+			wait_event(m->from_dev->waitq,
+				   cbw_released(m->from_dev, m->from_seq));
+		cbw_bits_merge(m->to, m->from);
+		/* Who sees it go sees the marks; pairs with cbw_bits_merged(). */
+		atomic_dec_return_release(&m->to->merges);
+		wake_up_all(&m->dev->waitq);
+		merge_free(m);
+	}
+	complete_all(&merges->done);
+	kref_put(&merges->ref, merges_free);
+}
+
+/**
+ * cbw_merges_add - a merge is part of a transaction
+ * @txn: the transaction
+ * @dev: device of the target
+ * @to: its bits
+ * @from_dev: device of the source, part of the transaction
+ * @from: its bits
+ *
+ * May sleep.  Nothing happens before cbw_merges_begin().  Returns 0 or -ENOMEM.
+ */
+int cbw_merges_add(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_bits *to,
+		   struct cbw_device *from_dev, struct cbw_bits *from)
+{
+	struct cbw_merges *merges = txn->merges;
+	struct cbw_merge *m;
+
+	lockdep_assert_held(&cbw_config_mutex);
+	if (!merges) {
+		merges = kzalloc(sizeof(*merges), GFP_KERNEL);
+		if (!merges)
+			return -ENOMEM;
+		kref_init(&merges->ref);
+		INIT_LIST_HEAD(&merges->list);
+		init_completion(&merges->done);
+		INIT_WORK(&merges->work, merge_work);
+		txn->merges = merges;
+	}
+	m = kzalloc(sizeof(*m), GFP_KERNEL);
+	if (!m)
+		return -ENOMEM;
+	m->dev = cbw_device_get(dev);
+	m->to = cbw_bits_get(to);
+	m->from_dev = cbw_device_get(from_dev);
+	m->from = cbw_bits_get(from);
+	m->from_seq = from_dev->seq;
+	list_add_tail(&m->node, &merges->list);
+	return 0;
+}
+
+/* The transaction is given up.  @merges may be NULL. */
+void cbw_merges_drop(struct cbw_merges *merges)
+{
+	struct cbw_merge *m, *tmp;
+
+	if (!merges)
+		return;
+	list_for_each_entry_safe(m, tmp, &merges->list, node)
+		merge_free(m);
+	kref_put(&merges->ref, merges_free);
+}
+
+/**
+ * cbw_merges_begin - the transaction is about to be published
+ * @merges: its merges, or NULL
+ *
+ * The worker waits for the end of the epochs that are current now.
+ */
+void cbw_merges_begin(struct cbw_merges *merges)
+{
+	struct cbw_merge *m;
+
+	lockdep_assert_held(&cbw_config_mutex);
+	if (!merges)
+		return;
+	list_for_each_entry(m, &merges->list, node)
+		atomic_inc(&m->to->merges);
+	kref_get(&merges->ref);
+	queue_work(cbw_wait_wq, &merges->work);
+}
+
+/* May sleep.  Returns 0, or -EINTR when killed: then they go on. */
+int cbw_merges_wait(struct cbw_merges *merges)
+{
+	int r;
+
+	if (!merges)
+		return 0;
+	r = wait_for_completion_killable(&merges->done);
+	kref_put(&merges->ref, merges_free);
+	return r ? -EINTR : 0;
+}
