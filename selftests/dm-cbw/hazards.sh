@@ -228,15 +228,17 @@ on_a_partition()
 # the next publication has the gate shut: it is held whole, since it cannot be cut again.
 discard_cut_then_gate()
 {
-	local rc=0
+	local rc=0 scale=${CBW_BUDGET_SCALE:-1}
+
+	scale=$((scale < 3 ? scale : 3))
 
 	fill pdut && snap pshot pdut "$store" 8 && one pdut 0 4096 100 || return
 	# both keep a CPU, so each goes on by itself
-	hook arm map-discard timeout_ms 3000
+	hook arm map-discard timeout_ms $((3000 * scale))
 	bg D one pdut 0 64K 0 --op discard
 	hook_wait map-discard || return
 	msg pdut bitmap_add one || return
-	hook arm gate-shut timeout_ms 6000
+	hook arm gate-shut timeout_ms $((4000 * scale))
 	bg P msg pdut bitmap_add two
 	bg_wait D 20 && bg_wait P 20 || rc=1
 	(($(hook_get gate-seen expired) == gates + 1)) || { echo "it did not meet the gate"; rc=1; }
