@@ -63,15 +63,16 @@ within()
 }
 
 # until_true SECONDS COMMAND...: the same, with the patience that the machine needs, as for
-# budgets: a debug kernel or a busy machine has more of it.
+# budgets: a debug kernel or a busy machine has more of it. Not so much that the module's own
+# bound of 30 s comes first, or a hook's.
 until_true()
 {
-	local ms=${1/./}
+	local ms=${1/./} scale=${CBW_BUDGET_SCALE:-1}
 
 	# one digit behind the point at most
 	[[ $1 == *.* ]] && ms=$((ms * 100)) || ms=$((ms * 1000))
 	shift
-	within $((ms * ${CBW_BUDGET_SCALE:-1})) "$@"
+	within $((ms * (scale < 4 ? scale : 4))) "$@"
 }
 
 # not_yet MS COMMAND...: what must not happen does not: watched for so long, a little longer
