@@ -146,6 +146,7 @@ void cbw_bits_or(struct cbw_bits *to, const struct cbw_bits *from)
  */
 void cbw_bits_merge(struct cbw_bits *to, const struct cbw_bits *from)
 {
+	const sector_t piece = (sector_t)SZ_1M << to->shift;
 	sector_t start, end = 0;
 
 	if (to == from)
@@ -154,8 +155,14 @@ void cbw_bits_merge(struct cbw_bits *to, const struct cbw_bits *from)
 		cbw_bits_or(to, from);
 		return;
 	}
-	while (cbw_bits_next_run(from, end, &start, &end))
+	while (cbw_bits_next_run(from, end, &start, &end)) {
+		/* A run may be all of the device, and the target's granules small. */
+		for (; end - start > piece; start += piece) {
+			cbw_bits_mark_range(to, start, piece);
+			cond_resched();
+		}
 		cbw_bits_mark_range(to, start, end - start);
+	}
 }
 
 /**

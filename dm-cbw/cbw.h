@@ -62,6 +62,8 @@ extern struct workqueue_struct *cbw_wq;
 extern struct workqueue_struct *cbw_store_wq;
 /* Aborts and the like: may wait for epochs to drain. */
 extern struct workqueue_struct *cbw_wait_wq;
+/* Merges: any number of them may wait for epochs, and keep nothing else waiting. */
+extern struct workqueue_struct *cbw_merge_wq;
 
 /* ---- bits.c: flat bitmap memory ------------------------------------------ */
 
@@ -241,7 +243,7 @@ struct cbw_remap {
  *
  * Belongs to the mapped device, not to a table: a reload inherits it.
  *
- * @ref: table instances, epochs, snapshots
+ * @ref: table instances, epochs, snapshots, merges
  * @node: in the list of devices, cbw_config_mutex
  * @md: the mapped device; valid while there is an instance
  * @devt: its number
@@ -250,7 +252,7 @@ struct cbw_remap {
  * @epoch: RCU; changed under cbw_config_mutex
  * @seq: number of @epoch, cbw_config_mutex
  * @released_seq: the newest epoch that has been released, as have all older ones
- * @waitq: woken when @released_seq grows and when an abort ends
+ * @waitq: woken when @released_seq grows and when an abort or a merge ends
  * @origin: RCU; changed under cbw_config_mutex; NULL when gone
  * @suspended: our table is suspended: another one may be swapped in
  * @resumes: how often a table of ours was resumed; by dm one at a time

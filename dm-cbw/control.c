@@ -471,7 +471,8 @@ out:
 }
 
 /*
- * The memory of one half of a bitmap, a reference; for the frozen half, when it is final.
+ * The memory of one half of a bitmap, a reference; when what is merged into it is there
+ * and, for the frozen half, it is final.
  */
 static struct cbw_bits *get_half(struct cbw_bitmap_extents *cmd,
 				 struct cbw_name name)

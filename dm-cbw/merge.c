@@ -149,7 +149,7 @@ void cbw_merges_begin(struct cbw_merges *merges)
 	list_for_each_entry(m, &merges->list, node)
 		atomic_inc(&m->to->merges);
 	kref_get(&merges->ref);
-	queue_work(cbw_wait_wq, &merges->work);
+	queue_work(cbw_merge_wq, &merges->work);
 }
 
 /* May sleep.  Returns 0, or -EINTR when killed: then they go on. */

@@ -141,7 +141,7 @@ static int message_others(struct cbw_device *dev, enum verb verb, struct cbw_nam
 		return bad(verb == MERGE ? "bitmap_merge <target> <source>..." :
 			   verb == COPY ? "bitmap_copy <new> <source>" :
 			   "bitmap_rename <old> <new>");
-	others = kcalloc(argc, sizeof(*others), GFP_KERNEL);
+	others = kcalloc(argc, sizeof(*others), GFP_NOIO);
 	if (!others)
 		return -ENOMEM;
 	for (i = 0; i < argc && !r; i++)
@@ -152,6 +152,7 @@ static int message_others(struct cbw_device *dev, enum verb verb, struct cbw_nam
 		goto out;
 	do {
 		cbw_txn_begin(&txn, NULL);
+		r = 0;
 		if (verb == RENAME)
 			r = cbw_txn_rename(&txn, dev, name, others->name);
 		for (i = 0; i < argc && !r && verb != RENAME; i++)
@@ -193,7 +194,8 @@ static int act(struct cbw_txn *txn, struct cbw_device *dev, enum verb verb,
  * @result: the reply
  * @maxlen: room for it
  *
- * May sleep.  1: there is a reply.  EEXIST, ENOENT, EBUSY, or EINVAL with a log line.
+ * May sleep.  1: there is a reply.  EEXIST, ENOENT, ENODEV, EBUSY, EINTR, or EINVAL with a
+ * log line.
  */
 int cbw_message(struct dm_target *ti, unsigned int argc, char **argv,
 		char *result, unsigned int maxlen)

@@ -252,6 +252,13 @@ static struct cbw_bitmap_state *txn_state(struct cbw_bitmap *b)
 	return b->staged ? &b->next : &b->cur;
 }
 
+static int txn_sizes_differ(const struct cbw_device *dev, const struct cbw_device *from_dev)
+{
+	DMERR_LIMIT("merge or copy: the target's device has %llu sectors, the source's %llu",
+		    (u64)dev->len, (u64)from_dev->len);
+	return -EINVAL;
+}
+
 int cbw_txn_merge(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_name name,
 		  struct cbw_device *from_dev, struct cbw_name from)
 {
@@ -262,11 +269,8 @@ int cbw_txn_merge(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_name n
 	source = txn_source(txn, from_dev, from);
 	if (IS_ERR(source))
 		return PTR_ERR(source);
-	if (dev->len != from_dev->len) {
-		DMERR_LIMIT("merge: the target's device has %llu sectors, the source's %llu",
-			    (u64)dev->len, (u64)from_dev->len);
-		return -EINVAL;
-	}
+	if (dev->len != from_dev->len)
+		return txn_sizes_differ(dev, from_dev);
 	return cbw_merges_add(txn, dev, b->next.active, from_dev,
 			      txn_state(source)->active);
 }
@@ -281,13 +285,19 @@ int cbw_txn_copy(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_name na
 	if (IS_ERR(source))
 		return PTR_ERR(source);
 	state = txn_state(source);
+	if (dev->len != from_dev->len)
+		return txn_sizes_differ(dev, from_dev);
 	r = cbw_txn_add(txn, dev, name, 1u << (state->active->shift + SECTOR_SHIFT),
 			(state->enabled ? 0 : CBW_ADD_DISABLED) |
 			(source->transient ? CBW_ADD_TRANSIENT : 0));
 	if (r)
 		return r;
 	b = cbw_bitmap_find(dev, name);
-	if (state->enabled)
+	/*
+	 * A write in flight since before the base's cut is marked again at its end, in what
+	 * records on its own device then: elsewhere the base holds only if there is none.
+	 */
+	if (state->enabled && (from_dev == dev || READ_ONCE(from_dev->suspended)))
 		b->next.base = state->base;
 	return cbw_txn_merge(txn, dev, name, from_dev, from);
 }

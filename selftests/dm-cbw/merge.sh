@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 80
+# budget: 120
 #
 # Merge, copy and rename of bitmaps: across granularities and devices, several in one
 # transaction, and while writes are in flight.
@@ -149,12 +149,15 @@ t "merge from another device" devices
 
 copies()
 {
-	local rc=0 base
+	local rc=0 base no
 
 	msg dut1 bitmap_add a granularity 4096 && one dut1 64K 64K && msg dut1 bitmap_rotate a >/dev/null &&
 		msg dut1 bitmap_commit a && one dut1 1M 8K || return
 	base=$(bitmap_get dut1 a base)
-	msg dut1 bitmap_copy b a && msg dut2 bitmap_copy b "$(stat -L -c '%Hr:%Lr' $M/dut1)"/a || return
+	no=$(stat -L -c '%Hr:%Lr' $M/dut1)
+	# on another device the base holds only if no write is in flight
+	msg dut2 bitmap_copy none $no/a && bitmap_is dut2 none base 00000000000000000000000000000000 || rc=1
+	msg dut1 bitmap_copy b a && dm_suspend dut1 && msg dut2 bitmap_copy b $no/a && dm_resume dut1 || return
 	of a >"$CBW_TMP/want"
 	of b >"$CBW_TMP/got"
 	same "the copy" "$CBW_TMP/want" "$CBW_TMP/got" || rc=1
@@ -341,6 +344,45 @@ busy()
 	return $rc
 }
 t "busy, and killed" busy
+
+# Messages that meet a merge or an abort wait for its end, and then do what they are for.
+messages_wait()
+{
+	local rc=0 m
+
+	for m in "bitmap_merge t u" "bitmap_merge u t" "bitmap_copy n t" "bitmap_rename t n"; do
+		msg dut1 bitmap_add s granularity 4096 && msg dut1 bitmap_add t granularity 4096 disabled &&
+			msg dut1 bitmap_add u granularity 4096 disabled || return
+		hook arm map-marked sector 256 timeout_ms 20000
+		bg V one dut1 128K 4K
+		hook_wait map-marked || return
+		bg T msg dut1 bitmap_merge t s
+		until_true 5 bitmap_is dut1 t flags b || { wrong "not busy"; return; }
+		bg M msg dut1 $m
+		not_yet 300 bg_ended M || { echo "'$m' did not wait"; rc=1; }
+		hook release map-marked
+		bg_wait V 10 && bg_wait T 10 && bg_wait M 10 || return
+		case $m in
+		*merge*)	expect "after '$m': u" "$([[ $m == *"t u" ]] && of t || of u)" "131072 4096" || rc=1 ;;
+		*)		expect "after '$m': n" "$(of n)" "131072 4096" || rc=1 ;;
+		esac
+		none || return
+	done
+	# an abort
+	msg dut1 bitmap_add s granularity 4096 && msg dut1 bitmap_add t granularity 4096 disabled &&
+		one dut1 64K 4K && msg dut1 bitmap_rotate s >/dev/null || return
+	hook arm abort-work timeout_ms 20000
+	bg A msg dut1 bitmap_abort s
+	hook_wait abort-work || return
+	bg M msg dut1 bitmap_merge t s
+	not_yet 300 bg_ended M || { echo "it did not wait for the abort"; rc=1; }
+	hook release abort-work
+	bg_wait A 10 && bg_wait M 10 || return
+	expect "after the abort" "$(of t)" "65536 4096" || rc=1
+	none || rc=1
+	return $rc
+}
+t "messages wait" messages_wait
 
 # Under load: whatever was written is in the source's copy or in what recorded after.
 under_load()

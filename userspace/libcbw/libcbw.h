@@ -142,7 +142,8 @@ int cbw_txn_bitmap_merge(struct cbw_txn *txn, struct cbw_devno dev, const char *
  * cbw_txn_bitmap_copy - make a bitmap like another one
  * @name: the new one, of device @dev; the rest as above
  *
- * It has the granularity, the state and, if that records, the base of its source.
+ * It has the granularity, the state and, if that records, the base of its source. A source on
+ * another device gives its base only while that is suspended.
  */
 int cbw_txn_bitmap_copy(struct cbw_txn *txn, struct cbw_devno dev, const char *name,
 			struct cbw_devno source_dev, const char *source,

@@ -273,7 +273,8 @@ static const char *action_advice(const struct cbw_action *a, int code)
 			snap ? "it was started before, or its bitmap is frozen by a backup or snapshot that is under way" :
 			"it is frozen by a backup or snapshot that is under way";
 	case ENODEV:
-		return snap ? "not a cbw-snapshot device" :
+		return two ? "it or the source's device has no cbw target" :
+			snap ? "not a cbw-snapshot device" :
 			"not a device with the cbw target";
 	case ENOSPC:
 		return "the device has as many bitmaps as it can have";

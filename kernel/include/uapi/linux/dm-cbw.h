@@ -137,7 +137,8 @@ struct cbw_info {
  *	the devices have different sizes; EBUSY while either of the two is frozen.
  * @CBW_ACTION_BITMAP_COPY: make bitmap @name with the granularity, the state and the
  *	content that @name2 of @dev2 has at the cut.  It has the source's base, too, if it
- *	records.  Errors as for ADD and MERGE.
+ *	records and, where @dev2 is another device, that is suspended: a write that is in
+ *	flight there would be missing.  Errors as for ADD and MERGE.
  * @CBW_ACTION_BITMAP_RENAME: call bitmap @name @name2 from the cut on.  EEXIST when there
  *	is one of that name; EBUSY while it is frozen.
  */
@@ -207,7 +208,8 @@ struct cbw_action {
  * Waits (killable) for an abort or a merge that is under way on a bitmap it names.  What
  * it merges is there when it returns: that takes until the writes that are in flight at
  * the cut have ended, since they may still mark a source.  Killed meanwhile it
- * returns EINTR, and the merge goes on; until it has ended its target is busy.
+ * returns EINTR, and the merge goes on (@out_failed is @nr_actions then); until it has
+ * ended its target is busy.
  */
 struct cbw_transaction {
 	__u32 size;
@@ -418,7 +420,7 @@ struct cbw_snapshot_info {
 
 /* struct cbw_bitmap_entry.flags */
 #define CBW_BITMAP_ENABLED	(1u << 0)	/* records */
-#define CBW_BITMAP_BUSY		(1u << 1)	/* frozen, or an abort is under way */
+#define CBW_BITMAP_BUSY		(1u << 1)	/* frozen, or an abort or a merge is under way */
 #define CBW_BITMAP_PERSISTENT	(1u << 2)
 #define CBW_BITMAP_INCONSISTENT	(1u << 3)
 
@@ -507,7 +509,8 @@ struct cbw_extent {
  *
  * Lists the dirty extents, in order; what is not listed is clean.  The frozen half does
  * not change any more: the call waits (killable) until the last write that was in
- * flight at the cut and could still mark it has ended.
+ * flight at the cut and could still mark it has ended.  For either half it waits for what
+ * is being merged into it.
  */
 struct cbw_bitmap_extents {
 	__u32 size;
