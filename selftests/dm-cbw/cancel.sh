@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 60
+# budget: 90
 #
 # A release takes back what was begun for the chunk: the writes held for it go at
 # once, what its copy comes to later has no effect, what has not been written to
