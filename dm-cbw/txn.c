@@ -107,9 +107,12 @@ static int txn_settled(struct cbw_txn *txn, struct cbw_bitmap *b)
 	return 0;
 }
 
-/* Find a bitmap that may be changed and stage it. */
-static struct cbw_bitmap *txn_bitmap(struct cbw_txn *txn, struct cbw_device *dev,
-				     struct cbw_name name)
+/*
+ * Find a bitmap that nothing else is at work on.  Its device gets a new epoch: when the old
+ * one has been released, all that was written before the cut has been marked.
+ */
+static struct cbw_bitmap *txn_find(struct cbw_txn *txn, struct cbw_device *dev,
+				   struct cbw_name name)
 {
 	struct cbw_bitmap *b;
 	int r = txn_touch(txn, dev);
@@ -120,9 +123,17 @@ static struct cbw_bitmap *txn_bitmap(struct cbw_txn *txn, struct cbw_device *dev
 	if (!b)
 		return ERR_PTR(-ENOENT);
 	r = txn_settled(txn, b);
-	if (r)
-		return ERR_PTR(r);
-	bitmap_stage(b);
+	return r ? ERR_PTR(r) : b;
+}
+
+/* Find a bitmap that may be changed and stage it. */
+static struct cbw_bitmap *txn_bitmap(struct cbw_txn *txn, struct cbw_device *dev,
+				     struct cbw_name name)
+{
+	struct cbw_bitmap *b = txn_find(txn, dev, name);
+
+	if (!IS_ERR(b))
+		bitmap_stage(b);
 	return b;
 }
 
@@ -228,25 +239,6 @@ int cbw_txn_enable(struct cbw_txn *txn, struct cbw_device *dev,
 	return 0;
 }
 
-/*
- * The source of a merge.  Its device gets a new epoch as well: when the old one has been
- * released, all that was written before the cut has been marked.
- */
-static struct cbw_bitmap *txn_source(struct cbw_txn *txn, struct cbw_device *dev,
-				     struct cbw_name name)
-{
-	struct cbw_bitmap *b;
-	int r = txn_touch(txn, dev);
-
-	if (r)
-		return ERR_PTR(r);
-	b = cbw_bitmap_find(dev, name);
-	if (!b)
-		return ERR_PTR(-ENOENT);
-	r = txn_settled(txn, b);
-	return r ? ERR_PTR(r) : b;
-}
-
 static struct cbw_bitmap_state *txn_state(struct cbw_bitmap *b)
 {
 	return b->staged ? &b->next : &b->cur;
@@ -266,7 +258,7 @@ int cbw_txn_merge(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_name n
 
 	if (IS_ERR(b))
 		return PTR_ERR(b);
-	source = txn_source(txn, from_dev, from);
+	source = txn_find(txn, from_dev, from);
 	if (IS_ERR(source))
 		return PTR_ERR(source);
 	if (dev->len != from_dev->len)
@@ -278,7 +270,7 @@ int cbw_txn_merge(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_name n
 int cbw_txn_copy(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_name name,
 		 struct cbw_device *from_dev, struct cbw_name from)
 {
-	struct cbw_bitmap *source = txn_source(txn, from_dev, from), *b;
+	struct cbw_bitmap *source = txn_find(txn, from_dev, from), *b;
 	const struct cbw_bitmap_state *state;
 	int r;
 

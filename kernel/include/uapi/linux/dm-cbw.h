@@ -133,7 +133,9 @@ struct cbw_info {
  *	EBUSY when it was started before.
  * @CBW_ACTION_BITMAP_MERGE: add what @name2 of @dev2 has recorded until the cut to
  *	bitmap @name.  The two may have any granularities: a granule becomes dirty when
- *	any part of it is dirty in the source.  Neither base changes.  EINVAL when
+ *	any part of it is dirty in the source.  Neither base changes.  Where @dev2 is
+ *	another device, what is in flight there may be missing: suspend it first if that
+ *	matters.  EINVAL when
  *	the devices have different sizes; EBUSY while either of the two is frozen.
  * @CBW_ACTION_BITMAP_COPY: make bitmap @name with the granularity, the state and the
  *	content that @name2 of @dev2 has at the cut.  It has the source's base, too, if it
