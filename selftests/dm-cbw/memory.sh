@@ -35,21 +35,23 @@ free_kib()
 	done </proc/meminfo
 }
 
-# takes COMMAND UNDO: the KiB that the one takes in $took, the least of three times:
-# whatever else the machine does takes more, or gives back later what it took before
+# takes COMMAND UNDO: the KiB that the one takes in $took, the middle of five times:
+# whatever else the machine does takes more meanwhile, or gives back what it took
+# before, and neither makes a figure of the one time it hits
 takes()
 {
-	local before between i
+	local before between i all=()
 
-	took=$((1 << 40))
-	for i in 1 2 3; do
+	for i in 1 2 3 4 5; do
 		before=$(free_kib)
 		$1 || return
 		between=$(free_kib)
 		$2 || return
-		((before - between >= took)) || took=$((before - between))
+		all+=($((before - between)))
 		echo "$1: $before, $between, $(free_kib)"
 	done
+	mapfile -t all < <(printf '%s\n' "${all[@]}" | sort -n)
+	took=${all[2]}
 }
 
 # at_most WHAT KIB
