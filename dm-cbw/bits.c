@@ -5,10 +5,17 @@
  * Bits are set by writes under RCU and never cleared: to clear a bitmap is to
  * rotate it and drop the old half.  So "test before set" never races a clear.
  */
-#include "cbw.h"
+#define DM_MSG_PREFIX "cbw"
 
+#include "bits.h"
+
+#include <linux/bitmap.h>
+#include <linux/device-mapper.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/sched.h>
+#include <linux/sizes.h>
+#include <linux/slab.h>
 #include <linux/vmalloc.h>
 
 static unsigned long bitmap_limit_mib;

@@ -44,6 +44,7 @@
 #include <linux/workqueue.h>
 
 #include "../kernel/compat/compat.h"
+#include "bits.h"
 #include "hooks.h"
 
 struct cbw_batch;
@@ -64,50 +65,6 @@ extern struct workqueue_struct *cbw_store_wq;
 extern struct workqueue_struct *cbw_wait_wq;
 /* Merges: any number of them may wait for epochs, and keep nothing else waiting. */
 extern struct workqueue_struct *cbw_merge_wq;
-
-/* ---- bits.c: flat bitmap memory ------------------------------------------ */
-
-/**
- * struct cbw_bits - a flat bitmap; bits are only ever set
- * @ref: one for each epoch, each bitmap half and each merge that points here
- * @merges: merges into it that have not ended; raised under cbw_config_mutex
- * @shift: log2 of the granularity in sectors
- * @nr: granules
- * @len: size of the device in sectors; the last granule may be short
- * @bytes: bytes of @words, accounted
- * @words: set with atomic operations or whole words of ones; read freely
- */
-struct cbw_bits {
-	refcount_t ref;
-	atomic_t merges;
-	unsigned int shift;
-	u64 nr;
-	sector_t len;
-	size_t bytes;
-	unsigned long *words;
-};
-
-struct cbw_bits *cbw_bits_alloc(sector_t len, unsigned int shift);
-void cbw_bits_put(struct cbw_bits *bits);
-void cbw_bits_mark_range(struct cbw_bits *bits, sector_t sector, sector_t nr);
-void cbw_bits_or(struct cbw_bits *to, const struct cbw_bits *from);
-void cbw_bits_merge(struct cbw_bits *to, const struct cbw_bits *from);
-u64 cbw_bits_dirty_bytes(const struct cbw_bits *a, const struct cbw_bits *b);
-bool cbw_bits_next_run(const struct cbw_bits *bits, sector_t from,
-		       sector_t *start, sector_t *end);
-
-static inline struct cbw_bits *cbw_bits_get(struct cbw_bits *bits)
-{
-	refcount_inc(&bits->ref);
-	return bits;
-}
-
-/* Have all merges into it ended? */
-static inline bool cbw_bits_merged(const struct cbw_bits *bits)
-{
-	/* Pairs with merge_work(): what they marked is seen. */
-	return !atomic_read_acquire(&bits->merges);
-}
 
 /* ---- epoch.c --------------------------------------------------------------- */
 

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Flat bitmap memory.  Nothing here knows of devices, so that it is tested on the host.
+ */
+#ifndef DM_CBW_BITS_H
+#define DM_CBW_BITS_H
+
+#include <linux/atomic.h>
+#include <linux/refcount.h>
+#include <linux/types.h>
+
+/**
+ * struct cbw_bits - a flat bitmap; bits are only ever set
+ * @ref: one for each epoch, each bitmap half and each merge that points here
+ * @merges: merges into it that have not ended; raised under cbw_config_mutex
+ * @shift: log2 of the granularity in sectors
+ * @nr: granules
+ * @len: size of the device in sectors; the last granule may be short
+ * @bytes: bytes of @words, accounted
+ * @words: set with atomic operations or whole words of ones; read freely
+ */
+struct cbw_bits {
+	refcount_t ref;
+	atomic_t merges;
+	unsigned int shift;
+	u64 nr;
+	sector_t len;
+	size_t bytes;
+	unsigned long *words;
+};
+
+struct cbw_bits *cbw_bits_alloc(sector_t len, unsigned int shift);
+void cbw_bits_put(struct cbw_bits *bits);
+void cbw_bits_mark_range(struct cbw_bits *bits, sector_t sector, sector_t nr);
+void cbw_bits_or(struct cbw_bits *to, const struct cbw_bits *from);
+void cbw_bits_merge(struct cbw_bits *to, const struct cbw_bits *from);
+u64 cbw_bits_dirty_bytes(const struct cbw_bits *a, const struct cbw_bits *b);
+bool cbw_bits_next_run(const struct cbw_bits *bits, sector_t from,
+		       sector_t *start, sector_t *end);
+
+static inline struct cbw_bits *cbw_bits_get(struct cbw_bits *bits)
+{
+	refcount_inc(&bits->ref);
+	return bits;
+}
+
+/* Have all merges into it ended? */
+static inline bool cbw_bits_merged(const struct cbw_bits *bits)
+{
+	/* Pairs with merge_work(): what they marked is seen. */
+	return !atomic_read_acquire(&bits->merges);
+}
+
+#endif /* DM_CBW_BITS_H */
