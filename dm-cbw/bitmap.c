@@ -207,6 +207,59 @@ static bool may_commit(const struct cbw_bitmap_state *s,
 	return false;
 }
 
+/* Not frozen any more; the frozen half is the caller's. */
+static void state_thaw(struct cbw_bitmap_state *s, bool committed)
+{
+	lockdep_assert_held(&cbw_config_mutex);
+	s->frozen = NULL;
+	/* A bitmap that does not record has no base. */
+	if (committed && s->enabled)
+		s->base = s->cut;
+	memset(&s->cut, 0, sizeof(s->cut));
+	s->session = NULL;
+	s->snap = NULL;
+}
+
+/* Are these the ones that a commit or abort of @cut, through @through, is about? */
+static bool frozen_at(const struct cbw_bitmap *b, const struct cbw_cut_id *cut,
+		      const struct cbw_snap *through)
+{
+	const struct cbw_bitmap_state *s = &b->cur;
+
+	return s->frozen && (!cut || cbw_cut_same(&s->cut, cut)) &&
+	       (!through || s->snap == through);
+}
+
+/*
+ * May what was frozen at a cut be committed?  Returns 0, also if it was committed before
+ * or, with @always, is being committed like that, -EBUSY or -ESTALE.
+ */
+static int commit_check(struct cbw_device *dev, struct cbw_bitmap *only,
+			const struct cbw_cut_id *cut, struct cbw_session *session,
+			struct cbw_snap *through, bool always)
+{
+	struct cbw_bitmap *b;
+	bool found = false;
+
+	lockdep_assert_held(&cbw_config_mutex);
+	list_for_each_entry(b, &dev->bitmaps, node) {
+		if (only && b != only)
+			continue;
+		if (cut && cbw_cut_same(&b->cur.base, cut))
+			found = true;
+		if (!b->cur.frozen || (cut && !cbw_cut_same(&b->cur.cut, cut)))
+			continue;
+		if (b->aborting && !(always && b->committing))
+			return -EBUSY;
+		if (!frozen_at(b, cut, through))
+			continue;
+		if (!may_commit(&b->cur, session, through))
+			return -EBUSY;
+		found = true;
+	}
+	return found ? 0 : -ESTALE;
+}
+
 /**
  * cbw_bitmap_commit - the backup of a cut is safe
  * @dev: the device
@@ -228,51 +281,40 @@ int cbw_bitmap_commit(struct cbw_device *dev, struct cbw_bitmap *only,
 		      struct cbw_snap *through)
 {
 	struct cbw_bitmap *b;
-	bool found = false;
+	int r;
 
-	lockdep_assert_held(&cbw_config_mutex);
 	/* Validate all, then act. */
+	r = commit_check(dev, only, cut, session, through, false);
+	if (r)
+		return r;
 	list_for_each_entry(b, &dev->bitmaps, node) {
 		struct cbw_bitmap_state *s = &b->cur;
 
-		if (only && b != only)
-			continue;
-		if (cut && cbw_cut_same(&s->base, cut))
-			found = true;
-		if (!s->frozen || (cut && !cbw_cut_same(&s->cut, cut)))
-			continue;
-		if (b->aborting)
-			return -EBUSY;
-		if (through && s->snap != through)
-			continue;
-		if (!may_commit(s, session, through))
-			return -EBUSY;
-		found = true;
-	}
-	if (!found)
-		return -ESTALE;
-	list_for_each_entry(b, &dev->bitmaps, node) {
-		struct cbw_bitmap_state *s = &b->cur;
-
-		if ((only && b != only) || !s->frozen || b->aborting ||
-		    (cut && !cbw_cut_same(&s->cut, cut)) ||
-		    (through && s->snap != through))
+		if ((only && b != only) || !frozen_at(b, cut, through))
 			continue;
 		cbw_bits_put(s->frozen);
-		s->frozen = NULL;
-		/* A bitmap that does not record has no base. */
-		if (s->enabled)
-			s->base = s->cut;
-		memset(&s->cut, 0, sizeof(s->cut));
-		s->session = NULL;
-		s->snap = NULL;
+		state_thaw(s, true);
 	}
 	return 0;
 }
 
+/* What a snapshot has released is safe in the backup: merge back the rest. */
+static void merge_unreleased(struct cbw_bits *to, const struct cbw_bits *frozen,
+			     struct cbw_snap *snap)
+{
+	sector_t start, end = 0, from, stop;
+
+	while (cbw_bits_next_run(frozen, end, &start, &end)) {
+		for (stop = start; cbw_snap_next_unreleased(snap, stop, end, &from, &stop);) {
+			cbw_bits_mark_range(to, from, stop - from);
+			cond_resched();
+		}
+	}
+}
+
 /*
- * An abort.  Only this adds the frozen half to the recording one, and
- * nothing can change either meanwhile: the bitmap is busy.  Setting bits in what
+ * An abort, or the rest of a commit.  Only this adds the frozen half to the recording
+ * one, and nothing can change either meanwhile: the bitmap is busy.  Setting bits in what
  * writes are marking is always safe, so there is nothing to allocate and nothing to
  * publish, and it cannot fail.
  */
@@ -281,21 +323,26 @@ static void bitmap_abort_work(struct work_struct *work)
 	struct cbw_bitmap *b = container_of(work, struct cbw_bitmap, abort_work);
 	struct cbw_device *dev = b->dev;
 	struct cbw_bits *frozen = b->cur.frozen;
+	struct cbw_snap *released_by;
 
 	cbw_hook_sleep(CBW_HOOK_ABORT_WORK, 0, dev->len);
 	if (cbw_cured(2))
 		wait_event(dev->waitq, cbw_bits_final(dev, frozen, b->cur.frozen_seq));
-	if (cbw_cured(7))
+	if (b->released_by)
+		merge_unreleased(b->cur.active, frozen, b->released_by);
+	else if (cbw_cured(7))
 		cbw_bits_or(b->cur.active, frozen);
 
 	cbw_config_lock();
-	b->cur.frozen = NULL;
-	memset(&b->cur.cut, 0, sizeof(b->cur.cut));
-	b->cur.session = NULL;
-	b->cur.snap = NULL;
+	released_by = b->released_by;
+	b->released_by = NULL;
+	state_thaw(&b->cur, b->committing);
+	b->committing = false;
 	b->aborting = false;
 	cbw_config_unlock();
 	cbw_bits_put(frozen);
+	if (released_by)
+		cbw_snap_put(released_by);
 	wake_up_all(&dev->waitq);
 	cbw_bitmap_put(b);
 }
@@ -335,6 +382,35 @@ int cbw_bitmap_abort_wait(struct cbw_bitmap *b)
 	return r ? -EINTR : 0;
 }
 
+/*
+ * Wait (killable) until nothing that was frozen at a cut is being merged back any more.
+ * Drops cbw_config_mutex.  Returns 0 or -EINTR.
+ */
+static int thaw_wait(struct cbw_device *dev, const struct cbw_cut_id *cut,
+		     struct cbw_snap *through)
+{
+	struct cbw_bitmap *b, *wait;
+	int r = 0;
+
+	lockdep_assert_held(&cbw_config_mutex);
+	cbw_device_get(dev);
+	do {
+		wait = NULL;
+		list_for_each_entry(b, &dev->bitmaps, node)
+			if (b->aborting && frozen_at(b, cut, through))
+				wait = b;
+		if (wait) {
+			kref_get(&wait->ref);
+			cbw_config_unlock();
+			r = cbw_bitmap_abort_wait(wait);
+			cbw_config_lock();
+		}
+	} while (wait && !r);
+	cbw_config_unlock();
+	cbw_device_put(dev);
+	return r;
+}
+
 /**
  * cbw_abort_cut - abort all bitmaps frozen at a cut, and wait
  * @dev: the device
@@ -347,31 +423,69 @@ int cbw_bitmap_abort_wait(struct cbw_bitmap *b)
 int cbw_abort_cut(struct cbw_device *dev, const struct cbw_cut_id *cut,
 		  struct cbw_snap *through)
 {
-	struct cbw_bitmap *b, *wait = NULL;
+	struct cbw_bitmap *b;
 	bool found = false;
-	int r = 0;
+	int r;
 
 	lockdep_assert_held(&cbw_config_mutex);
-	cbw_device_get(dev);
-	do {
-		wait = NULL;
-		list_for_each_entry(b, &dev->bitmaps, node) {
-			if (!b->cur.frozen || !cbw_cut_same(&b->cur.cut, cut))
-				continue;
-			if (through && b->cur.snap != through)
-				continue;
-			found = true;
-			cbw_bitmap_abort_start(b);
-			wait = b;
-		}
-		if (wait) {
-			kref_get(&wait->ref);
-			cbw_config_unlock();
-			r = cbw_bitmap_abort_wait(wait);
-			cbw_config_lock();
-		}
-	} while (wait && !r);
-	cbw_config_unlock();
-	cbw_device_put(dev);
+	list_for_each_entry(b, &dev->bitmaps, node) {
+		if (!frozen_at(b, cut, through))
+			continue;
+		/* A commit was there before. */
+		found = found || !b->committing;
+		cbw_bitmap_abort_start(b);
+	}
+	r = thaw_wait(dev, cut, through);
 	return found ? r : -ESTALE;
+}
+
+/* What it has released counts for a commit of its cut.  Or NULL. */
+static struct cbw_snap *snap_of_cut(struct cbw_device *dev, const struct cbw_cut_id *cut)
+{
+	struct cbw_snap *snap, *found = NULL;
+
+	lockdep_assert_held(&cbw_config_mutex);
+	list_for_each_entry(snap, &dev->snaps, node) {
+		if (!snap->start_seq || !cbw_cut_same(&snap->cut, cut))
+			continue;
+		if (found)
+			return NULL;
+		found = snap;
+	}
+	return found;
+}
+
+/**
+ * cbw_commit_always - the backup of a cut has failed, but what was released is safe
+ * @dev: the device
+ * @cut: the cut
+ * @session: who asks
+ * @through: the snapshot through which it was asked, or NULL
+ *
+ * The frozen granules with a chunk that was not released are merged back; the cut becomes
+ * the base, as the unfinished backup is what the next one builds upon.
+ *
+ * May sleep.  Called with cbw_config_mutex held, drops it.  Returns 0, the errors of
+ * cbw_bitmap_commit(), or -EINTR.
+ */
+int cbw_commit_always(struct cbw_device *dev, const struct cbw_cut_id *cut,
+		      struct cbw_session *session, struct cbw_snap *through)
+{
+	struct cbw_snap *snap = through ? through : snap_of_cut(dev, cut);
+	struct cbw_bitmap *b;
+	int r;
+
+	r = commit_check(dev, NULL, cut, session, through, true);
+	if (r) {
+		cbw_config_unlock();
+		return r;
+	}
+	list_for_each_entry(b, &dev->bitmaps, node) {
+		if (b->aborting || !frozen_at(b, cut, through))
+			continue;
+		b->committing = true;
+		b->released_by = snap ? cbw_snap_get(snap) : NULL;
+		cbw_bitmap_abort_start(b);
+	}
+	return thaw_wait(dev, cut, through);
 }

@@ -60,9 +60,15 @@ struct cbw_bits *cbw_bits_alloc(sector_t len, unsigned int shift)
 		      sizeof(unsigned long);
 	if (!bits_admit(bits->bytes))
 		goto free_bits;
-	bits->words = kvzalloc(bits->bytes, GFP_KERNEL | __GFP_NOWARN);
-	if (!bits->words)
+	/* kvzalloc() has nothing larger. */
+	if (bits->bytes <= INT_MAX)
+		bits->words = kvzalloc(bits->bytes, GFP_KERNEL | __GFP_NOWARN);
+	else
+		bits->words = __vmalloc(bits->bytes, GFP_KERNEL | __GFP_ZERO | __GFP_NOWARN);
+	if (!bits->words) {
+		DMWARN_LIMIT("no memory for a bitmap of %zu KiB", bits->bytes >> 10);
 		goto forget;
+	}
 	return bits;
 
 forget:
@@ -123,20 +129,30 @@ void cbw_bits_mark_range(struct cbw_bits *bits, sector_t sector, sector_t nr)
 	bits_or_word(&bits->words[word], tail);
 }
 
+/* The bits of the last word that are granules. */
+static unsigned long last_word_mask(const struct cbw_bits *bits)
+{
+	return BITMAP_LAST_WORD_MASK(bits->nr);
+}
+
 /**
  * cbw_bits_or - add all marks of a frozen bitmap to a recording one
  * @to: may be marked by writes at the same time
- * @from: of the same size and granularity; see cbw_bits_merge()
+ * @from: of the same granularity; see cbw_bits_merge().  Where the sizes differ, the
+ *	device was resized meanwhile: what is beyond the end of @to is left out
  *
  * May sleep.
  */
 void cbw_bits_or(struct cbw_bits *to, const struct cbw_bits *from)
 {
-	u64 i, words = from->bytes / sizeof(unsigned long);
+	u64 i, to_words = to->bytes / sizeof(unsigned long);
+	u64 words = min_t(u64, from->bytes / sizeof(unsigned long), to_words);
 
 	for (i = 0; i < words; i++) {
 		unsigned long word = READ_ONCE(from->words[i]);
 
+		if (i == to_words - 1)
+			word &= last_word_mask(to);
 		if (word)
 			bits_or_word(&to->words[i], word);
 		if (!(i % 65536))
@@ -175,21 +191,25 @@ void cbw_bits_merge(struct cbw_bits *to, const struct cbw_bits *from)
 /**
  * cbw_bits_dirty_bytes - what is dirty in one bitmap or in either of two
  * @a: a bitmap
- * @b: another of the same size and granularity, or NULL
+ * @b: another of the same granularity, or NULL; what is beyond the end of @a, which was
+ *	resized then, does not count
  *
  * May sleep.  The last granule counts up to the device's end.
  */
 u64 cbw_bits_dirty_bytes(const struct cbw_bits *a, const struct cbw_bits *b)
 {
 	u64 i, words = a->bytes / sizeof(unsigned long), dirty = 0;
+	u64 b_words = b ? b->bytes / sizeof(unsigned long) : 0;
 	u64 last = a->nr - 1;
 	unsigned long word = 0;
 	sector_t sectors;
 
 	for (i = 0; i < words; i++) {
 		word = READ_ONCE(a->words[i]);
-		if (b)
+		if (i < b_words)
 			word |= READ_ONCE(b->words[i]);
+		if (i == words - 1)
+			word &= last_word_mask(a);
 		dirty += hweight_long(word);
 		if (!(i % 65536))
 			cond_resched();
@@ -228,4 +248,77 @@ bool cbw_bits_next_run(const struct cbw_bits *bits, sector_t from,
 	*end = min_t(sector_t, (sector_t)last << bits->shift, bits->len);
 	cond_resched();
 	return true;
+}
+
+/**
+ * cbw_bits_resize - the content of a bitmap in one of another size
+ * @to: empty, of the same granularity
+ * @from: the bitmap; nothing marks it any more
+ *
+ * May sleep.  What is beyond the old end is dirty: nobody knows what is there.
+ */
+void cbw_bits_resize(struct cbw_bits *to, const struct cbw_bits *from)
+{
+	const sector_t piece = (sector_t)SZ_1M << to->shift;
+	sector_t start;
+
+	cbw_bits_or(to, from);
+	/* A short last granule gets longer: it is as new as what follows. */
+	for (start = from->len; start < to->len; start += piece) {
+		cbw_bits_mark_range(to, start, min(piece, to->len - start));
+		cond_resched();
+	}
+}
+
+/* The first granule is in the lowest bit of the first byte. */
+static unsigned long word_to_le(unsigned long word)
+{
+#if BITS_PER_LONG == 64
+	return (__force unsigned long)cpu_to_le64(word);
+#else
+	return (__force unsigned long)cpu_to_le32(word);
+#endif
+}
+
+/**
+ * cbw_bits_read - the bits as bytes, the first granule in the lowest bit
+ * @bits: the bitmap
+ * @word: where to begin, in words of unsigned long
+ * @to: room for @nr of them
+ * @nr: words
+ */
+void cbw_bits_read(const struct cbw_bits *bits, u64 word, unsigned long *to, u64 nr)
+{
+	while (nr--) {
+		*to++ = word_to_le(READ_ONCE(bits->words[word]));
+		word++;
+	}
+}
+
+/**
+ * cbw_bits_load - add bits that cbw_bits_read() gave
+ * @bits: the bitmap; may be marked by writes at the same time
+ * @word: where to begin, in words
+ * @from: the bits
+ * @nr: words of them
+ *
+ * Returns 0 or -EINVAL: one of them is beyond the end, and nothing was added.
+ */
+int cbw_bits_load(struct cbw_bits *bits, u64 word, const unsigned long *from, u64 nr)
+{
+	u64 words = bits->bytes / sizeof(unsigned long), i;
+
+	for (i = 0; i < nr; i++) {
+		unsigned long w = word_to_le(from[i]);
+
+		if (word + i == words - 1)
+			w &= ~last_word_mask(bits);
+		else if (word + i < words)
+			w = 0;
+		if (w)
+			return -EINVAL;
+	}
+	for (i = 0; i < nr && word + i < words; i++)
+		bits_or_word(&bits->words[word + i], word_to_le(from[i]));
+	return 0;
 }

@@ -37,6 +37,9 @@ void cbw_bits_merge(struct cbw_bits *to, const struct cbw_bits *from);
 u64 cbw_bits_dirty_bytes(const struct cbw_bits *a, const struct cbw_bits *b);
 bool cbw_bits_next_run(const struct cbw_bits *bits, sector_t from,
 		       sector_t *start, sector_t *end);
+void cbw_bits_resize(struct cbw_bits *to, const struct cbw_bits *from);
+void cbw_bits_read(const struct cbw_bits *bits, u64 word, unsigned long *to, u64 nr);
+int cbw_bits_load(struct cbw_bits *bits, u64 word, const unsigned long *from, u64 nr);
 
 static inline struct cbw_bits *cbw_bits_get(struct cbw_bits *bits)
 {

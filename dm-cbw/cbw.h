@@ -63,7 +63,7 @@ extern struct workqueue_struct *cbw_wq;
 extern struct workqueue_struct *cbw_store_wq;
 /* Aborts and the like: may wait for epochs to drain. */
 extern struct workqueue_struct *cbw_wait_wq;
-/* Merges: any number of them may wait for epochs, and keep nothing else waiting. */
+/* Merges and freezes: any number of them may wait, and keep nothing else waiting. */
 extern struct workqueue_struct *cbw_merge_wq;
 
 /* ---- epoch.c --------------------------------------------------------------- */
@@ -138,6 +138,33 @@ int cbw_epoch_first(struct cbw_device *dev);
 void cbw_epoch_last(struct cbw_device *dev);
 void cbw_publish(struct list_head *devs);
 
+/* ---- event.c ---------------------------------------------------------------- */
+
+/**
+ * struct cbw_counts - what guest writes of a device had to wait for; see struct cbw_stats
+ * @hist: by how long they were held
+ * @held_us: sum
+ * @max_held_us: longest
+ * @failed: went back with an error
+ * @again: REQ_NOWAIT, not held
+ * @marked_again: were in flight at a cut
+ * @discards: bytes not passed down
+ */
+struct cbw_counts {
+	atomic64_t hist[CBW_STATS_BUCKETS];
+	atomic64_t held_us;
+	atomic64_t max_held_us;
+	atomic64_t failed;
+	atomic64_t again;
+	atomic64_t marked_again;
+	atomic64_t discards;
+};
+
+void cbw_event(enum cbw_event_type type, dev_t devt, const struct cbw_cut_id *cut,
+	       unsigned int reason);
+void cbw_stats_held(struct cbw_counts *stats, ktime_t since, bool failed);
+void cbw_stats_get(const struct cbw_counts *stats, struct cbw_stats *out);
+
 /* ---- device.c --------------------------------------------------------------- */
 
 /**
@@ -160,6 +187,9 @@ struct cbw_origin {
  * @dd: the origin, opened by this instance
  * @origin: what this instance publishes as dev->origin when it is resumed
  * @live: it was resumed, cbw_config_mutex
+ * @resize_bits: memory for bitmaps if it changes the device's size, cbw_config_mutex
+ * @nr_resize_bits: how many of them, cbw_config_mutex
+ * @resize_pair: memory for the publication of that, cbw_config_mutex
  */
 struct cbw_target {
 	struct list_head node;
@@ -168,6 +198,9 @@ struct cbw_target {
 	struct dm_dev *dd;
 	struct cbw_origin *origin;
 	bool live;
+	struct cbw_bits *resize_bits[CBW_BITMAPS_MAX];
+	unsigned int nr_resize_bits;
+	struct cbw_epoch_pair resize_pair;
 };
 
 /* Workers that map writes again, by CPU. */
@@ -227,6 +260,7 @@ struct cbw_remap {
  * @gate_bios: writes that met a shut gate
  * @remap: writes to be mapped again
  * @copy_reads: reads for copies in flight
+ * @stats: counts; any context
  */
 struct cbw_device {
 	struct kref ref;
@@ -259,6 +293,7 @@ struct cbw_device {
 	struct bio_list gate_bios;
 	struct cbw_remap remap[CBW_REMAPS];
 	atomic_t copy_reads;
+	struct cbw_counts stats;
 };
 
 struct cbw_device *cbw_device_attach(struct dm_target *ti,
@@ -308,6 +343,12 @@ static inline bool cbw_bits_final(struct cbw_device *dev, const struct cbw_bits 
 {
 	return cbw_released(dev, seq) && cbw_bits_merged(bits);
 }
+
+/* ---- resize.c --------------------------------------------------------------- */
+
+int cbw_resize_alloc(struct cbw_device *dev, struct cbw_target *ct);
+void cbw_resize_free(struct cbw_target *ct);
+int cbw_resize_lock(struct cbw_device *dev, struct cbw_target *ct);
 
 /* ---- map.c: the path of a write ---------------------------------------------- */
 
@@ -385,9 +426,12 @@ struct cbw_bitmap_state {
  * @cur: the state
  * @next: what a transaction makes of it, while @staged
  * @staged: part of the current transaction
- * @aborting: an abort is under way: busy
+ * @aborting: the frozen half is being merged back: busy
+ * @committing: what is merged back is the rest of a commit (CBW_COMMIT_ALWAYS)
+ * @released_by: with @committing: the snapshot whose released chunks are left out, a
+ *	reference; NULL: none
  * @transient: never persist it
- * @abort_work: the abort
+ * @abort_work: merges back
  * @name_len: bytes of @name
  * @name: not NUL terminated
  */
@@ -399,6 +443,8 @@ struct cbw_bitmap {
 	struct cbw_bitmap_state next;
 	bool staged;
 	bool aborting;
+	bool committing;
+	struct cbw_snap *released_by;
 	bool transient;
 	struct work_struct abort_work;
 	unsigned int name_len;
@@ -418,6 +464,8 @@ int cbw_bitmap_abort_start(struct cbw_bitmap *b);
 int cbw_bitmap_abort_wait(struct cbw_bitmap *b);
 int cbw_abort_cut(struct cbw_device *dev, const struct cbw_cut_id *cut,
 		  struct cbw_snap *through);
+int cbw_commit_always(struct cbw_device *dev, const struct cbw_cut_id *cut,
+		      struct cbw_session *session, struct cbw_snap *through);
 struct cbw_dirty_set *cbw_dirty_count(struct cbw_device *dev);
 u64 cbw_dirty_bytes(const struct cbw_dirty_set *set, const struct cbw_bitmap *b);
 void cbw_bitmaps_destroy(struct cbw_device *dev);
@@ -444,6 +492,7 @@ static inline bool cbw_cut_same(const struct cbw_cut_id *a,
 }
 
 struct cbw_merges;
+struct cbw_freeze;
 
 /**
  * struct cbw_txn - a transaction while it is being staged
@@ -452,6 +501,7 @@ struct cbw_merges;
  * @cut: its cut id
  * @session: owner of what it rotates; NULL: by message or by a snapshot's resume
  * @merges: what is to be merged when it is done; NULL: nothing
+ * @freeze: what has to be frozen at the cut, the caller's; NULL: nothing
  * @wait: an abort that has to end first, a reference
  * @wait_merge: a bitmap's memory into which a merge has to end first, a reference
  * @wait_dev: its device, a reference
@@ -462,6 +512,7 @@ struct cbw_txn {
 	struct cbw_cut_id cut;
 	struct cbw_session *session;
 	struct cbw_merges *merges;
+	struct cbw_freeze *freeze;
 	struct cbw_bitmap *wait;
 	struct cbw_bits *wait_merge;
 	struct cbw_device *wait_dev;
@@ -484,9 +535,18 @@ int cbw_txn_copy(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_name na
 		 struct cbw_device *from_dev, struct cbw_name from);
 int cbw_txn_rename(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_name name,
 		   struct cbw_name to);
+struct cbw_bitmap *cbw_txn_settled_bitmap(struct cbw_txn *txn, struct cbw_device *dev,
+					  struct cbw_name name);
 int cbw_txn_start(struct cbw_txn *txn, struct cbw_snap *snap);
 int cbw_txn_end(struct cbw_txn *txn, int err);
 int cbw_txn_retry(struct cbw_txn *txn, int err);
+
+/* freeze.c */
+struct cbw_freeze *cbw_freeze_begin(const dev_t *devts, unsigned int nr,
+				    unsigned int timeout_ms);
+int cbw_freeze_claim(struct cbw_freeze *f);
+void cbw_freeze_thaw(struct cbw_freeze *f);
+void cbw_freeze_end(struct cbw_freeze *f);
 
 /* merge.c */
 int cbw_merges_add(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_bits *to,

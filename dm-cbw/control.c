@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * The control device: argument checks of each call, as the UAPI header documents
- * them.
+ * them.  The calls about bitmaps are in control-bitmap.c.
  */
-#include "session.h"
+#include "control.h"
 
 #include <linux/capability.h>
 #include <linux/compat.h>
@@ -23,6 +23,10 @@ union cbw_cmd_buffer {
 	struct cbw_snapshot_info snapshot_info;
 	struct cbw_bitmap_list bitmap_list;
 	struct cbw_bitmap_extents bitmap_extents;
+	struct cbw_bitmap_read bitmap_read;
+	struct cbw_bitmap_load bitmap_load;
+	struct cbw_mark_dirty mark_dirty;
+	struct cbw_stats stats;
 };
 
 /* Numbers that do not fit are those of no device. */
@@ -33,7 +37,7 @@ static dev_t to_devt(struct cbw_devno no)
 	return MAJOR(devt) == no.major && MINOR(devt) == no.minor ? devt : 0;
 }
 
-static struct cbw_device *find_device(struct cbw_devno no)
+struct cbw_device *cbw_control_device(struct cbw_devno no)
 {
 	dev_t devt = to_devt(no);
 
@@ -47,7 +51,7 @@ static struct cbw_snap *find_snap(struct cbw_devno no)
 	return devt ? cbw_snap_find(devt) : NULL;
 }
 
-static int do_info(struct cbw_session *session, void *arg)
+static int cbw_do_info(struct cbw_session *session, void *arg)
 {
 	struct cbw_info *cmd = arg;
 
@@ -122,7 +126,7 @@ static int action_do(struct cbw_txn *txn, const struct cbw_action *a, u8 *names)
 			return -EBUSY;
 		return cbw_txn_start(txn, snap);
 	}
-	dev = find_device(a->dev);
+	dev = cbw_control_device(a->dev);
 	if (!dev)
 		return -ENODEV;
 	switch (a->type) {
@@ -141,7 +145,7 @@ static int action_do(struct cbw_txn *txn, const struct cbw_action *a, u8 *names)
 	case CBW_ACTION_BITMAP_RENAME:
 		return cbw_txn_rename(txn, dev, name, name2);
 	}
-	dev2 = a->dev2.major || a->dev2.minor ? find_device(a->dev2) : dev;
+	dev2 = a->dev2.major || a->dev2.minor ? cbw_control_device(a->dev2) : dev;
 	if (!dev2)
 		return -ENODEV;
 	if (a->type == CBW_ACTION_BITMAP_MERGE)
@@ -194,16 +198,65 @@ static int names_copy(const struct cbw_action *actions, u32 nr, u8 ***out,
 	return r;
 }
 
-static int do_transaction(struct cbw_session *session, void *arg)
+/* The device that an action cuts, 0: none.  It may be another one when that is done. */
+static dev_t action_devt(const struct cbw_action *a)
+{
+	struct cbw_device *dev = NULL;
+	struct cbw_snap *snap;
+
+	lockdep_assert_held(&cbw_config_mutex);
+	if (a->type != CBW_ACTION_SNAPSHOT_START) {
+		dev = cbw_control_device(a->dev);
+	} else {
+		snap = find_snap(a->dev);
+		dev = snap ? snap->dev : NULL;
+	}
+	return dev && !dev->gone ? dev->devt : 0;
+}
+
+/* Freeze what is on the devices of a transaction.  NULL: there is nothing. */
+static struct cbw_freeze *freeze_all(const struct cbw_transaction *cmd,
+				     const struct cbw_action *actions)
+{
+	dev_t *devts = kvcalloc(cmd->nr_actions, sizeof(*devts), GFP_KERNEL_ACCOUNT);
+	struct cbw_freeze *freeze = NULL;
+	unsigned int nr = 0, j;
+	u32 i;
+
+	if (!devts)
+		return ERR_PTR(-ENOMEM);
+	cbw_config_lock();
+	for (i = 0; i < cmd->nr_actions; i++) {
+		dev_t devt = action_devt(&actions[i]);
+
+		for (j = 0; j < nr && devts[j] != devt; j++)
+			;
+		if (devt && j == nr)
+			devts[nr++] = devt;
+	}
+	cbw_config_unlock();
+	if (nr)
+		freeze = cbw_freeze_begin(devts, nr, cmd->freeze_timeout_ms ?:
+					  CBW_FREEZE_TIMEOUT_DEFAULT);
+	kvfree(devts);
+	return freeze;
+}
+
+static int cbw_do_transaction(struct cbw_session *session, void *arg)
 {
 	struct cbw_transaction *cmd = arg;
+	struct cbw_freeze *freeze = NULL;
 	struct cbw_action *actions;
 	struct cbw_txn txn;
 	u8 **names = NULL;
 	u32 i;
 	int r;
 
-	if (cmd->flags || cmd->reserved)
+	if (cmd->flags & ~CBW_TXN_FREEZE)
+		return -EINVAL;
+	if (cmd->freeze_timeout_ms && !(cmd->flags & CBW_TXN_FREEZE))
+		return -EINVAL;
+	if (cmd->freeze_timeout_ms > CBW_FREEZE_TIMEOUT_MAX)
 		return -EINVAL;
 	if (!cmd->nr_actions || cmd->nr_actions > CBW_ACTIONS_MAX ||
 	    cmd->action_size != sizeof(*actions))
@@ -216,8 +269,18 @@ static int do_transaction(struct cbw_session *session, void *arg)
 	r = names_copy(actions, cmd->nr_actions, &names, &cmd->out_failed);
 	if (r)
 		goto out;
+	cmd->out_failed = cmd->nr_actions;
+	if (cmd->flags & CBW_TXN_FREEZE) {
+		freeze = freeze_all(cmd, actions);
+		if (IS_ERR(freeze)) {
+			r = PTR_ERR(freeze);
+			freeze = NULL;
+			goto out;
+		}
+	}
 	do {
 		cbw_txn_begin(&txn, session);
+		txn.freeze = freeze;
 		for (i = 0; i < cmd->nr_actions && !r; i++) {
 			cmd->out_failed = i;
 			r = action_do(&txn, &actions[i], names[i]);
@@ -233,6 +296,7 @@ static int do_transaction(struct cbw_session *session, void *arg)
 	} while (!r);
 	if (!r)
 		cmd->out_cut = txn.cut;
+	cbw_freeze_end(freeze);
 out:
 	for (i = 0; names && i < cmd->nr_actions; i++)
 		kfree(names[i]);
@@ -250,7 +314,7 @@ static int find_cut(struct cbw_devno no, const struct cbw_cut_id *cut,
 	*snap = NULL;
 	if (cbw_cut_none(cut))
 		return -ESTALE;
-	*dev = find_device(no);
+	*dev = cbw_control_device(no);
 	if (*dev)
 		return 0;
 	*snap = find_snap(no);
@@ -262,7 +326,7 @@ static int find_cut(struct cbw_devno no, const struct cbw_cut_id *cut,
 	return 0;
 }
 
-static int do_commit(struct cbw_session *session, void *arg)
+static int cbw_do_commit(struct cbw_session *session, void *arg)
 {
 	struct cbw_commit *cmd = arg;
 	struct cbw_device *dev;
@@ -271,21 +335,28 @@ static int do_commit(struct cbw_session *session, void *arg)
 
 	if (cmd->flags || cmd->reserved)
 		return -EINVAL;
-	if (cmd->mode == CBW_COMMIT_ALWAYS)
-		return -EOPNOTSUPP;
-	if (cmd->mode != CBW_COMMIT_ON_SUCCESS && cmd->mode != CBW_COMMIT_NEVER)
+	if (cmd->mode != CBW_COMMIT_ON_SUCCESS && cmd->mode != CBW_COMMIT_NEVER &&
+	    cmd->mode != CBW_COMMIT_ALWAYS)
 		return -EINVAL;
 	cbw_config_lock();
 	r = find_cut(cmd->dev, &cmd->cut, &dev, &snap);
-	if (!r && cmd->mode == CBW_COMMIT_ON_SUCCESS)
+	if (r)
+		goto unlock;
+	switch (cmd->mode) {
+	case CBW_COMMIT_ON_SUCCESS:
 		r = cbw_bitmap_commit(dev, NULL, &cmd->cut, session, snap);
-	if (!r && cmd->mode == CBW_COMMIT_NEVER)
+		break;
+	case CBW_COMMIT_NEVER:
 		return cbw_abort_cut(dev, &cmd->cut, snap);	/* unlocks */
+	case CBW_COMMIT_ALWAYS:
+		return cbw_commit_always(dev, &cmd->cut, session, snap);	/* unlocks */
+	}
+unlock:
 	cbw_config_unlock();
 	return r;
 }
 
-static int do_abort(struct cbw_session *session, void *arg)
+static int cbw_do_abort(struct cbw_session *session, void *arg)
 {
 	struct cbw_abort *cmd = arg;
 	struct cbw_device *dev;
@@ -302,7 +373,7 @@ static int do_abort(struct cbw_session *session, void *arg)
 	return r;
 }
 
-static int do_session_detach(struct cbw_session *session, void *arg)
+static int cbw_do_session_detach(struct cbw_session *session, void *arg)
 {
 	struct cbw_session_detach *cmd = arg;
 
@@ -340,7 +411,7 @@ static bool range_ok(const struct cbw_snap *snap, const struct cbw_range *range)
 	       (!(range->length & mask) || range->offset + range->length == size);
 }
 
-static int do_release(struct cbw_session *session, void *arg)
+static int cbw_do_release(struct cbw_session *session, void *arg)
 {
 	struct cbw_release *cmd = arg;
 	struct cbw_range *ranges;
@@ -371,7 +442,7 @@ out:
 	return r;
 }
 
-static int do_snapshot_info(struct cbw_session *session, void *arg)
+static int cbw_do_snapshot_info(struct cbw_session *session, void *arg)
 {
 	struct cbw_snapshot_info *cmd = arg;
 	struct cbw_snap *snap;
@@ -393,178 +464,23 @@ static int do_snapshot_info(struct cbw_session *session, void *arg)
 	return r;
 }
 
-/* ---- bitmaps ----------------------------------------------------------------------------- */
+/* ---- what has happened ------------------------------------------------------------------- */
 
-static u32 entry_size(const struct cbw_bitmap *b)
+static int cbw_do_stats(struct cbw_session *session, void *arg)
 {
-	return ALIGN(sizeof(struct cbw_bitmap_entry) + b->name_len, 8);
-}
-
-static void entry_fill(struct cbw_bitmap *b, const struct cbw_dirty_set *dirty,
-		       struct cbw_bitmap_entry *e)
-{
-	memset(e, 0, entry_size(b));
-	e->entry_size = entry_size(b);
-	e->granularity = 1u << (b->cur.active->shift + SECTOR_SHIFT);
-	if (b->cur.enabled)
-		e->flags |= CBW_BITMAP_ENABLED;
-	if (cbw_bitmap_busy(b))
-		e->flags |= CBW_BITMAP_BUSY;
-	e->dirty_bytes = cbw_dirty_bytes(dirty, b);
-	e->base = b->cur.base;
-	e->cut = b->cur.cut;
-	e->name_len = b->name_len;
-	memcpy(e->name, b->name, b->name_len);
-}
-
-static int do_bitmap_list(struct cbw_session *session, void *arg)
-{
-	struct cbw_bitmap_list *cmd = arg;
-	u32 room = cmd->buf_len, need = 0;
-	struct cbw_dirty_set *dirty = NULL;
+	struct cbw_stats *cmd = arg;
 	struct cbw_device *dev;
-	struct cbw_bitmap *b;
-	u8 *buf = NULL;
 	int r = 0;
 
 	if (cmd->flags)
 		return -EINVAL;
-	cmd->out_nr = 0;
-	cmd->buf_len = 0;
 	cbw_config_lock();
-	dev = find_device(cmd->dev);
-	if (!dev) {
-		r = -ENODEV;
-		goto out;
-	}
-	cbw_device_get(dev);
-	dirty = cbw_dirty_count(dev);
-	cmd->out_device_size = (u64)dev->len << SECTOR_SHIFT;
-	list_for_each_entry(b, &dev->bitmaps, node) {
-		need += entry_size(b);
-		cmd->out_nr++;
-	}
-	cmd->buf_len = need;
-	if (need > room) {
-		r = -EMSGSIZE;
-		goto out;
-	}
-	buf = kvmalloc(max(need, 1u), GFP_KERNEL_ACCOUNT);
-	if (!buf) {
-		r = -ENOMEM;
-		goto out;
-	}
-	need = 0;
-	list_for_each_entry(b, &dev->bitmaps, node) {
-		entry_fill(b, dirty, (struct cbw_bitmap_entry *)(buf + need));
-		need += entry_size(b);
-	}
-out:
-	cbw_config_unlock();
+	dev = cbw_control_device(cmd->dev);
 	if (dev)
-		cbw_device_put(dev);
-	kfree(dirty);
-	if (!r && copy_to_user(u64_to_user_ptr(cmd->buf), buf, need))
-		r = -EFAULT;
-	kvfree(buf);
-	return r;
-}
-
-/*
- * The memory of one half of a bitmap, a reference; when what is merged into it is there
- * and, for the frozen half, it is final.
- */
-static struct cbw_bits *get_half(struct cbw_bitmap_extents *cmd,
-				 struct cbw_name name)
-{
-	struct cbw_device *dev;
-	struct cbw_bitmap *b;
-	struct cbw_bits *bits;
-	u64 seq = 0;
-
-	cbw_config_lock();
-	dev = find_device(cmd->dev);
-	b = dev ? cbw_bitmap_find(dev, name) : NULL;
-	if (!dev) {
-		bits = ERR_PTR(-ENODEV);
-	} else if (!b) {
-		bits = ERR_PTR(-ENOENT);
-	} else if (cbw_cut_none(&cmd->cut)) {
-		bits = cbw_bits_get(b->cur.active);
-	} else if (!b->cur.frozen || b->aborting ||
-		   !cbw_cut_same(&b->cur.cut, &cmd->cut)) {
-		bits = ERR_PTR(-ESTALE);
-	} else {
-		bits = cbw_bits_get(b->cur.frozen);
-		seq = b->cur.frozen_seq;
-	}
-	if (!IS_ERR(bits))
-		cbw_device_get(dev);
+		cbw_stats_get(&dev->stats, cmd);
+	else
+		r = -ENODEV;
 	cbw_config_unlock();
-	if (IS_ERR(bits))
-		return bits;
-	if (cbw_cured(2) &&
-	    wait_event_killable(dev->waitq, cbw_bits_final(dev, bits, seq))) {
-		cbw_bits_put(bits);
-		bits = ERR_PTR(-EINTR);
-	}
-	cbw_device_put(dev);
-	return bits;
-}
-
-static int extents_fill(struct cbw_bitmap_extents *cmd, struct cbw_bits *bits)
-{
-	struct cbw_extent __user *to = u64_to_user_ptr(cmd->extents);
-	u64 granularity = 1ULL << (bits->shift + SECTOR_SHIFT);
-	sector_t pos = (cmd->offset & ~(granularity - 1)) >> SECTOR_SHIFT;
-	u64 size = (u64)bits->len << SECTOR_SHIFT;
-	sector_t start, end;
-	u32 n = 0;
-
-	cmd->out_granularity = granularity;
-	while (n < cmd->nr_extents && cbw_bits_next_run(bits, pos, &start, &end)) {
-		struct cbw_extent e = {
-			.offset = (u64)start << SECTOR_SHIFT,
-			.length = (u64)(end - start) << SECTOR_SHIFT,
-			.flags = CBW_EXTENT_DIRTY,
-		};
-
-		if (copy_to_user(&to[n], &e, sizeof(e)))
-			return -EFAULT;
-		n++;
-		pos = end;
-		if (fatal_signal_pending(current))
-			return -EINTR;
-	}
-	cmd->offset = n < cmd->nr_extents ? size : (u64)pos << SECTOR_SHIFT;
-	cmd->nr_extents = n;
-	return 0;
-}
-
-static int do_bitmap_extents(struct cbw_session *session, void *arg)
-{
-	struct cbw_bitmap_extents *cmd = arg;
-	struct cbw_name name;
-	struct cbw_bits *bits;
-	u8 *buf;
-	int r;
-
-	if (cmd->flags || cmd->reserved || !cmd->name_len ||
-	    cmd->name_len > CBW_NAME_MAX || !cmd->nr_extents ||
-	    cmd->nr_extents > CBW_EXTENTS_MAX)
-		return -EINVAL;
-	buf = memdup_user(u64_to_user_ptr(cmd->name), cmd->name_len);
-	if (IS_ERR(buf))
-		return PTR_ERR(buf);
-	name.s = buf;
-	name.len = cmd->name_len;
-	bits = get_half(cmd, name);
-	r = PTR_ERR_OR_ZERO(bits);
-	if (!r) {
-		r = extents_fill(cmd, bits);
-		cbw_bits_put(bits);
-	}
-	kfree(buf);
 	return r;
 }
 
@@ -586,7 +502,7 @@ struct call {
 	[nr - CBW_CMD_BASE] = {						\
 		.size = sizeof(struct cbw_##name),			\
 		.min_size = offsetofend(struct cbw_##name, last),	\
-		.fn = do_##name,					\
+		.fn = cbw_do_##name,					\
 	}
 
 static const struct call calls[] = {
@@ -599,6 +515,10 @@ static const struct call calls[] = {
 	CALL(CBW_CMD_SNAPSHOT_INFO, snapshot_info, out_poisoned),
 	CALL(CBW_CMD_BITMAP_LIST, bitmap_list, out_device_size),
 	CALL(CBW_CMD_BITMAP_EXTENTS, bitmap_extents, reserved),
+	CALL(CBW_CMD_BITMAP_READ, bitmap_read, reserved),
+	CALL(CBW_CMD_BITMAP_LOAD, bitmap_load, reserved),
+	CALL(CBW_CMD_MARK_DIRTY, mark_dirty, ranges),
+	CALL(CBW_CMD_STATS, stats, out_hist),
 };
 
 static long control_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
@@ -644,6 +564,17 @@ static int control_open(struct inode *inode, struct file *file)
 	return nonseekable_open(inode, file);
 }
 
+static ssize_t control_read(struct file *file, char __user *buf, size_t count, loff_t *pos)
+{
+	return cbw_events_read(file->private_data, buf, count,
+			       file->f_flags & O_NONBLOCK);
+}
+
+static __poll_t control_poll(struct file *file, poll_table *wait)
+{
+	return cbw_events_poll(file->private_data, file, wait);
+}
+
 static int control_release(struct inode *inode, struct file *file)
 {
 	cbw_session_close(file->private_data);
@@ -656,6 +587,8 @@ static const struct file_operations control_fops = {
 	.release = control_release,
 	.unlocked_ioctl = control_ioctl,
 	.compat_ioctl = compat_ptr_ioctl,
+	.read = control_read,
+	.poll = control_poll,
 };
 
 static struct miscdevice control_misc = {

@@ -211,11 +211,11 @@ struct cbw_device *cbw_device_attach(struct dm_target *ti,
 			return ERR_PTR(-ENOMEM);
 		}
 	} else {
-		if (dev->len != ti->len &&
-		    (!list_empty(&dev->bitmaps) || !list_empty(&dev->snaps))) {
+		if (cbw_resize_alloc(dev, ct)) {
 			cbw_config_unlock();
-			ti->error = "Cannot change the size while the device has bitmaps or snapshots";
-			return ERR_PTR(-EBUSY);
+			cbw_resize_free(ct);
+			ti->error = "Cannot allocate the bitmaps for the new size";
+			return ERR_PTR(-ENOMEM);
 		}
 		cbw_device_get(dev);
 	}
@@ -271,6 +271,8 @@ void cbw_device_detach(struct cbw_target *ct)
 		WRITE_ONCE(dev->gone, true);
 		list_del(&dev->node);
 	}
+	if (foreign)
+		cbw_event(CBW_EVENT_SOURCE_GONE, dev->devt, NULL, CBW_REASON_NONE);
 	wake_up_all(&dev->waitq);
 	cbw_config_unlock();
 	if (!last) {

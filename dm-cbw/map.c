@@ -89,6 +89,7 @@ static void count_discard(const struct cbw_epoch *e, sector_t sector, sector_t n
 		snap->discards += (u64)nr << SECTOR_SHIFT;
 		spin_unlock_irqrestore(&snap->lock, flags);
 	}
+	atomic64_add((u64)nr << SECTOR_SHIFT, &e->dev->stats.discards);
 }
 
 /* Test first: a bit that is set already costs no exclusive cache line. */
@@ -298,6 +299,12 @@ static int end_now(struct bio *bio, blk_status_t status)
 	return DM_MAPIO_SUBMITTED;
 }
 
+static int end_again(struct cbw_device *dev, struct bio *bio)
+{
+	atomic64_inc(&dev->stats.again);
+	return end_now(bio, BLK_STS_AGAIN);
+}
+
 /* What cbw_map() does about a write that does not simply go down. */
 static noinline int map_slow(struct cbw_device *dev, struct bio *bio,
 			     enum verdict verdict)
@@ -310,10 +317,10 @@ static noinline int map_slow(struct cbw_device *dev, struct bio *bio,
 			dm_accept_partial_bio(bio, cbw_io(bio)->nr);
 		return end_now(bio, BLK_STS_OK);
 	case GATE:
-		cbw_io(bio)->hold_start = 0;
 		if (bio->bi_opf & REQ_NOWAIT)
-			return end_now(bio, BLK_STS_AGAIN);
+			return end_again(dev, bio);
 		bio->bi_opf &= ~REQ_POLLED;
+		cbw_io(bio)->hold_start = ktime_get();
 		cbw_hook_sleep(CBW_HOOK_GATE_SEEN, cbw_io(bio)->sector,
 			       cbw_io(bio)->nr);
 		if (gate_park(dev, bio))
@@ -330,7 +337,7 @@ static noinline int map_slow(struct cbw_device *dev, struct bio *bio,
 		cbw_remap_help(dev);
 		return DM_MAPIO_SUBMITTED;
 	case AGAIN:
-		return end_now(bio, BLK_STS_AGAIN);
+		return end_again(dev, bio);
 	case FAIL:
 		return end_now(bio, bio->bi_status);
 	case GO:
@@ -386,12 +393,14 @@ static noinline void epoch_over(struct cbw_device *dev, const struct cbw_epoch *
 	 */
 	if (cur && (cur->slow & CBW_SLOW_GATE))
 		cur = cur->prev;
-	if (cur && cur != e && cbw_cured(1))
+	if (cur && cur != e && cbw_cured(1)) {
 		mark_again(cur, io);
+		atomic64_inc(&dev->stats.marked_again);
+	}
 	rcu_read_unlock();
 }
 
-static void end_io_again(void *data)
+static void end_io_deferred(void *data)
 {
 	bio_endio(data);
 }
@@ -418,7 +427,7 @@ int cbw_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error)
 	if (!e)
 		return DM_ENDIO_DONE;
 	if (!io->deferred &&
-	    cbw_hook_defer(CBW_HOOK_END_IO, io->sector, io->nr, end_io_again, bio)) {
+	    cbw_hook_defer(CBW_HOOK_END_IO, io->sector, io->nr, end_io_deferred, bio)) {
 		io->deferred = true;
 		return DM_ENDIO_INCOMPLETE;
 	}
@@ -426,6 +435,13 @@ int cbw_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error)
 		epoch_over(ct->dev, e, io);
 	percpu_ref_put(&e->ref);
 	return DM_ENDIO_DONE;
+}
+
+/* A write that was held goes; it may have been brought here without. */
+static void count_held(struct cbw_device *dev, struct bio *bio, bool failed)
+{
+	if (cbw_io(bio)->hold_start)
+		cbw_stats_held(&dev->stats, cbw_io(bio)->hold_start, failed);
 }
 
 /* Let a write that was held go to the origin, or whatever is the origin now. */
@@ -442,6 +458,7 @@ static void submit_held(struct cbw_device *dev, struct bio *bio)
 	if (origin)
 		bio_set_dev(bio, origin->bdev);
 	rcu_read_unlock();
+	count_held(dev, bio, false);
 	submit_bio_noacct(bio);
 }
 
@@ -474,6 +491,7 @@ bool cbw_remap(struct cbw_device *dev, struct bio *bio, const struct cbw_snap *t
 
 	if (bio->bi_status) {
 		/* break_guest_write: its old content could not be preserved. */
+		count_held(dev, bio, true);
 		bio_endio(bio);
 		return true;
 	}
@@ -488,6 +506,7 @@ bool cbw_remap(struct cbw_device *dev, struct bio *bio, const struct cbw_snap *t
 			return true;
 		case SWALLOW:
 		case FAIL:
+			count_held(dev, bio, verdict == FAIL);
 			bio_endio(bio);
 			return true;
 		case GATE:

@@ -15,8 +15,10 @@ struct cbw_session *cbw_session_open(void)
 {
 	struct cbw_session *session = kzalloc(sizeof(*session), GFP_KERNEL);
 
-	if (session)
-		INIT_WORK(&session->work, cbw_session_work);
+	if (!session)
+		return NULL;
+	INIT_WORK(&session->work, cbw_session_work);
+	cbw_events_open(session);
 	return session;
 }
 
@@ -48,6 +50,7 @@ void cbw_session_work(struct work_struct *work)
 /* The last file descriptor was closed.  Neither fails nor waits. */
 void cbw_session_close(struct cbw_session *session)
 {
+	cbw_events_close(session);
 	queue_work(cbw_wait_wq, &session->work);
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Chunks that their reader releases: by having read them (read_once), or by discarding
- * them (discard_releases).  Both count whole chunks only, and neither waits.
+ * them (discard_releases).  Both count whole chunks only, and neither waits.  And which
+ * chunks those are.
  */
 #include "snap-read.h"
 
@@ -58,4 +59,67 @@ int cbw_snap_discard(struct cbw_snap *snap, struct bio *bio)
 		release_whole(snap, bio->bi_iter.bi_sector, bio_sectors(bio));
 	bio_endio(bio);
 	return DM_MAPIO_SUBMITTED;
+}
+
+/* So many chunks are looked at in one go, with the lock held. */
+#define LIKE_MAX	65536u
+
+/* The end of the chunks from @chunk on that are like it: released, or not. */
+static u64 like_chunk(struct cbw_snap *snap, u64 chunk, u64 end, bool *released)
+{
+	u64 next;
+
+	lockdep_assert_held(&snap->lock);
+	end = min(end, chunk + LIKE_MAX);
+	if (!test_bit(chunk, snap->done)) {
+		*released = false;
+		/* Set meanwhile: who asks does so while nothing or anything may be released. */
+		return data_race(find_next_bit(snap->done, end, chunk));
+	}
+	/* The same. */
+	next = data_race(find_next_zero_bit(snap->done, end, chunk));
+	*released = cbw_map_get(&snap->map, chunk) == CBW_SLOT_NONE;
+	if (next - chunk > 1)
+		next = chunk + cbw_map_run(&snap->map, chunk, next - chunk);
+	else
+		next = chunk + 1;
+	return next;
+}
+
+/**
+ * cbw_snap_next_unreleased - the next part of a range that its reader has not released
+ * @snap: the snapshot, started; it may have failed or ended since
+ * @from: start of the range
+ * @end: its end
+ * @start: where that part begins
+ * @stop: where it ends, in the range
+ *
+ * The range is protected.  What is released meanwhile counts or not.  What is beyond the
+ * snapshot's end was never released.  May sleep.  Returns false when there is none.
+ */
+bool cbw_snap_next_unreleased(struct cbw_snap *snap, sector_t from, sector_t end,
+			      sector_t *start, sector_t *stop)
+{
+	while (from < end) {
+		u64 last = min(cbw_chunk(snap, end - 1), snap->nr_chunks - 1);
+		u64 chunk = cbw_chunk(snap, from), next;
+		bool released = false;
+
+		if (chunk >= snap->nr_chunks) {
+			*start = from;
+			*stop = end;
+			return true;
+		}
+		spin_lock_irq(&snap->lock);
+		next = like_chunk(snap, chunk, last + 1, &released);
+		spin_unlock_irq(&snap->lock);
+		if (!released) {
+			*start = from;
+			*stop = min(end, cbw_chunk_end(snap, next - 1));
+			return true;
+		}
+		from = cbw_chunk_end(snap, next - 1);
+		cond_resched();
+	}
+	return false;
 }

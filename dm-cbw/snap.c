@@ -245,11 +245,35 @@ static void snap_limit_work(struct work_struct *work)
 	cbw_snap_put(snap);
 }
 
+/* Each is told once, and nothing of one that is being removed. */
+static void snap_tell(struct cbw_snap *snap)
+{
+	unsigned int over = READ_ONCE(snap->over), state = cbw_snap_state(snap);
+	unsigned int is = 0, type;
+
+	lockdep_assert_held(&cbw_config_mutex);
+	if (list_empty(&snap->all_node))
+		return;
+	if (READ_ONCE(snap->low_space))
+		is |= BIT(CBW_EVENT_SNAPSHOT_LOW_SPACE);
+	if (state == CBW_SNAPSHOT_FAILED)
+		is |= BIT(CBW_EVENT_SNAPSHOT_FAILED);
+	else if (state == CBW_SNAPSHOT_DRAINED)
+		is |= BIT(CBW_EVENT_SNAPSHOT_DRAINED);
+	is &= ~snap->told;
+	snap->told |= is;
+	for (type = 0; is; type++, is >>= 1)
+		if (is & 1)
+			cbw_event(type, snap->devt, &snap->cut,
+				  type == CBW_EVENT_SNAPSHOT_FAILED ? over : CBW_REASON_NONE);
+}
+
 static void snap_event_work(struct work_struct *work)
 {
 	struct cbw_snap *snap = container_of(work, struct cbw_snap, event_work);
 
 	cbw_config_lock();
+	snap_tell(snap);
 	if (snap->ti)
 		dm_table_event(snap->ti->table);
 	cbw_config_unlock();

@@ -229,6 +229,7 @@ struct cbw_stream {
  * @reads: snapshot reads to be done by @read_work; @lock
  * @low_space: 80 % of the store are taken, reported once; @lock
  * @drained: nothing was needed any more, reported once; @lock
+ * @told: bits of enum cbw_event_type that sessions were told of; @event_work
  * @store_dev: where slots are; a reload may give it anew, but it is the same device
  * @write_pool: struct cbw_store_write
  * @read_pool: blocks of snapshot reads
@@ -313,6 +314,7 @@ struct cbw_snap {
 	struct bio_list reads;
 	bool low_space;
 	bool drained;
+	unsigned int told;
 
 	struct block_device *store_dev;
 	mempool_t write_pool;
@@ -410,6 +412,8 @@ void cbw_snap_ready(struct cbw_snap *snap);
 void cbw_snap_remove(struct cbw_snap *snap);
 int cbw_snap_release(struct cbw_snap *snap, u64 offset, u64 length);
 void cbw_snap_release_chunks(struct cbw_snap *snap, u64 first, u64 end, bool count);
+bool cbw_snap_next_unreleased(struct cbw_snap *snap, sector_t from, sector_t end,
+			      sector_t *start, sector_t *stop);
 void cbw_snap_info(struct cbw_snap *snap, struct cbw_snapshot_info *info);
 void cbw_snap_event(struct cbw_snap *snap);
 void cbw_snap_io_done(struct cbw_snap *snap);

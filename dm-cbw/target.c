@@ -115,6 +115,7 @@ static void cbw_dtr(struct dm_target *ti)
 	struct cbw_target *ct = ti->private;
 
 	cbw_device_detach(ct);
+	cbw_resize_free(ct);
 	cbw_origin_free(ct->origin);
 	dm_put_device(ti, ct->dd);
 	kfree(ct);
@@ -171,20 +172,13 @@ static int cbw_preresume(struct dm_target *ti)
 	struct cbw_target *ct = ti->private;
 	struct cbw_device *dev = ct->dev;
 	struct cbw_origin *old;
-	int r = 0;
+	int r;
 
-	cbw_config_lock();
+	r = cbw_resize_lock(dev, ct);
 	old = rcu_dereference_protected(dev->origin,
 					lockdep_is_held(&cbw_config_mutex));
-	if (dev->len != ti->len) {
-		if (!list_empty(&dev->bitmaps) || !list_empty(&dev->snaps)) {
-			DMERR("%s: cannot change the size while the device has bitmaps or snapshots",
-			      dm_device_name(dev->md));
-			r = -EBUSY;
-			goto out;
-		}
-		dev->len = ti->len;
-	}
+	if (r)
+		goto out;
 	ct->live = true;
 	if (old != ct->origin)
 		cbw_origin_switch(dev, ct->origin);

@@ -48,6 +48,7 @@ void cbw_txn_begin(struct cbw_txn *txn, struct cbw_session *session)
 	INIT_LIST_HEAD(&txn->snaps);
 	txn->session = session;
 	txn->merges = NULL;
+	txn->freeze = NULL;
 	txn->wait = NULL;
 	txn->wait_merge = NULL;
 	txn->wait_dev = NULL;
@@ -107,23 +108,36 @@ static int txn_settled(struct cbw_txn *txn, struct cbw_bitmap *b)
 	return 0;
 }
 
+/**
+ * cbw_txn_settled_bitmap - find a bitmap that nothing else is at work on
+ * @txn: the transaction
+ * @dev: the device
+ * @name: its name
+ *
+ * Returns the bitmap, or an ERR_PTR; cbw_txn_retry() waits then if that helps.
+ */
+struct cbw_bitmap *cbw_txn_settled_bitmap(struct cbw_txn *txn, struct cbw_device *dev,
+					  struct cbw_name name)
+{
+	struct cbw_bitmap *b = cbw_bitmap_find(dev, name);
+	int r;
+
+	if (!b)
+		return ERR_PTR(-ENOENT);
+	r = txn_settled(txn, b);
+	return r ? ERR_PTR(r) : b;
+}
+
 /*
- * Find a bitmap that nothing else is at work on.  Its device gets a new epoch: when the old
+ * The same for an action of the transaction.  Its device gets a new epoch: when the old
  * one has been released, all that was written before the cut has been marked.
  */
 static struct cbw_bitmap *txn_find(struct cbw_txn *txn, struct cbw_device *dev,
 				   struct cbw_name name)
 {
-	struct cbw_bitmap *b;
 	int r = txn_touch(txn, dev);
 
-	if (r)
-		return ERR_PTR(r);
-	b = cbw_bitmap_find(dev, name);
-	if (!b)
-		return ERR_PTR(-ENOENT);
-	r = txn_settled(txn, b);
-	return r ? ERR_PTR(r) : b;
+	return r ? ERR_PTR(r) : cbw_txn_settled_bitmap(txn, dev, name);
 }
 
 /* Find a bitmap that may be changed and stage it. */
@@ -397,7 +411,8 @@ static void bitmap_settle(struct cbw_bitmap *b, bool keep)
  * @err: 0: do it; else the error for which it is given up
  *
  * Gives cbw_config_mutex back.  May sleep: it waits (killable) for what it merges.  Returns
- * @err, or -EINTR: all is done but the merges, which go on.
+ * @err; -ETIMEDOUT: what was to be frozen is so no longer, and nothing was done; or -EINTR:
+ * all is done but the merges, which go on.
  */
 int cbw_txn_end(struct cbw_txn *txn, int err)
 {
@@ -406,9 +421,12 @@ int cbw_txn_end(struct cbw_txn *txn, int err)
 	struct cbw_bitmap *b, *tmp_b;
 
 	lockdep_assert_held(&cbw_config_mutex);
+	if (!err)
+		err = cbw_freeze_claim(txn->freeze);
 	if (!err) {
 		cbw_merges_begin(txn->merges);
 		cbw_publish(&txn->devs);
+		cbw_freeze_thaw(txn->freeze);
 	} else {
 		cbw_merges_drop(txn->merges);
 		txn->merges = NULL;

@@ -80,6 +80,14 @@ static inline void cbw_bdev_close(struct cbw_bdev_handle *h)
 #define CBW_OPEN_RW	(FMODE_READ | FMODE_WRITE)
 #endif
 
+#ifdef CBW_HAVE_BDEV_FREEZE
+#define cbw_bdev_freeze	bdev_freeze
+#define cbw_bdev_thaw	bdev_thaw
+#else
+#define cbw_bdev_freeze	freeze_bdev
+#define cbw_bdev_thaw	thaw_bdev
+#endif
+
 /* ---- queue limits ------------------------------------------------------------ */
 
 static inline void cbw_limit_write_zeroes(struct queue_limits *limits,

@@ -12,11 +12,17 @@
  *					start:SNAPSHOT
  *					merge|copy:DEV:NAME:SOURCE[:SOURCE-DEV]
  *					rename:DEV:NAME:NEW
+ *					freeze[:MS]	(no action: the whole of it)
  *	commit DEV CUT [on-success|never|always]	abort DEV CUT
  *	detach CUT
  *	release SNAPSHOT CUT OFFSET+LENGTH...	release-file SNAPSHOT CUT FILE
  *	snapinfo SNAPSHOT [CUT]
  *	list DEV			extents DEV NAME [CUT [OFFSET [ROOM]]]
+ *	read DEV NAME CUT FILE		load DEV NAME GRANULARITY FILE [BASE]
+ *		all bits; FILE may be /dev/null for no bits at all
+ *	mark DEV NAME|- OFFSET+LENGTH...
+ *	stats DEV			events [NUMBER [MS]]
+ *		waits for so many, each for so long (1, 0); -1: for ever
  *	raw NUMBER SIZE [OFFSET:WIDTH:VALUE]...
  *		a struct of SIZE bytes, zero but for its first member (SIZE) and
  *		the values; VALUE may be @zeros, @bad (pointers) or @text=NAME
@@ -28,6 +34,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/dm-cbw.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -223,11 +230,18 @@ static bool cmd_transaction(char **args, int n)
 	if (!a)
 		return misuse("no memory", NULL);
 	t.actions = (uintptr_t)a;
-	for (i = 0; i < n; i++)
-		if (!get_action(args[i], a + i)) {
+	t.nr_actions = 0;
+	for (i = 0; i < n; i++) {
+		if (!strncmp(args[i], "freeze", 6)) {
+			t.flags = CBW_TXN_FREEZE;
+			t.freeze_timeout_ms = args[i][6] ? atoi(args[i] + 7) : 0;
+			continue;
+		}
+		if (!get_action(args[i], a + t.nr_actions++)) {
 			free(a);
 			return false;
 		}
+	}
 	ret = ioctl(control, CBW_TRANSACTION, &t);
 	free(a);
 	if (ret) {
@@ -428,6 +442,140 @@ static bool cmd_extents(char **args, int n)
 	return result(ret);
 }
 
+/* All bits, from the beginning, into a file. */
+static bool cmd_read(char **args)
+{
+	struct cbw_bitmap_read a = { .size = sizeof(a) };
+	FILE *f = fopen(args[3], "w");
+	static char data[65536];
+	uint64_t last;
+	bool ok = true;
+	int ret;
+
+	if (!f)
+		return misuse("cannot write", args[3]);
+	if (!get_dev(args[0], &a.dev) || !get_cut(args[2], &a.cut))
+		return false;
+	a.name = (uintptr_t)args[1];
+	a.name_len = unescape(args[1]);
+	a.data = (uintptr_t)data;
+	do {
+		last = a.offset;
+		a.data_len = sizeof(data);
+		ret = ioctl(control, CBW_BITMAP_READ, &a);
+		if (!ret)
+			ok = ok && fwrite(data, 1, a.data_len, f) == a.data_len;
+	} while (!ret && a.data_len && a.offset > last);
+	if (fclose(f) || !ok)
+		return misuse("cannot write", args[3]);
+	if (!ret)
+		printf("granularity=%u size=%llu\n", a.out_granularity, (ull)a.offset);
+	return result(ret);
+}
+
+static bool cmd_load(char **args, int n)
+{
+	struct cbw_bitmap_load a = { .size = sizeof(a) };
+	FILE *f = fopen(args[3], "r");
+	static char data[65536];
+	uint64_t granularity, offset = 0;
+	int ret = 0;
+
+	if (!f)
+		return misuse("cannot read", args[3]);
+	if (!get_dev(args[0], &a.dev) || !get_number(args[2], &granularity))
+		return false;
+	a.name = (uintptr_t)args[1];
+	a.name_len = unescape(args[1]);
+	a.granularity = granularity;
+	a.data = (uintptr_t)data;
+	while (!ret && (a.data_len = fread(data, 1, sizeof(data), f))) {
+		a.offset = offset;
+		ret = ioctl(control, CBW_BITMAP_LOAD, &a);
+		offset += 8 * granularity * a.data_len;
+	}
+	fclose(f);
+	if (!ret && n > 4) {
+		a.flags = CBW_LOAD_BASE;
+		a.data_len = 0;
+		a.offset = 0;
+		if (!get_cut(args[4], &a.base))
+			return false;
+		ret = ioctl(control, CBW_BITMAP_LOAD, &a);
+	}
+	return result(ret);
+}
+
+static bool cmd_mark(char **args, int n)
+{
+	struct cbw_mark_dirty a = { .size = sizeof(a), .nr_ranges = n - 2 };
+	struct cbw_range *r = calloc(n, sizeof(*r));
+	ull off, len;
+	int i, ret;
+	char c;
+
+	if (!r)
+		return misuse("no memory", NULL);
+	if (!get_dev(args[0], &a.dev))
+		return false;
+	if (strcmp(args[1], "-")) {
+		a.name = (uintptr_t)args[1];
+		a.name_len = unescape(args[1]);
+	}
+	for (i = 2; i < n; i++) {
+		if (sscanf(args[i], "%llu+%llu%c", &off, &len, &c) != 2)
+			return misuse("not a range", args[i]);
+		r[i - 2] = (struct cbw_range){ off, len };
+	}
+	a.ranges = (uintptr_t)r;
+	ret = ioctl(control, CBW_MARK_DIRTY, &a);
+	free(r);
+	return result(ret);
+}
+
+static bool cmd_stats(char **args)
+{
+	struct cbw_stats a = { .size = sizeof(a) };
+	int i, ret;
+
+	if (!get_dev(args[0], &a.dev))
+		return false;
+	ret = ioctl(control, CBW_STATS, &a);
+	if (!ret) {
+		printf("held=%llu held_us=%llu max_held_us=%llu failed=%llu again=%llu marked_again=%llu discards_deferred=%llu hist=",
+		       (ull)a.out_held, (ull)a.out_held_us, (ull)a.out_max_held_us,
+		       (ull)a.out_failed, (ull)a.out_again, (ull)a.out_marked_again,
+		       (ull)a.out_discards_deferred);
+		for (i = 0; i < CBW_STATS_BUCKETS; i++)
+			printf("%s%llu", i ? "," : "", (ull)a.out_hist[i]);
+		putchar('\n');
+	}
+	return result(ret);
+}
+
+static bool cmd_events(char **args, int n)
+{
+	struct pollfd p = { .fd = control, .events = POLLIN };
+	uint64_t nr = 1, ms = 0;
+	struct cbw_event e;
+
+	if ((n > 0 && !get_number(args[0], &nr)) || (n > 1 && !get_number(args[1], &ms)))
+		return false;
+	while (nr--) {
+		if (poll(&p, 1, (int)ms) != 1) {
+			errno = ETIMEDOUT;
+			return result(-1);
+		}
+		if (read(control, &e, sizeof(e)) != sizeof(e))
+			return result(-1);
+		printf("event=%u dev=%u:%u reason=%u lost=%u cut=", e.type, e.dev.major,
+		       e.dev.minor, e.reason, e.lost);
+		put_cut(&e.cut);
+		putchar('\n');
+	}
+	return result(0);
+}
+
 static bool cmd_raw(char **args, int n)
 {
 	static char zeros[1 << 16];
@@ -487,6 +635,9 @@ static bool command(char **args, int n)
 		{ "snapinfo", 1, 2 },	 { "list", 1, 1 },
 		{ "extents", 2, 5 },	 { "raw", 2, ARGS_MAX },
 		{ "release-file", 3, 3 },
+		{ "read", 4, 4 },	 { "load", 4, 5 },
+		{ "mark", 3, ARGS_MAX }, { "stats", 1, 1 },
+		{ "events", 0, 2 },
 	};
 	size_t i;
 
@@ -510,7 +661,12 @@ static bool command(char **args, int n)
 	case 7: return cmd_list(args);
 	case 8: return cmd_extents(args, n);
 	case 9: return cmd_raw(args, n);
-	default: return cmd_release_file(args);
+	case 10: return cmd_release_file(args);
+	case 11: return cmd_read(args);
+	case 12: return cmd_load(args, n);
+	case 13: return cmd_mark(args, n);
+	case 14: return cmd_stats(args);
+	default: return cmd_events(args, n);
 	}
 }
 

@@ -161,6 +161,7 @@ refused()
 		EBUSY)	text='Device or resource busy' ;;
 		ENODEV)	text='No such device' ;;
 		ENOSPC)	text='No space left on device' ;;
+		ENOMEM)	text='Cannot allocate memory' ;;
 		ENOTBLK) text='Block device required' ;;
 		EOPNOTSUPP) text='Operation not supported' ;;
 		ENAMETOOLONG) text='File name too long' ;;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-/* lists of bitmaps, and of what they say */
+/* lists of bitmaps, what they say, and what can be added to that */
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
@@ -191,4 +191,104 @@ int cbw_bitmap_extents(struct cbw_session *session, struct cbw_devno dev,
 out:
 	free(e);
 	return ret;
+}
+
+static int bitmap_error(struct cbw_error *err, const char *verb, struct cbw_devno dev,
+			const char *name, const char *busy)
+{
+	struct cbw_esc esc;
+	int code = errno;
+
+	return cbw_fail(err, code, "%s bitmap '%s' of device %u:%u: %s", verb,
+			cbw_esc(name, &esc), dev.major, dev.minor,
+			code == ENODEV ? "not a device with the cbw target" :
+			code == ENOENT ? "there is no such bitmap" :
+			code == ESTALE ? "it is not frozen at that cut" :
+			code == EBUSY ? busy : strerror(code));
+}
+
+int cbw_bitmap_read(struct cbw_session *session, struct cbw_devno dev, const char *name,
+		    const struct cbw_cut_id *cut, uint64_t *offset, void *data,
+		    size_t *len, uint32_t *granularity, struct cbw_error *err)
+{
+	struct cbw_bitmap_read b = {
+		.size = sizeof(b),
+		.dev = dev,
+		.name = (uintptr_t)name,
+		.data = (uintptr_t)data,
+		.offset = *offset,
+	};
+	int ret = cbw_name_check(name, err);
+
+	if (ret)
+		return ret;
+	b.name_len = (uint32_t)strlen(name);
+	b.data_len = (uint32_t)(*len < CBW_BITMAP_DATA_MAX ? *len : CBW_BITMAP_DATA_MAX);
+	if (cut)
+		b.cut = *cut;
+	if (ioctl(cbw_session_fd(session), CBW_BITMAP_READ, &b))
+		return bitmap_error(err, "read", dev, name, strerror(EBUSY));
+	*offset = b.offset;
+	*len = b.data_len;
+	if (granularity)
+		*granularity = b.out_granularity;
+	return 0;
+}
+
+int cbw_bitmap_load(struct cbw_session *session, struct cbw_devno dev, const char *name,
+		    uint32_t granularity, uint64_t offset, const void *data, size_t len,
+		    const struct cbw_cut_id *base, struct cbw_error *err)
+{
+	struct cbw_bitmap_load b = {
+		.size = sizeof(b),
+		.dev = dev,
+		.name = (uintptr_t)name,
+		.data = (uintptr_t)data,
+		.offset = offset,
+		.granularity = granularity,
+	};
+	int ret = cbw_name_check(name, err);
+
+	if (ret)
+		return ret;
+	if (len > CBW_BITMAP_DATA_MAX)
+		return cbw_fail(err, EINVAL, "load bitmap: at most %u bytes at once",
+				CBW_BITMAP_DATA_MAX);
+	b.name_len = (uint32_t)strlen(name);
+	b.data_len = (uint32_t)len;
+	if (base) {
+		b.flags = CBW_LOAD_BASE;
+		b.base = *base;
+	}
+	if (ioctl(cbw_session_fd(session), CBW_BITMAP_LOAD, &b))
+		return bitmap_error(err, "load", dev, name,
+				    "it is frozen by a backup or snapshot that is under way");
+	return 0;
+}
+
+int cbw_mark_dirty(struct cbw_session *session, struct cbw_devno dev, const char *name,
+		   const struct cbw_range *ranges, size_t nr, struct cbw_error *err)
+{
+	int ret = name ? cbw_name_check(name, err) : 0;
+
+	if (ret)
+		return ret;
+	while (nr) {
+		size_t now = nr < CBW_RANGES_MAX ? nr : CBW_RANGES_MAX;
+		struct cbw_mark_dirty m = {
+			.size = sizeof(m),
+			.dev = dev,
+			.name = (uintptr_t)name,
+			.name_len = name ? (uint32_t)strlen(name) : 0,
+			.nr_ranges = (uint32_t)now,
+			.ranges = (uintptr_t)ranges,
+		};
+
+		if (ioctl(cbw_session_fd(session), CBW_MARK_DIRTY, &m))
+			return bitmap_error(err, "mark in", dev, name ? name : "*",
+					    strerror(EBUSY));
+		ranges += now;
+		nr -= now;
+	}
+	return 0;
 }

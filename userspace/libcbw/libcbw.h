@@ -158,6 +158,15 @@ int cbw_txn_snapshot_start(struct cbw_txn *txn, struct cbw_devno snapshot,
 			   struct cbw_error *err);
 
 /**
+ * cbw_txn_freeze - freeze the file systems on the devices for the cut
+ * @timeout_ms: 1 to CBW_FREEZE_TIMEOUT_MAX; 0: the default
+ *
+ * cbw_txn_run() gives -ETIMEDOUT when they could not be frozen in time, -EBUSY when one of
+ * them was frozen already; then nothing has changed. They are thawed in any case.
+ */
+int cbw_txn_freeze(struct cbw_txn *txn, uint32_t timeout_ms, struct cbw_error *err);
+
+/**
  * cbw_txn_run - do all of it at one instant, or nothing
  * @cut: its id; may be NULL
  *
@@ -168,7 +177,12 @@ int cbw_txn_run(struct cbw_session *session, struct cbw_txn *txn,
 
 /* ---- cuts -------------------------------------------------------------- */
 
-/** cbw_commit_cut - @dev: the tracked device, or the snapshot that has the bitmap */
+/**
+ * cbw_commit_cut - @dev: the tracked device, or the snapshot that has the bitmap
+ *
+ * CBW_COMMIT_ALWAYS: the backup failed, but what was released in the snapshot is safe: only
+ * the rest is dirty again, and the next increment goes on top of the unfinished one.
+ */
 int cbw_commit_cut(struct cbw_session *session, struct cbw_devno dev,
 		   const struct cbw_cut_id *cut, enum cbw_commit_mode mode,
 		   struct cbw_error *err);
@@ -253,6 +267,60 @@ int cbw_bitmap_extents(struct cbw_session *session, struct cbw_devno dev,
 		       const char *name, const struct cbw_cut_id *cut,
 		       uint64_t from, cbw_extent_fn fn, void *arg,
 		       struct cbw_error *err);
+
+/**
+ * cbw_bitmap_read - the bits of a bitmap
+ * @cut:    NULL or none: the recording half; else the cut, for the frozen half
+ * @offset: in: the place on the device of the first bit, a multiple of 64 granules;
+ *	    out: where to go on, the device's size when that was all
+ * @data:   granule i of them is bit i % 8 of byte i / 8
+ * @len:    in: room, a multiple of 8; out: bytes filled in; more than CBW_BITMAP_DATA_MAX is
+ *	    not filled in by one call
+ * @granularity: bytes; may be NULL
+ */
+int cbw_bitmap_read(struct cbw_session *session, struct cbw_devno dev, const char *name,
+		    const struct cbw_cut_id *cut, uint64_t *offset, void *data,
+		    size_t *len, uint32_t *granularity, struct cbw_error *err);
+
+/**
+ * cbw_bitmap_load - add bits that cbw_bitmap_read() gave to the recording half
+ * @granularity: that of the bits, and of the bitmap
+ * @offset: as above
+ * @len:    a multiple of 8, at most CBW_BITMAP_DATA_MAX; 0 with a base: just that
+ * @base:   NULL, or what the bitmap's base becomes: with the last of several calls. The
+ *	    caller knows that nobody has written to the volume since the bits were read
+ *
+ * -EBUSY while it is frozen; -EINVAL for bits beyond the device's end, for another
+ * granularity, or a base for a bitmap that does not record.
+ */
+int cbw_bitmap_load(struct cbw_session *session, struct cbw_devno dev, const char *name,
+		    uint32_t granularity, uint64_t offset, const void *data, size_t len,
+		    const struct cbw_cut_id *base, struct cbw_error *err);
+
+/**
+ * cbw_mark_dirty - mark what was changed behind the device's back
+ * @name: NULL: in all bitmaps of the device
+ * @nr:   any number; more than CBW_RANGES_MAX go in several calls
+ */
+int cbw_mark_dirty(struct cbw_session *session, struct cbw_devno dev, const char *name,
+		   const struct cbw_range *ranges, size_t nr, struct cbw_error *err);
+
+/* ---- what happens ------------------------------------------------------ */
+
+/** cbw_stats_get - counts of held writes of a tracked device, since it is one */
+int cbw_stats_get(struct cbw_session *session, struct cbw_devno dev,
+		  struct cbw_stats *stats, struct cbw_error *err);
+
+/**
+ * cbw_event_next - the next event
+ * @timeout_ms: how long to wait for it; 0: not, -1: for ever
+ *
+ * -ETIMEDOUT when there was none; -EINTR when a signal handler ran. For several
+ * descriptors poll() cbw_session_fd() for POLLIN and call this with 0. Event types that
+ * are not known are to be ignored.
+ */
+int cbw_event_next(struct cbw_session *session, int timeout_ms, struct cbw_event *event,
+		   struct cbw_error *err);
 
 /* ---- mapped devices ---------------------------------------------------- */
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-/* the control device: sessions, transactions, cuts, releases */
+/* the control device: sessions, transactions, cuts, releases, events */
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
@@ -17,6 +18,8 @@ struct cbw_txn {
 	size_t nr;
 	size_t room;
 	struct cbw_error spoiled;	/* code 0: it is not */
+	uint32_t flags;
+	uint32_t freeze_timeout_ms;
 };
 
 int cbw_session_open(struct cbw_session **session, struct cbw_error *err)
@@ -232,6 +235,20 @@ int cbw_txn_snapshot_start(struct cbw_txn *txn, struct cbw_devno snapshot,
 	return txn_add(txn, &a, NULL, err);
 }
 
+int cbw_txn_freeze(struct cbw_txn *txn, uint32_t timeout_ms, struct cbw_error *err)
+{
+	struct cbw_error why;
+
+	if (timeout_ms > CBW_FREEZE_TIMEOUT_MAX) {
+		cbw_fail(&why, EINVAL, "freeze for %u ms: at most %u", timeout_ms,
+			 CBW_FREEZE_TIMEOUT_MAX);
+		return txn_spoil(txn, &why, err);
+	}
+	txn->flags |= CBW_TXN_FREEZE;
+	txn->freeze_timeout_ms = timeout_ms;
+	return 0;
+}
+
 static const char *action_text(uint32_t type)
 {
 	switch (type) {
@@ -293,6 +310,8 @@ int cbw_txn_run(struct cbw_session *session, struct cbw_txn *txn,
 {
 	struct cbw_transaction t = {
 		.size = sizeof(t),
+		.flags = txn->flags,
+		.freeze_timeout_ms = txn->freeze_timeout_ms,
 		.nr_actions = (uint32_t)txn->nr,
 		.action_size = sizeof(struct cbw_action),
 		.actions = (uintptr_t)txn->action,
@@ -316,7 +335,13 @@ int cbw_txn_run(struct cbw_session *session, struct cbw_txn *txn,
 	}
 	code = errno;
 	if (code == EINTR || t.out_failed >= txn->nr)
-		return cbw_fail(err, code, "transaction: %s", strerror(code));
+		return cbw_fail(err, code, "transaction: %s",
+				!(txn->flags & CBW_TXN_FREEZE) ? strerror(code) :
+				code == ETIMEDOUT ?
+				"the file systems could not be frozen in time" :
+				code == EBUSY ?
+				"a file system on one of the devices is frozen already" :
+				strerror(code));
 	a = &txn->action[t.out_failed];
 	if (a->type == CBW_ACTION_SNAPSHOT_START)
 		return cbw_fail(err, code, "%s %u:%u: %s", action_text(a->type),
@@ -439,5 +464,43 @@ int cbw_snapshot_get_info(struct cbw_session *session,
 				strerror(code));
 	}
 	*info = i;
+	return 0;
+}
+
+int cbw_stats_get(struct cbw_session *session, struct cbw_devno dev,
+		  struct cbw_stats *stats, struct cbw_error *err)
+{
+	struct cbw_stats s = { .size = sizeof(s), .dev = dev };
+	int code;
+
+	if (ioctl(session->fd, CBW_STATS, &s)) {
+		code = errno;
+		return cbw_fail(err, code, "counts of device %u:%u: %s", dev.major, dev.minor,
+				code == ENODEV ? "not a device with the cbw target" :
+				strerror(code));
+	}
+	*stats = s;
+	return 0;
+}
+
+int cbw_event_next(struct cbw_session *session, int timeout_ms, struct cbw_event *event,
+		   struct cbw_error *err)
+{
+	struct pollfd p = { .fd = session->fd, .events = POLLIN };
+	struct cbw_event e;
+	ssize_t n;
+	int ret;
+
+	ret = poll(&p, 1, timeout_ms);
+	if (ret < 0)
+		return cbw_fail(err, errno, "wait for an event: %s", strerror(errno));
+	if (!ret)
+		return cbw_fail(err, ETIMEDOUT, "no event within %d ms", timeout_ms);
+	n = read(session->fd, &e, sizeof(e));
+	if (n < 0)
+		return cbw_fail(err, errno, "read an event: %s", strerror(errno));
+	if (n != sizeof(e) || e.size != sizeof(e))
+		return cbw_fail(err, EPROTO, "the module's event makes no sense: %zd bytes", n);
+	*event = e;
 	return 0;
 }

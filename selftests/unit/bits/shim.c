@@ -67,6 +67,14 @@ void *kvzalloc(size_t size, gfp_t gfp)
 	return get(size, &shim_words);
 }
 
+/* More than this host shall give is more than there is. */
+void *__vmalloc(size_t size, gfp_t gfp)
+{
+	if (!(gfp & __GFP_ZERO) || !(gfp & __GFP_NOWARN))
+		shim_fail("__vmalloc: flags %u", gfp);
+	return size > 4ul << 30 ? NULL : get(size, &shim_words);
+}
+
 void kfree(const void *p)
 {
 	drop(p, &shim_structs);

@@ -126,6 +126,7 @@ static inline unsigned long totalram_pages(void)
 
 void *kzalloc(size_t size, gfp_t gfp);
 void *kvzalloc(size_t size, gfp_t gfp);
+void *__vmalloc(size_t size, gfp_t gfp);
 void kfree(const void *p);
 void kvfree(const void *p);
 void cond_resched(void);

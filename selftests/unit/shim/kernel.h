@@ -3,7 +3,9 @@
 #ifndef SHIM_KERNEL_H
 #define SHIM_KERNEL_H
 
+#include <endian.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -28,6 +30,8 @@ typedef unsigned int gfp_t;
 #define READ_ONCE(x)	(*(const volatile __typeof__(x) *)&(x))
 #define WRITE_ONCE(x, v)	(*(volatile __typeof__(x) *)&(x) = (v))
 #undef static_assert
+#define __force
+#define cpu_to_le64(x)	htole64(x)
 #define static_assert(x)	_Static_assert(x, #x)
 
 /* A parameter can be set by the test, which declares shim_NAME. */
@@ -38,6 +42,7 @@ typedef unsigned int gfp_t;
 #define GFP_NOWAIT		2u
 #define __GFP_NOWARN		4u
 #define __GFP_NOMEMALLOC	8u
+#define __GFP_ZERO		16u
 
 /* As the kernel does it on a machine that has no instruction for it. */
 static inline unsigned int hweight64(u64 w)

@@ -56,6 +56,10 @@ enum {
 	CBW_CMD_SNAPSHOT_INFO = 0x86,
 	CBW_CMD_BITMAP_LIST = 0x87,
 	CBW_CMD_BITMAP_EXTENTS = 0x88,
+	CBW_CMD_BITMAP_READ = 0x89,
+	CBW_CMD_BITMAP_LOAD = 0x8a,
+	CBW_CMD_MARK_DIRTY = 0x8b,
+	CBW_CMD_STATS = 0x8c,
 };
 
 /* Longest name of a bitmap, in bytes; any bytes but NUL and '/'. */
@@ -188,16 +192,24 @@ struct cbw_action {
 	__u32 reserved;
 };
 
+/* struct cbw_transaction.flags */
+#define CBW_TXN_FREEZE		(1u << 0)	/* freeze the file systems on top */
+
+/* struct cbw_transaction.freeze_timeout_ms, milliseconds */
+#define CBW_FREEZE_TIMEOUT_DEFAULT	10000
+#define CBW_FREEZE_TIMEOUT_MAX		600000
+
 /**
  * struct cbw_transaction - ioctl(CBW_TRANSACTION)
  * @size: sizeof(struct cbw_transaction)
- * @flags: must be 0
+ * @flags: CBW_TXN_*
  * @nr_actions: 1 to CBW_ACTIONS_MAX
  * @action_size: sizeof(struct cbw_action)
  * @actions: pointer to the array of actions
  * @out_failed: after an error, which action failed (0 for the first);
  *	@nr_actions when it was none of them
- * @reserved: must be 0
+ * @freeze_timeout_ms: with CBW_TXN_FREEZE: until the cut is made, 1 to
+ *	CBW_FREEZE_TIMEOUT_MAX, or 0: CBW_FREEZE_TIMEOUT_DEFAULT; else 0
  * @out_cut: the id of the cut
  *
  * Does all actions at one instant on all devices, or none: a write that was
@@ -206,6 +218,13 @@ struct cbw_action {
  * that are in flight at the cut may be on either side of it.  Actions on one
  * device are done in their order: what one of them makes or renames the next ones may
  * name.
+ *
+ * With CBW_TXN_FREEZE the file systems that are mounted directly from the devices (not from
+ * a partition, or another device on top) are frozen for the cut: what they have accepted is
+ * written, and they need no recovery in a snapshot.  ETIMEDOUT: that took longer than
+ * @freeze_timeout_ms; nothing has changed, and what is frozen is thawed, if only when
+ * a file system that hangs goes on.  EBUSY with @out_failed == @nr_actions: one of them is
+ * frozen already.  They are thawed also when the caller is killed.
  *
  * Waits (killable) for an abort or a merge that is under way on a bitmap it names.  What
  * it merges is there when it returns: that takes until the writes that are in flight at
@@ -220,7 +239,7 @@ struct cbw_transaction {
 	__u32 action_size;
 	__aligned_u64 actions;
 	__u32 out_failed;
-	__u32 reserved;
+	__u32 freeze_timeout_ms;
 	struct cbw_cut_id out_cut;
 };
 #define CBW_TRANSACTION _IO(CBW_TYPE, CBW_CMD_TRANSACTION)
@@ -229,7 +248,11 @@ struct cbw_transaction {
  * enum cbw_commit_mode - what a commit does with the frozen bitmap
  * @CBW_COMMIT_ON_SUCCESS: drop the frozen half; the cut becomes the bitmap's base
  * @CBW_COMMIT_NEVER: merge the frozen half back, the base stays, as CBW_ABORT
- * @CBW_COMMIT_ALWAYS: EOPNOTSUPP in this version
+ * @CBW_COMMIT_ALWAYS: the backup failed, but what the snapshot of the cut has released is
+ *	safe in its target: merge back only the granules any chunk of which was not released;
+ *	the cut becomes the bitmap's base.  The next increment is made on top of the
+ *	unfinished one.  Nothing counts as released when the cut has no snapshot, or when
+ *	@dev is the source and it has several.
  */
 enum cbw_commit_mode {
 	CBW_COMMIT_ON_SUCCESS = 0,
@@ -250,6 +273,9 @@ enum cbw_commit_mode {
  * snapshot: its bitmap).  Committing a cut that is committed already is a success.
  * EBUSY: the cut belongs to another session.  ESTALE: not a cut of this
  * device, or aborted.
+ *
+ * CBW_COMMIT_NEVER and CBW_COMMIT_ALWAYS wait (killable) until what they merge back is
+ * there.  Killed meanwhile they return EINTR, and the merge goes on.
  */
 struct cbw_commit {
 	__u32 size;
@@ -505,7 +531,8 @@ struct cbw_extent {
  * @name_len: its length in bytes
  * @nr_extents: in: room in the array, 1 to CBW_EXTENTS_MAX; out: how many were filled in
  * @extents: pointer to an array of struct cbw_extent
- * @offset: in: where to begin, bytes; out: where to go on; the device's size when that was all
+ * @offset: in: where to begin, bytes; out: where to go on; the device's size when that was
+ *	all (for the frozen half the size it had at the cut)
  * @out_granularity: bytes
  * @reserved: must be 0
  *
@@ -528,5 +555,195 @@ struct cbw_bitmap_extents {
 	__u32 reserved;
 };
 #define CBW_BITMAP_EXTENTS _IO(CBW_TYPE, CBW_CMD_BITMAP_EXTENTS)
+
+/* Bytes of a bitmap in one CBW_BITMAP_READ or CBW_BITMAP_LOAD. */
+#define CBW_BITMAP_DATA_MAX	(1u << 20)
+
+/**
+ * struct cbw_bitmap_read - ioctl(CBW_BITMAP_READ)
+ * @size: sizeof(struct cbw_bitmap_read)
+ * @flags: must be 0
+ * @dev: the device with the cbw target
+ * @cut: as in &struct cbw_bitmap_extents
+ * @name: pointer to the bitmap's name
+ * @name_len: its length in bytes
+ * @data_len: in: bytes of room, a multiple of 8 from 8 to CBW_BITMAP_DATA_MAX; out: bytes
+ *	filled in
+ * @data: pointer to the buffer
+ * @offset: in: the place on the device in bytes, of the first bit: a multiple of 64
+ *	granules, at most the device's size; out: where to go on, the device's size when
+ *	that was all
+ * @out_granularity: bytes
+ * @reserved: must be 0
+ *
+ * Reads the bits as they are: granule i of those from @offset on is bit i % 8 of byte
+ * i / 8, as in a qcow2 image.  A granule at the device's end has a bit, too; what fills the
+ * last 8 bytes after it is 0.  Waits as CBW_BITMAP_EXTENTS does.
+ */
+struct cbw_bitmap_read {
+	__u32 size;
+	__u32 flags;
+	struct cbw_devno dev;
+	struct cbw_cut_id cut;
+	__aligned_u64 name;
+	__u32 name_len;
+	__u32 data_len;
+	__aligned_u64 data;
+	__aligned_u64 offset;
+	__u32 out_granularity;
+	__u32 reserved;
+};
+#define CBW_BITMAP_READ _IO(CBW_TYPE, CBW_CMD_BITMAP_READ)
+
+/* struct cbw_bitmap_load.flags */
+#define CBW_LOAD_BASE		(1u << 0)	/* @base becomes the bitmap's base */
+
+/**
+ * struct cbw_bitmap_load - ioctl(CBW_BITMAP_LOAD)
+ * @size: sizeof(struct cbw_bitmap_load)
+ * @flags: CBW_LOAD_*
+ * @dev: the device with the cbw target
+ * @base: with CBW_LOAD_BASE: what the bitmap's base shall be; else all zero
+ * @name: pointer to the bitmap's name
+ * @name_len: its length in bytes
+ * @data_len: bytes of data, a multiple of 8, at most CBW_BITMAP_DATA_MAX; may be 0 with
+ *	CBW_LOAD_BASE
+ * @data: pointer to the data, as CBW_BITMAP_READ gives it
+ * @offset: the place on the device in bytes, of the first bit, as in
+ *	&struct cbw_bitmap_read
+ * @granularity: bytes, must be that of the bitmap
+ * @reserved: must be 0
+ *
+ * For who keeps a bitmap over a time in which the device had no cbw table: adds the bits
+ * to the recording half; none is ever taken away.  EINVAL when a bit beyond the device's
+ * end is set.  EBUSY while it is frozen; waits (killable) for an abort or a merge that is
+ * under way.
+ *
+ * With CBW_LOAD_BASE the caller says that the bitmap has all that was written since that
+ * cut, so it belongs to the last of several calls.  That nobody has written to the
+ * volume since the bits were read is for the caller to know.  EINVAL when the bitmap does
+ * not record.
+ */
+struct cbw_bitmap_load {
+	__u32 size;
+	__u32 flags;
+	struct cbw_devno dev;
+	struct cbw_cut_id base;
+	__aligned_u64 name;
+	__u32 name_len;
+	__u32 data_len;
+	__aligned_u64 data;
+	__aligned_u64 offset;
+	__u32 granularity;
+	__u32 reserved;
+};
+#define CBW_BITMAP_LOAD _IO(CBW_TYPE, CBW_CMD_BITMAP_LOAD)
+
+/**
+ * struct cbw_mark_dirty - ioctl(CBW_MARK_DIRTY)
+ * @size: sizeof(struct cbw_mark_dirty)
+ * @flags: must be 0
+ * @dev: the device with the cbw target
+ * @name: pointer to the bitmap's name; 0: all bitmaps of the device
+ * @name_len: its length in bytes; 0: all
+ * @nr_ranges: 1 to CBW_RANGES_MAX
+ * @ranges: pointer to an array of struct cbw_range: any bytes within the device
+ *
+ * For who knows of changes that did not come through the device: marks every granule that
+ * a range touches in the recording half, whatever the state of the bitmap, also of one
+ * that does not record.  EINVAL when a range is empty or not within the device, and then
+ * nothing was marked.
+ */
+struct cbw_mark_dirty {
+	__u32 size;
+	__u32 flags;
+	struct cbw_devno dev;
+	__aligned_u64 name;
+	__u32 name_len;
+	__u32 nr_ranges;
+	__aligned_u64 ranges;
+};
+#define CBW_MARK_DIRTY _IO(CBW_TYPE, CBW_CMD_MARK_DIRTY)
+
+/* Buckets of the histogram in struct cbw_stats. */
+#define CBW_STATS_BUCKETS	32
+
+/**
+ * struct cbw_stats - ioctl(CBW_STATS)
+ * @size: sizeof(struct cbw_stats)
+ * @flags: must be 0
+ * @dev: the device with the cbw target
+ * @out_held: guest writes that were held and have gone since: for copies of all snapshots
+ *	and at cuts
+ * @out_held_us: for how long all of these together, microseconds
+ * @out_max_held_us: the longest of them
+ * @out_failed: of these, how many ended with an error (break_guest_write)
+ * @out_again: guest writes with REQ_NOWAIT that would have been held, and ended with EAGAIN
+ * @out_marked_again: guest writes that were in flight at a cut and were marked again
+ * @out_discards_deferred: guest discards that were not passed down because a snapshot
+ *	needed the chunks, in bytes
+ * @out_hist: of those in @out_held: bucket 0: less than 2 microseconds; bucket i: 2^i up to
+ *	less than 2^(i + 1); the last one: and more
+ *
+ * Counts from when the device got its first cbw table.  What guest writes do that are not
+ * held is not counted here; the block layer's statistics of the device have that.
+ */
+struct cbw_stats {
+	__u32 size;
+	__u32 flags;
+	struct cbw_devno dev;
+	__aligned_u64 out_held;
+	__aligned_u64 out_held_us;
+	__aligned_u64 out_max_held_us;
+	__aligned_u64 out_failed;
+	__aligned_u64 out_again;
+	__aligned_u64 out_marked_again;
+	__aligned_u64 out_discards_deferred;
+	__aligned_u64 out_hist[CBW_STATS_BUCKETS];
+};
+#define CBW_STATS _IO(CBW_TYPE, CBW_CMD_STATS)
+
+/**
+ * enum cbw_event_type - what has happened
+ * @CBW_EVENT_SNAPSHOT_FAILED: snapshot @dev is lost; &struct cbw_event.reason says why
+ * @CBW_EVENT_SNAPSHOT_LOW_SPACE: four fifths of the store of snapshot @dev are taken
+ * @CBW_EVENT_SNAPSHOT_DRAINED: nothing of snapshot @dev is needed any more
+ * @CBW_EVENT_SOURCE_RESIZED: device @dev has another size
+ * @CBW_EVENT_SOURCE_GONE: device @dev has no cbw table any more, and its bitmaps are gone
+ * @CBW_EVENT_BITMAP_INCONSISTENT: not in this version
+ */
+enum cbw_event_type {
+	CBW_EVENT_SNAPSHOT_FAILED = 1,
+	CBW_EVENT_SNAPSHOT_LOW_SPACE = 2,
+	CBW_EVENT_SNAPSHOT_DRAINED = 3,
+	CBW_EVENT_SOURCE_RESIZED = 4,
+	CBW_EVENT_SOURCE_GONE = 5,
+	CBW_EVENT_BITMAP_INCONSISTENT = 6,
+};
+
+/**
+ * struct cbw_event - what read() of the control device returns
+ * @size: sizeof(struct cbw_event) of the kernel: where the next one begins
+ * @type: enum cbw_event_type; be prepared for others
+ * @dev: the device
+ * @cut: for a snapshot its cut; else all zero
+ * @reason: enum cbw_reason
+ * @lost: how many were lost before this one, since nobody had read
+ *
+ * Each session gets all events from its open on.  It keeps the CBW_EVENTS_MAX newest ones.
+ * read() returns as many whole records as there are and fit, and waits for the first,
+ * or gives EAGAIN with O_NONBLOCK; EINVAL when not even one fits.  poll() says POLLIN when
+ * there are any.  Who wants to be sure that nothing is missed opens the device first and
+ * asks for the state then.
+ */
+struct cbw_event {
+	__u32 size;
+	__u32 type;
+	struct cbw_devno dev;
+	struct cbw_cut_id cut;
+	__u32 reason;
+	__u32 lost;
+};
+#define CBW_EVENTS_MAX		64
 
 #endif /* _UAPI_LINUX_DM_CBW_H */
