@@ -254,6 +254,8 @@ static int cut(struct backup *b, struct cbw_error *err)
 		if (!ret)
 			ret = add_actions(j, txn);
 	}
+	if (!ret && b->freeze)
+		ret = cbw_txn_freeze(txn, 0, err);
 	if (!ret)
 		ret = cbw_txn_run(b->session, txn, &b->cut, err);
 	if (!ret)

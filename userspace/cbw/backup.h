@@ -38,6 +38,7 @@ struct backup {
 	uint64_t chunk;
 	uint64_t rate;
 	bool json;
+	bool freeze;			/* the file systems, for the cut */
 	struct cbw_session *session;
 	struct cbw_cut_id cut;
 	bool have_cut;

@@ -23,8 +23,6 @@ static int check_args(const struct args *a, int nr)
 		return usage("cbw backup: --full, --incremental, --differential and --auto exclude each other");
 	if (a->differential)
 		return usage("cbw backup: --differential is not supported in this version");
-	if (a->freeze)
-		return usage("cbw backup: --freeze is not supported in this version");
 	if (a->compress && strcmp(a->compress, "none"))
 		return usage("cbw backup: --compress %s is not supported in this version, only none",
 			     esc(a->compress));
@@ -120,7 +118,7 @@ int cmd_backup(int argc, char **argv)
 		{ "compress", OPT_TEXT, &a.compress, "none", "only none yet" },
 		{ "rate", OPT_SIZE, &a.rate, "N", "read at most N bytes per second" },
 		{ "freeze", OPT_FLAG, &a.freeze, NULL,
-		  "not supported in this version" },
+		  "freeze the file systems on the volumes for the cut" },
 		{ "force", OPT_FLAG, &a.force, NULL,
 		  "use a store although it holds data" },
 		{ "json", OPT_FLAG, &a.json, NULL, "lines of JSON on stdout" },
@@ -128,7 +126,7 @@ int cmd_backup(int argc, char **argv)
 	};
 	struct cmdline cl = {
 		.command = "cbw backup",
-		.args = "DEV... --to DIR --store S... [--full|--incremental|--auto] [--bitmap B] [--rate N] [--json]",
+		.args = "DEV... --to DIR --store S... [--full|--incremental|--auto] [--bitmap B] [--rate N] [--freeze] [--json]",
 		.about = "Backs tracked volumes up, all at one instant, into chains of qcow2 images:\n"
 			"a full one, and increments on top. Killed at any point it leaves chain and\n"
 			"bitmap as they were.",
@@ -159,6 +157,7 @@ int cmd_backup(int argc, char **argv)
 	b.chunk = a.chunk;
 	b.rate = a.rate;
 	b.json = a.json;
+	b.freeze = a.freeze;
 	volumes = xcalloc(b.nr, sizeof(*volumes));
 	status = check_devices(&b, &cl, &a, volumes);
 	free(volumes);

@@ -20,6 +20,7 @@ static const struct command commands[] = {
 	{ "verify", cmd_verify, "check a chain, or compare it with a device" },
 	{ "chain", cmd_chain, "list the images of a chain" },
 	{ "info", cmd_info, "facts about a backup directory" },
+	{ "monitor", cmd_monitor, "says what happens to snapshots and tracked devices" },
 	{ NULL, NULL, NULL }
 };
 

@@ -33,7 +33,7 @@ _cbw()
 	esac
 	if ((COMP_CWORD == 1)); then
 		words='attach detach create remove status list bitmap snapshot
-			backup restore verify chain info --help --version'
+			backup restore verify chain info monitor --help --version'
 	else
 		case $command in
 		attach|remove)	words="$(_cbw_devices) --help" ;;
@@ -42,13 +42,13 @@ _cbw()
 		status|list)	words="$(_cbw_devices) --json --help" ;;
 		backup)
 			words="$(_cbw_devices) --to --store --auto --full --incremental
-				--bitmap --chunk --compress --rate --force --json --help" ;;
+				--bitmap --chunk --compress --rate --freeze --force --json --help" ;;
 		restore)	words='--to --until --force --json --help' ;;
 		verify)		words='--against --until --json --help' ;;
-		info)		words='--json --help' ;;
+		info|monitor)	words='--json --help' ;;
 		bitmap)
 			if ((COMP_CWORD == 2)); then
-				words='add remove clear enable disable list'
+				words='add remove clear enable disable merge copy rename list'
 			else
 				words=$(_cbw_devices)
 				[[ $verb != add ]] || words+=' --granularity --disabled --transient'

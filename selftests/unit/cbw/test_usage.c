@@ -63,7 +63,7 @@ static const struct usage table[] = {
 	{ cmd_backup, "backup v --to d --store s --full --incremental", "exclude each other" },
 	{ cmd_backup, "backup v --to d --store s --full --auto", "exclude each other" },
 	{ cmd_backup, "backup v --to d --store s --differential", "not supported" },
-	{ cmd_backup, "backup v --to d --store s --freeze", "not supported" },
+	{ cmd_monitor, "monitor v", "one too many" },
 	{ cmd_backup, "backup v --to d --store s --compress zstd:3", "--compress zstd:3 is not supported" },
 	{ cmd_backup, "backup v --to d --store s --rate fast", "--rate 'fast' is not a size" },
 	{ cmd_backup, "backup v --to d --store s --rate -1", "is not a size" },
