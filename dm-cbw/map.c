@@ -54,13 +54,17 @@ static bool discard_needed(const struct cbw_epoch *e, sector_t sector,
 		end = min(end, snap->nr_chunks);
 		if (READ_ONCE(snap->over) || first >= end)
 			continue;
-		if (!test_bit(first, snap->done)) {
-			/* Bits are only ever set: a discard is but a hint. */
-			next = data_race(find_next_bit(snap->done, end, first));
+		/*
+		 * Bits are only ever set, and the first one may be while we look: it is
+		 * looked at once, so that either it is needed or what follows is free as
+		 * far as bits are set.
+		 */
+		next = data_race(find_next_bit(snap->done, end, first));
+		if (next > first) {
 			needed_end = max_t(sector_t, needed_end,
 					   (sector_t)next << snap->shift);
 		} else {
-			/* The same. */
+			/* As above. */
 			next = data_race(find_next_zero_bit(snap->done, end, first));
 			if (next < end)
 				free_end = min_t(sector_t, free_end,
