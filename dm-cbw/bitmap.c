@@ -322,16 +322,23 @@ static void bitmap_abort_work(struct work_struct *work)
 {
 	struct cbw_bitmap *b = container_of(work, struct cbw_bitmap, abort_work);
 	struct cbw_device *dev = b->dev;
-	struct cbw_bits *frozen = b->cur.frozen;
+	struct cbw_bits *frozen = b->cur.frozen, *active;
 	struct cbw_snap *released_by;
 
 	cbw_hook_sleep(CBW_HOOK_ABORT_WORK, 0, dev->len);
 	if (cbw_cured(2))
 		wait_event(dev->waitq, cbw_bits_final(dev, frozen, b->cur.frozen_seq));
+	/* A resize that comes meanwhile sees that something is merged into it. */
+	cbw_config_lock();
+	active = cbw_bits_get(b->cur.active);
+	atomic_inc(&active->merges);
+	cbw_config_unlock();
 	if (b->released_by)
-		merge_unreleased(b->cur.active, frozen, b->released_by);
+		merge_unreleased(active, frozen, b->released_by);
 	else if (cbw_cured(7))
-		cbw_bits_or(b->cur.active, frozen);
+		cbw_bits_or(active, frozen);
+	/* Pairs with cbw_bits_merged(). */
+	atomic_dec_return_release(&active->merges);
 
 	cbw_config_lock();
 	released_by = b->released_by;
@@ -341,6 +348,7 @@ static void bitmap_abort_work(struct work_struct *work)
 	b->aborting = false;
 	cbw_config_unlock();
 	cbw_bits_put(frozen);
+	cbw_bits_put(active);
 	if (released_by)
 		cbw_snap_put(released_by);
 	wake_up_all(&dev->waitq);
@@ -439,7 +447,17 @@ int cbw_abort_cut(struct cbw_device *dev, const struct cbw_cut_id *cut,
 	return found ? r : -ESTALE;
 }
 
-/* What it has released counts for a commit of its cut.  Or NULL. */
+/*
+ * Does it count for a bitmap what a snapshot of its cut has released?  One that is limited
+ * to another bitmap has never protected what that does not say is dirty; and with
+ * read_once a chunk is released when it was read, wherever the data was going.
+ */
+static bool release_counts(const struct cbw_snap *snap, const struct cbw_bitmap *b)
+{
+	return snap && !snap->read_once && (!snap->bitmap_len || b->cur.snap == snap);
+}
+
+/* The snapshot of a cut, if there is one, and only one. */
 static struct cbw_snap *snap_of_cut(struct cbw_device *dev, const struct cbw_cut_id *cut)
 {
 	struct cbw_snap *snap, *found = NULL;
@@ -484,7 +502,7 @@ int cbw_commit_always(struct cbw_device *dev, const struct cbw_cut_id *cut,
 		if (b->aborting || !frozen_at(b, cut, through))
 			continue;
 		b->committing = true;
-		b->released_by = snap ? cbw_snap_get(snap) : NULL;
+		b->released_by = release_counts(snap, b) ? cbw_snap_get(snap) : NULL;
 		cbw_bitmap_abort_start(b);
 	}
 	return thaw_wait(dev, cut, through);

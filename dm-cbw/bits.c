@@ -48,6 +48,8 @@ static bool bits_admit(u64 bytes)
  */
 struct cbw_bits *cbw_bits_alloc(sector_t len, unsigned int shift)
 {
+	/* Rather none than somebody killed for it, or a resume that tries for ever. */
+	const gfp_t gfp = GFP_KERNEL | __GFP_NOWARN | __GFP_RETRY_MAYFAIL;
 	struct cbw_bits *bits = kzalloc(sizeof(*bits), GFP_KERNEL);
 
 	if (!bits)
@@ -62,9 +64,9 @@ struct cbw_bits *cbw_bits_alloc(sector_t len, unsigned int shift)
 		goto free_bits;
 	/* kvzalloc() has nothing larger. */
 	if (bits->bytes <= INT_MAX)
-		bits->words = kvzalloc(bits->bytes, GFP_KERNEL | __GFP_NOWARN);
+		bits->words = kvzalloc(bits->bytes, gfp);
 	else
-		bits->words = __vmalloc(bits->bytes, GFP_KERNEL | __GFP_ZERO | __GFP_NOWARN);
+		bits->words = __vmalloc(bits->bytes, gfp | __GFP_ZERO);
 	if (!bits->words) {
 		DMWARN_LIMIT("no memory for a bitmap of %zu KiB", bits->bytes >> 10);
 		goto forget;

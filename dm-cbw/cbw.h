@@ -63,8 +63,10 @@ extern struct workqueue_struct *cbw_wq;
 extern struct workqueue_struct *cbw_store_wq;
 /* Aborts and the like: may wait for epochs to drain. */
 extern struct workqueue_struct *cbw_wait_wq;
-/* Merges and freezes: any number of them may wait, and keep nothing else waiting. */
+/* Merges: many of them may wait for epochs, and keep nothing else waiting. */
 extern struct workqueue_struct *cbw_merge_wq;
+/* Freezes: may hang with a file system. */
+extern struct workqueue_struct *cbw_freeze_wq;
 
 /* ---- epoch.c --------------------------------------------------------------- */
 
@@ -187,9 +189,10 @@ struct cbw_origin {
  * @dd: the origin, opened by this instance
  * @origin: what this instance publishes as dev->origin when it is resumed
  * @live: it was resumed, cbw_config_mutex
- * @resize_bits: memory for bitmaps if it changes the device's size, cbw_config_mutex
- * @nr_resize_bits: how many of them, cbw_config_mutex
- * @resize_pair: memory for the publication of that, cbw_config_mutex
+ * @resize_bits: memory for bitmaps if it changes the device's size; of the load, the
+ *	resume and the end of the instance, which dm does one at a time
+ * @nr_resize_bits: how many of them, the same
+ * @resize_pair: memory for the publication of that, the same
  */
 struct cbw_target {
 	struct list_head node;
@@ -348,7 +351,7 @@ static inline bool cbw_bits_final(struct cbw_device *dev, const struct cbw_bits 
 
 int cbw_resize_alloc(struct cbw_device *dev, struct cbw_target *ct);
 void cbw_resize_free(struct cbw_target *ct);
-int cbw_resize_lock(struct cbw_device *dev, struct cbw_target *ct);
+int cbw_resize(struct cbw_device *dev, struct cbw_target *ct);
 
 /* ---- map.c: the path of a write ---------------------------------------------- */
 
@@ -549,8 +552,9 @@ void cbw_freeze_thaw(struct cbw_freeze *f);
 void cbw_freeze_end(struct cbw_freeze *f);
 
 /* merge.c */
-int cbw_merges_add(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_bits *to,
-		   struct cbw_device *from_dev, struct cbw_bits *from);
+int cbw_merges_add(struct cbw_merges **list, struct cbw_device *dev, struct cbw_bits *to,
+		   struct cbw_device *from_dev, struct cbw_bits *from, bool rest);
+void cbw_merges_forget(struct cbw_merges *merges);
 void cbw_merges_drop(struct cbw_merges *merges);
 void cbw_merges_begin(struct cbw_merges *merges);
 int cbw_merges_wait(struct cbw_merges *merges);

@@ -155,6 +155,9 @@ static int extents_fill(struct cbw_bitmap_extents *cmd, struct cbw_bits *bits)
 	u32 n = 0;
 
 	cmd->out_granularity = granularity;
+	/* Not the short granule at the end once more. */
+	if (cmd->offset >= size)
+		pos = bits->len;
 	while (n < cmd->nr_extents && cbw_bits_next_run(bits, pos, &start, &end)) {
 		struct cbw_extent e = {
 			.offset = (u64)start << SECTOR_SHIFT,
@@ -365,23 +368,34 @@ static void mark_one(struct cbw_bits *bits, const struct cbw_range *range)
 	cbw_bits_mark_range(bits, start, end - start);
 }
 
-/* Under the mutex, so that what is marked is in the recording half. */
-static int marks_do(const struct cbw_mark_dirty *cmd, struct cbw_device *dev,
-		    const struct cbw_name *name, const struct cbw_range *ranges)
+/* So many ranges are marked before others get the mutex. */
+#define MARKS_AT_ONCE	64u
+
+/* Some of them; under the mutex, so that what is marked is in the recording half. */
+static int marks_do(const struct cbw_mark_dirty *cmd, const struct cbw_name *name,
+		    const struct cbw_range *ranges, u32 nr)
 {
-	struct cbw_bitmap *b;
-	int r = marks_check(dev, ranges, cmd->nr_ranges);
+	struct cbw_device *dev = cbw_control_device(cmd->dev);
+	struct cbw_bitmap *b, *only = NULL;
+	int r;
 	u32 i;
 
 	lockdep_assert_held(&cbw_config_mutex);
+	if (!dev)
+		return -ENODEV;
+	r = marks_check(dev, ranges, nr);
 	if (r)
 		return r;
-	if (name->s && !cbw_bitmap_find(dev, *name))
-		return -ENOENT;
+	if (name->s) {
+		only = cbw_bitmap_find(dev, *name);
+		if (!only)
+			return -ENOENT;
+	}
+	nr = min(nr, MARKS_AT_ONCE);
 	list_for_each_entry(b, &dev->bitmaps, node) {
-		if (name->s && b != cbw_bitmap_find(dev, *name))
+		if (only && b != only)
 			continue;
-		for (i = 0; i < cmd->nr_ranges; i++)
+		for (i = 0; i < nr; i++)
 			mark_one(b->cur.active, &ranges[i]);
 	}
 	return 0;
@@ -392,7 +406,7 @@ int cbw_do_mark_dirty(struct cbw_session *session, void *arg)
 	struct cbw_mark_dirty *cmd = arg;
 	struct cbw_range *ranges;
 	struct cbw_name name = {};
-	struct cbw_device *dev;
+	u32 done = 0;
 	int r = 0;
 
 	if (cmd->flags || !cmd->nr_ranges || cmd->nr_ranges > CBW_RANGES_MAX ||
@@ -408,10 +422,13 @@ int cbw_do_mark_dirty(struct cbw_session *session, void *arg)
 		r = PTR_ERR(ranges);
 		goto free_name;
 	}
-	cbw_config_lock();
-	dev = cbw_control_device(cmd->dev);
-	r = dev ? marks_do(cmd, dev, &name, ranges) : -ENODEV;
-	cbw_config_unlock();
+	for (; done < cmd->nr_ranges && !r; done += MARKS_AT_ONCE) {
+		cbw_config_lock();
+		r = marks_do(cmd, &name, ranges + done, cmd->nr_ranges - done);
+		cbw_config_unlock();
+		if (!r && fatal_signal_pending(current))
+			r = -EINTR;
+	}
 	kvfree(ranges);
 free_name:
 	kfree(name.s);

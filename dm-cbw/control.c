@@ -269,16 +269,14 @@ static int cbw_do_transaction(struct cbw_session *session, void *arg)
 	r = names_copy(actions, cmd->nr_actions, &names, &cmd->out_failed);
 	if (r)
 		goto out;
-	cmd->out_failed = cmd->nr_actions;
-	if (cmd->flags & CBW_TXN_FREEZE) {
-		freeze = freeze_all(cmd, actions);
-		if (IS_ERR(freeze)) {
-			r = PTR_ERR(freeze);
-			freeze = NULL;
-			goto out;
-		}
-	}
 	do {
+		cmd->out_failed = cmd->nr_actions;
+		if (cmd->flags & CBW_TXN_FREEZE) {
+			freeze = freeze_all(cmd, actions);
+			r = PTR_ERR_OR_ZERO(freeze);
+			if (r)
+				break;
+		}
 		cbw_txn_begin(&txn, session);
 		txn.freeze = freeze;
 		for (i = 0; i < cmd->nr_actions && !r; i++) {
@@ -288,6 +286,8 @@ static int cbw_do_transaction(struct cbw_session *session, void *arg)
 		if (!r)
 			cmd->out_failed = cmd->nr_actions;
 		r = cbw_txn_end(&txn, r);
+		/* Not while it waits: they are frozen again then. */
+		cbw_freeze_end(freeze);
 		r = cbw_txn_retry(&txn, r);
 		if (r == -EAGAIN)
 			r = fatal_signal_pending(current) ? -EINTR : 0;
@@ -296,7 +296,6 @@ static int cbw_do_transaction(struct cbw_session *session, void *arg)
 	} while (!r);
 	if (!r)
 		cmd->out_cut = txn.cut;
-	cbw_freeze_end(freeze);
 out:
 	for (i = 0; names && i < cmd->nr_actions; i++)
 		kfree(names[i]);

@@ -211,12 +211,6 @@ struct cbw_device *cbw_device_attach(struct dm_target *ti,
 			return ERR_PTR(-ENOMEM);
 		}
 	} else {
-		if (cbw_resize_alloc(dev, ct)) {
-			cbw_config_unlock();
-			cbw_resize_free(ct);
-			ti->error = "Cannot allocate the bitmaps for the new size";
-			return ERR_PTR(-ENOMEM);
-		}
 		cbw_device_get(dev);
 	}
 	spin_lock_irq(&dev->inst_lock);

@@ -87,44 +87,41 @@ static bool event_take(struct cbw_session *session, struct cbw_event *event)
 	return any;
 }
 
+/* What the first version of the record had. */
+#define EVENT_MIN	offsetofend(struct cbw_event, lost)
+
 /*
- * May sleep.  What could not be copied out is lost, but counted: a reader that gives a bad
- * pointer has bigger trouble.
+ * One event, as much of it as the reader knows.  May sleep.  What could not be copied out is
+ * lost, but counted: a reader that gives a bad pointer has bigger trouble.
  */
 ssize_t cbw_events_read(struct cbw_session *session, char __user *buf, size_t count,
 			bool nonblock)
 {
 	struct cbw_event event;
-	size_t done = 0;
 
-	if (count < sizeof(event))
+	if (count < EVENT_MIN)
 		return -EINVAL;
-	while (count - done >= sizeof(event)) {
-		if (!event_take(session, &event)) {
-			if (done)
-				break;
-			if (nonblock)
-				return -EAGAIN;
-			if (wait_event_interruptible(session->waitq,
-						     READ_ONCE(session->nr)))
-				return -ERESTARTSYS;
-			continue;
-		}
-		if (copy_to_user(buf + done, &event, sizeof(event))) {
-			spin_lock(&events_lock);
-			session->lost += event.lost + 1;
-			spin_unlock(&events_lock);
-			return done ? done : -EFAULT;
-		}
-		done += sizeof(event);
+	count = min(count, sizeof(event));
+	while (!event_take(session, &event)) {
+		if (nonblock)
+			return -EAGAIN;
+		/* Pairs with the lock of who adds one: it is looked at again. */
+		if (wait_event_interruptible(session->waitq, data_race(session->nr)))
+			return -ERESTARTSYS;
 	}
-	return done;
+	if (!copy_to_user(buf, &event, count))
+		return count;
+	spin_lock(&events_lock);
+	session->lost += event.lost + 1;
+	spin_unlock(&events_lock);
+	return -EFAULT;
 }
 
 __poll_t cbw_events_poll(struct cbw_session *session, struct file *file, poll_table *wait)
 {
 	poll_wait(file, &session->waitq, wait);
-	return READ_ONCE(session->nr) ? EPOLLIN | EPOLLRDNORM : 0;
+	/* Who adds one wakes those who wait here afterwards. */
+	return data_race(session->nr) ? EPOLLIN | EPOLLRDNORM : 0;
 }
 
 /* ---- counts ---------------------------------------------------------------------------- */

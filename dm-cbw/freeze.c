@@ -2,15 +2,16 @@
 /*
  * File systems frozen over a cut.
  *
- * A worker freezes them, and thaws them whatever becomes of the caller:
+ * Workers freeze them, one for each, and thaw them whatever becomes of the caller:
  *
- *   FREEZING	the worker is at it; who waits may give up
+ *   FREEZING	not all of them are; who waits may give up
  *   FROZEN	until the deadline
  *   CUTTING	the cut is being made, which takes no time and nobody can stop
  *   OVER	too late, or nobody wants it any more: thawed, or will be
  *
- * A freeze takes as long as the writeback of the file system: if that hangs so does the
- * worker, with what it has frozen, but not the caller.
+ * A freeze takes as long as the writeback of the file system.  If one hangs so does its
+ * worker, but neither the caller nor the others: that may be what it waits for, when it is
+ * in a file of one of them.
  */
 #include "cbw.h"
 
@@ -24,32 +25,44 @@ enum freeze_state {
 };
 
 /**
+ * struct freeze_dev - a device whose file system is frozen; its worker's
+ * @work: the worker
+ * @freeze: what it is part of, a reference
+ * @bdev: opened, so that it cannot go
+ */
+struct freeze_dev {
+	struct work_struct work;
+	struct cbw_freeze *freeze;
+	struct cbw_bdev_handle bdev;
+};
+
+/**
  * struct cbw_freeze - devices whose file systems are frozen
- * @ref: the caller and the worker
+ * @ref: the caller and the workers
  * @state: enum freeze_state, changed with cmpxchg
  * @deadline: in jiffies
- * @frozen: completed when the worker has frozen all, or has failed
- * @error: with @frozen: why it failed
- * @cut: completed by the caller: nobody needs it any more
- * @work: the worker
+ * @left: how many are not frozen yet
+ * @error: the first that a worker met, changed with cmpxchg
+ * @settled: completed when all are frozen, or one has failed
+ * @cut: completed when nobody needs it any more
  * @nr: devices
- * @devs: opened, so that none can go; the worker's
+ * @devs: the devices
  */
 struct cbw_freeze {
 	struct kref ref;
 	atomic_t state;
 	unsigned long deadline;
-	struct completion frozen;
-	int error;
+	atomic_t left;
+	atomic_t error;
+	struct completion settled;
 	struct completion cut;
-	struct work_struct work;
 	unsigned int nr;
-	struct cbw_bdev_handle devs[] __counted_by(nr);
+	struct freeze_dev devs[];
 };
 
 static void freeze_free(struct kref *ref)
 {
-	kfree(container_of(ref, struct cbw_freeze, ref));
+	kvfree(container_of(ref, struct cbw_freeze, ref));
 }
 
 /* Returns whether it was in state @from. */
@@ -63,29 +76,45 @@ static long time_left(const struct cbw_freeze *f)
 	return max_t(long, (long)(f->deadline - jiffies), 0);
 }
 
+/* No cut any more, unless it is being made. */
+static void freeze_give_up(struct cbw_freeze *f)
+{
+	if (freeze_move(f, FREEZING, OVER) || freeze_move(f, FROZEN, OVER))
+		complete_all(&f->cut);
+}
+
+/* This one is frozen: until the cut, or the deadline. */
+static void freeze_hold(struct cbw_freeze *f)
+{
+	if (atomic_dec_and_test(&f->left) && freeze_move(f, FREEZING, FROZEN))
+		complete_all(&f->settled);
+	if (wait_for_completion_timeout(&f->cut, time_left(f)))
+		return;
+	freeze_give_up(f);
+	/* At once, or the cut is being made. */
+	wait_for_completion(&f->cut);
+}
+
 static void freeze_work(struct work_struct *work)
 {
-	struct cbw_freeze *f = container_of(work, struct cbw_freeze, work);
-	unsigned int n = 0, i;
-	int r = 0;
+	struct freeze_dev *d = container_of(work, struct freeze_dev, work);
+	struct cbw_freeze *f = d->freeze;
+	int r;
 
-	while (n < f->nr && !r && atomic_read(&f->state) == FREEZING) {
-		r = cbw_bdev_freeze(cbw_bdev(&f->devs[n]));
-		n += !r;
+	r = cbw_bdev_freeze(cbw_bdev(&d->bdev));
+	if (r) {
+		atomic_cmpxchg(&f->error, 0, r);
+		freeze_give_up(f);
+		complete_all(&f->settled);
+	} else {
+		freeze_hold(f);
+		r = cbw_bdev_thaw(cbw_bdev(&d->bdev));
+		if (r)
+			DMWARN_LIMIT("device %u:%u: the file system cannot be thawed: %d",
+				     MAJOR(cbw_bdev(&d->bdev)->bd_dev),
+				     MINOR(cbw_bdev(&d->bdev)->bd_dev), r);
 	}
-	f->error = r;
-	if (!r && freeze_move(f, FREEZING, FROZEN)) {
-		complete(&f->frozen);
-		if (!wait_for_completion_timeout(&f->cut, time_left(f)) &&
-		    !freeze_move(f, FROZEN, OVER))
-			wait_for_completion(&f->cut);
-	}
-	/* In the reverse order: one may be on top of another. */
-	while (n)
-		cbw_bdev_thaw(cbw_bdev(&f->devs[--n]));
-	for (i = 0; i < f->nr; i++)
-		cbw_bdev_close(&f->devs[i]);
-	complete(&f->frozen);
+	cbw_bdev_close(&d->bdev);
 	kref_put(&f->ref, freeze_free);
 }
 
@@ -101,8 +130,8 @@ static void freeze_work(struct work_struct *work)
 struct cbw_freeze *cbw_freeze_begin(const dev_t *devts, unsigned int nr,
 				    unsigned int timeout_ms)
 {
-	struct cbw_freeze *f = kzalloc(struct_size(f, devs, nr), GFP_KERNEL);
-	long left;
+	struct cbw_freeze *f = kvzalloc(struct_size(f, devs, nr), GFP_KERNEL);
+	unsigned int i;
 	int r = 0;
 
 	if (!f)
@@ -110,30 +139,32 @@ struct cbw_freeze *cbw_freeze_begin(const dev_t *devts, unsigned int nr,
 	kref_init(&f->ref);
 	atomic_set(&f->state, FREEZING);
 	f->deadline = jiffies + msecs_to_jiffies(timeout_ms);
-	init_completion(&f->frozen);
+	init_completion(&f->settled);
 	init_completion(&f->cut);
-	INIT_WORK(&f->work, freeze_work);
 	for (; f->nr < nr && !r; f->nr += !r)
-		r = cbw_bdev_open(devts[f->nr], &f->devs[f->nr]);
+		r = cbw_bdev_open(devts[f->nr], &f->devs[f->nr].bdev);
 	if (r) {
 		while (f->nr)
-			cbw_bdev_close(&f->devs[--f->nr]);
-		kfree(f);
+			cbw_bdev_close(&f->devs[--f->nr].bdev);
+		kvfree(f);
 		return ERR_PTR(r);
 	}
-	kref_get(&f->ref);
-	queue_work(cbw_merge_wq, &f->work);
-
-	left = wait_for_completion_killable_timeout(&f->frozen, time_left(f));
-	if (left <= 0 && freeze_move(f, FREEZING, OVER))
-		r = left ? -EINTR : -ETIMEDOUT;
+	atomic_set(&f->left, nr);
+	for (i = 0; i < nr; i++) {
+		kref_get(&f->ref);
+		f->devs[i].freeze = f;
+		INIT_WORK(&f->devs[i].work, freeze_work);
+		queue_work(cbw_freeze_wq, &f->devs[i].work);
+	}
+	if (wait_for_completion_killable_timeout(&f->settled, time_left(f)) > 0)
+		r = atomic_read(&f->error);
 	else
-		r = f->error;
-	if (r) {
-		kref_put(&f->ref, freeze_free);
-		return ERR_PTR(r);
-	}
-	return f;
+		r = fatal_signal_pending(current) ? -EINTR : -ETIMEDOUT;
+	if (!r)
+		return f;
+	freeze_give_up(f);
+	kref_put(&f->ref, freeze_free);
+	return ERR_PTR(r);
 }
 
 /**
@@ -158,7 +189,8 @@ void cbw_freeze_thaw(struct cbw_freeze *f)
 /* As cbw_freeze_thaw(), and the caller has no use for it any more. */
 void cbw_freeze_end(struct cbw_freeze *f)
 {
+	if (!f)
+		return;
 	cbw_freeze_thaw(f);
-	if (f)
-		kref_put(&f->ref, freeze_free);
+	kref_put(&f->ref, freeze_free);
 }

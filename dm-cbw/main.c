@@ -14,9 +14,12 @@ struct workqueue_struct *cbw_wq;
 struct workqueue_struct *cbw_store_wq;
 struct workqueue_struct *cbw_wait_wq;
 struct workqueue_struct *cbw_merge_wq;
+struct workqueue_struct *cbw_freeze_wq;
 
 static void workqueues_destroy(void)
 {
+	if (cbw_freeze_wq)
+		destroy_workqueue(cbw_freeze_wq);
 	if (cbw_merge_wq)
 		destroy_workqueue(cbw_merge_wq);
 	if (cbw_wait_wq)
@@ -35,8 +38,10 @@ static int __init dm_cbw_init(void)
 	cbw_wq = alloc_workqueue("cbw", WQ_UNBOUND | WQ_MEM_RECLAIM | WQ_HIGHPRI, 0);
 	cbw_store_wq = alloc_workqueue("cbw-store", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
 	cbw_wait_wq = alloc_workqueue("cbw-wait", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
-	cbw_merge_wq = alloc_workqueue("cbw-merge", WQ_UNBOUND, 0);
-	if (!cbw_wq || !cbw_store_wq || !cbw_wait_wq || !cbw_merge_wq) {
+	cbw_merge_wq = alloc_workqueue("cbw-merge", WQ_UNBOUND | WQ_MEM_RECLAIM,
+				       WQ_MAX_ACTIVE);
+	cbw_freeze_wq = alloc_workqueue("cbw-freeze", WQ_UNBOUND, WQ_MAX_ACTIVE);
+	if (!cbw_wq || !cbw_store_wq || !cbw_wait_wq || !cbw_merge_wq || !cbw_freeze_wq) {
 		r = -ENOMEM;
 		goto destroy;
 	}

@@ -24,6 +24,8 @@
  * @from_dev: device of @from, a reference
  * @from: the source, a reference
  * @from_seq: @from is complete when this epoch of @from_dev has been released
+ * @rest: @from was replaced by @to while something was being merged into it: it is
+ *	complete when that has ended, too
  */
 struct cbw_merge {
 	struct list_head node;
@@ -32,6 +34,7 @@ struct cbw_merge {
 	struct cbw_device *from_dev;
 	struct cbw_bits *from;
 	u64 from_seq;
+	bool rest;
 };
 
 /**
@@ -72,6 +75,8 @@ static void merge_work(struct work_struct *work)
 		if (cbw_cured(2))
 			wait_event(m->from_dev->waitq,
 				   cbw_released(m->from_dev, m->from_seq));
+		if (m->rest)
+			wait_event(m->from_dev->waitq, cbw_bits_merged(m->from));
 		cbw_bits_merge(m->to, m->from);
 		/* Who sees it go sees the marks; pairs with cbw_bits_merged(). */
 		atomic_dec_return_release(&m->to->merges);
@@ -84,18 +89,19 @@ static void merge_work(struct work_struct *work)
 
 /**
  * cbw_merges_add - a merge is part of a transaction
- * @txn: the transaction
+ * @list: the transaction's merges; NULL: none yet
  * @dev: device of the target
  * @to: its bits
  * @from_dev: device of the source, part of the transaction
  * @from: its bits
+ * @rest: @to replaces @from, and has what is there already
  *
  * May sleep.  Nothing happens before cbw_merges_begin().  Returns 0 or -ENOMEM.
  */
-int cbw_merges_add(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_bits *to,
-		   struct cbw_device *from_dev, struct cbw_bits *from)
+int cbw_merges_add(struct cbw_merges **list, struct cbw_device *dev, struct cbw_bits *to,
+		   struct cbw_device *from_dev, struct cbw_bits *from, bool rest)
 {
-	struct cbw_merges *merges = txn->merges;
+	struct cbw_merges *merges = *list;
 	struct cbw_merge *m;
 
 	lockdep_assert_held(&cbw_config_mutex);
@@ -107,7 +113,7 @@ int cbw_merges_add(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_bits 
 		INIT_LIST_HEAD(&merges->list);
 		init_completion(&merges->done);
 		INIT_WORK(&merges->work, merge_work);
-		txn->merges = merges;
+		*list = merges;
 	}
 	m = kzalloc(sizeof(*m), GFP_KERNEL);
 	if (!m)
@@ -117,6 +123,7 @@ int cbw_merges_add(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_bits 
 	m->from_dev = cbw_device_get(from_dev);
 	m->from = cbw_bits_get(from);
 	m->from_seq = from_dev->seq;
+	m->rest = rest;
 	list_add_tail(&m->node, &merges->list);
 	return 0;
 }
@@ -150,6 +157,13 @@ void cbw_merges_begin(struct cbw_merges *merges)
 		atomic_inc(&m->to->merges);
 	kref_get(&merges->ref);
 	queue_work(cbw_merge_wq, &merges->work);
+}
+
+/* Nobody waits for them.  @merges: begun, or NULL. */
+void cbw_merges_forget(struct cbw_merges *merges)
+{
+	if (merges)
+		kref_put(&merges->ref, merges_free);
 }
 
 /* May sleep.  Returns 0, or -EINTR when killed: then they go on. */

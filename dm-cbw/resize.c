@@ -4,8 +4,9 @@
  *
  * Loading it allocates: the old table is live meanwhile, and the new one may be thrown
  * away.  Resuming it puts every recording half into memory of the new size and publishes.
- * No write is in flight then, but workers may be merging into what records: they are
- * waited for.
+ * No write is in flight then, but workers may be merging into what has recorded: they go
+ * on, since they may have to wait for another device, and when they have ended the new
+ * memory gets what they added.
  *
  *   growth	what is new is dirty in every bitmap, whether it records or not
  *   shrinking	what was behind the new end is forgotten.  Snapshots fail: what they
@@ -17,38 +18,50 @@
 
 #include <linux/slab.h>
 
-/* Is the table of another size than the device, and does that concern anybody? */
+/* Does the table change the size? */
 static bool resize_needed(const struct cbw_device *dev, const struct cbw_target *ct)
 {
 	lockdep_assert_held(&cbw_config_mutex);
-	return dev->len != ct->ti->len &&
-	       (!list_empty(&dev->bitmaps) || !list_empty(&dev->snaps));
+	return dev->len != ct->ti->len;
 }
 
 /**
  * cbw_resize_alloc - memory for the case that the table is resumed
  * @dev: the device
- * @ct: the instance
+ * @ct: the instance, being loaded
  *
- * May sleep.  Returns 0 or -ENOMEM; cbw_resize_free() frees what was allocated.
+ * May sleep, no lock held.  Returns 0 or -ENOMEM; cbw_resize_free() frees what was
+ * allocated.
  */
 int cbw_resize_alloc(struct cbw_device *dev, struct cbw_target *ct)
 {
+	unsigned int *shifts, nr = 0, i;
 	struct cbw_bitmap *b;
+	bool needed;
+	int r = 0;
 
-	lockdep_assert_held(&cbw_config_mutex);
-	if (!resize_needed(dev, ct))
-		return 0;
-	if (cbw_epoch_pair_alloc(&ct->resize_pair))
+	shifts = kcalloc(CBW_BITMAPS_MAX, sizeof(*shifts), GFP_KERNEL);
+	if (!shifts)
 		return -ENOMEM;
-	list_for_each_entry(b, &dev->bitmaps, node) {
-		struct cbw_bits *bits = cbw_bits_alloc(ct->ti->len, b->cur.active->shift);
+	cbw_config_lock();
+	needed = resize_needed(dev, ct);
+	list_for_each_entry(b, &dev->bitmaps, node)
+		shifts[nr++] = b->cur.active->shift;
+	cbw_config_unlock();
+	if (!needed)
+		goto out;
+	r = cbw_epoch_pair_alloc(&ct->resize_pair);
+	for (i = 0; i < nr && !r; i++) {
+		struct cbw_bits *bits = cbw_bits_alloc(ct->ti->len, shifts[i]);
 
-		if (!bits)
-			return -ENOMEM;
-		ct->resize_bits[ct->nr_resize_bits++] = bits;
+		if (bits)
+			ct->resize_bits[ct->nr_resize_bits++] = bits;
+		else
+			r = -ENOMEM;
 	}
-	return 0;
+out:
+	kfree(shifts);
+	return r;
 }
 
 /* May sleep; nobody else has the instance. */
@@ -75,72 +88,49 @@ static struct cbw_bits *resize_bits(struct cbw_target *ct, unsigned int shift)
 	return cbw_bits_alloc(ct->ti->len, shift);
 }
 
-/* A bitmap that is being merged into, its memory, a reference; or NULL. */
-static struct cbw_bits *unsettled(struct cbw_device *dev, struct cbw_bitmap **aborting)
-{
-	struct cbw_bitmap *b;
-
-	lockdep_assert_held(&cbw_config_mutex);
-	list_for_each_entry(b, &dev->bitmaps, node) {
-		if (!b->aborting && cbw_bits_merged(b->cur.active))
-			continue;
-		*aborting = b->aborting ? b : NULL;
-		if (b->aborting)
-			kref_get(&b->ref);
-		return cbw_bits_get(b->cur.active);
-	}
-	return NULL;
-}
-
-/* Takes the mutex when nothing is merged any more.  Returns 0 or -EINTR without it. */
-static int lock_settled(struct cbw_device *dev)
-{
-	struct cbw_bitmap *aborting;
-	struct cbw_bits *bits;
-	int r = 0;
-
-	for (;;) {
-		cbw_config_lock();
-		bits = unsettled(dev, &aborting);
-		if (!bits)
-			return 0;
-		cbw_config_unlock();
-		if (aborting)
-			r = cbw_bitmap_abort_wait(aborting);
-		else if (wait_event_killable(dev->waitq, cbw_bits_merged(bits)))
-			r = -EINTR;
-		cbw_bits_put(bits);
-		if (r)
-			return r;
-	}
-}
-
 /*
  * Allocate what is missing, so that nothing can fail after it: as many as there are
- * bitmaps, each of its granularity, in their order.
+ * bitmaps, each of its granularity, in their order; and what has still to be merged.
  */
 static int resize_prepare(struct cbw_device *dev, struct cbw_target *ct,
-			  struct cbw_bits **fresh)
+			  struct cbw_bits **fresh, struct cbw_merges **merges)
 {
 	struct cbw_bitmap *b;
 	unsigned int n = 0;
+	int r = 0;
 
 	if (!ct->resize_pair.next && cbw_epoch_pair_alloc(&ct->resize_pair))
 		return -ENOMEM;
 	list_for_each_entry(b, &dev->bitmaps, node) {
-		fresh[n] = resize_bits(ct, b->cur.active->shift);
-		if (fresh[n]) {
-			n++;
-			continue;
+		struct cbw_bits *old = b->cur.active;
+
+		fresh[n] = resize_bits(ct, old->shift);
+		if (!fresh[n]) {
+			r = -ENOMEM;
+			break;
 		}
-		while (n)
-			cbw_bits_put(fresh[--n]);
-		return -ENOMEM;
+		n++;
+		if (!cbw_bits_merged(old))
+			r = cbw_merges_add(merges, dev, fresh[n - 1], dev, old, true);
+		if (r)
+			break;
 	}
-	return 0;
+	if (!r)
+		return 0;
+	cbw_merges_drop(*merges);
+	*merges = NULL;
+	/* For the next try. */
+	while (n) {
+		if (ct->nr_resize_bits < CBW_BITMAPS_MAX)
+			ct->resize_bits[ct->nr_resize_bits++] = fresh[--n];
+		else
+			cbw_bits_put(fresh[--n]);
+	}
+	return r;
 }
 
-static void resize_do(struct cbw_device *dev, struct cbw_target *ct, struct cbw_bits **fresh)
+static void resize_do(struct cbw_device *dev, struct cbw_target *ct, struct cbw_bits **fresh,
+		      struct cbw_merges *merges)
 {
 	bool shrinks = ct->ti->len < dev->len;
 	struct cbw_bitmap *b;
@@ -156,53 +146,49 @@ static void resize_do(struct cbw_device *dev, struct cbw_target *ct, struct cbw_
 	list_for_each_entry(snap, &dev->snaps, node)
 		if (shrinks && snap->start_seq)
 			cbw_snap_break(snap, CBW_REASON_SOURCE_RESIZED);
+	cbw_merges_begin(merges);
 	dev->txn_pair = ct->resize_pair;
 	ct->resize_pair.next = NULL;
 	ct->resize_pair.hold = NULL;
 	list_add(&dev->txn_node, &devs);
+	/* Also without bitmaps: the epoch may mark some that are gone, of the old size. */
 	cbw_publish(&devs);
 	list_del_init(&dev->txn_node);
 }
 
 /**
- * cbw_resize_lock - the table is about to be resumed: give the device its size
+ * cbw_resize - the table is about to be resumed: give the device its size
  * @dev: the device; it is suspended
  * @ct: the instance
  *
- * Takes cbw_config_mutex, also on failure.  May sleep.  Returns 0, -ENOMEM or -EINTR, and
- * then nothing has changed.
+ * May sleep, but waits for nobody.  Returns 0 or -ENOMEM, and then nothing has changed.
  */
-int cbw_resize_lock(struct cbw_device *dev, struct cbw_target *ct)
+int cbw_resize(struct cbw_device *dev, struct cbw_target *ct)
 {
+	struct cbw_merges *merges = NULL;
 	struct cbw_bits **fresh;
-	unsigned int i, nr;
+	unsigned int i, nr = dev->nr_bitmaps;
 	int r;
 
-	cbw_config_lock();
-	/* Only a resume changes the size, and dm has one at a time. */
+	lockdep_assert_held(&cbw_config_mutex);
 	if (!resize_needed(dev, ct)) {
-		dev->len = ct->ti->len;
+		/* It was when it was loaded. */
+		cbw_resize_free(ct);
 		return 0;
 	}
-	cbw_config_unlock();
-	r = lock_settled(dev);
-	if (r) {
-		cbw_config_lock();
-		return r;
-	}
-	nr = dev->nr_bitmaps;
-	fresh = kcalloc(nr + 1, sizeof(*fresh), GFP_KERNEL);
-	r = fresh ? resize_prepare(dev, ct, fresh) : -ENOMEM;
+	fresh = kcalloc(nr + 1, sizeof(*fresh), GFP_KERNEL | __GFP_RETRY_MAYFAIL);
+	r = fresh ? resize_prepare(dev, ct, fresh, &merges) : -ENOMEM;
 	if (r) {
 		DMERR("%s: no memory for bitmaps of the new size", dm_device_name(dev->md));
-		goto out;
+		kfree(fresh);
+		return r;
 	}
-	resize_do(dev, ct, fresh);
+	resize_do(dev, ct, fresh, merges);
+	cbw_merges_forget(merges);
 	for (i = 0; i < nr; i++)
 		cbw_bits_put(fresh[i]);
-	cbw_event(CBW_EVENT_SOURCE_RESIZED, dev->devt, NULL, CBW_REASON_NONE);
-out:
 	kfree(fresh);
 	cbw_resize_free(ct);
-	return r;
+	cbw_event(CBW_EVENT_SOURCE_RESIZED, dev->devt, NULL, CBW_REASON_NONE);
+	return 0;
 }

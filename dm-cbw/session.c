@@ -51,7 +51,19 @@ void cbw_session_work(struct work_struct *work)
 void cbw_session_close(struct cbw_session *session)
 {
 	cbw_events_close(session);
+	WRITE_ONCE(session->dead, true);
 	queue_work(cbw_wait_wq, &session->work);
+}
+
+/*
+ * Is a bitmap frozen by a session that is dead, and its abort has yet to begin?  Then the
+ * session has not been freed: who does that begins the aborts before.
+ */
+bool cbw_session_died(const struct cbw_bitmap *b)
+{
+	lockdep_assert_held(&cbw_config_mutex);
+	return b->cur.frozen && !b->aborting && b->cur.owner == CBW_OWNER_SESSION &&
+	       READ_ONCE(b->cur.session->dead);
 }
 
 /**

@@ -15,6 +15,7 @@
  * @nr: their number
  * @lost: how many were lost before @first
  * @waitq: woken when there are any
+ * @dead: it was closed: nobody has to wait for @work to know that
  *
  * What it owns is marked as such where it is (bitmap->cur.session, snap->session), under
  * cbw_config_mutex.
@@ -27,6 +28,7 @@ struct cbw_session {
 	unsigned int nr;
 	unsigned int lost;
 	wait_queue_head_t waitq;
+	bool dead;
 };
 
 struct cbw_session *cbw_session_open(void);
@@ -40,6 +42,7 @@ ssize_t cbw_events_read(struct cbw_session *session, char __user *buf, size_t co
 __poll_t cbw_events_poll(struct cbw_session *session, struct file *file,
 			 poll_table *wait);
 
+bool cbw_session_died(const struct cbw_bitmap *b);
 int cbw_session_detach(struct cbw_session *session, const struct cbw_cut_id *cut);
 
 #endif /* DM_CBW_SESSION_H */

@@ -71,12 +71,13 @@ static u64 like_chunk(struct cbw_snap *snap, u64 chunk, u64 end, bool *released)
 
 	lockdep_assert_held(&snap->lock);
 	end = min(end, chunk + LIKE_MAX);
-	if (!test_bit(chunk, snap->done)) {
+	/* Bits are set meanwhile, with another lock: what is released then counts or not. */
+	next = data_race(find_next_bit(snap->done, end, chunk));
+	if (next > chunk) {
 		*released = false;
-		/* Set meanwhile: who asks does so while nothing or anything may be released. */
-		return data_race(find_next_bit(snap->done, end, chunk));
+		return next;
 	}
-	/* The same. */
+	/* As above; the first one is set. */
 	next = data_race(find_next_zero_bit(snap->done, end, chunk));
 	*released = cbw_map_get(&snap->map, chunk) == CBW_SLOT_NONE;
 	if (next - chunk > 1)
@@ -105,7 +106,8 @@ bool cbw_snap_next_unreleased(struct cbw_snap *snap, sector_t from, sector_t end
 		u64 chunk = cbw_chunk(snap, from), next;
 		bool released = false;
 
-		if (chunk >= snap->nr_chunks) {
+		/* The last chunk may be a short one. */
+		if (from >= snap->len) {
 			*start = from;
 			*stop = end;
 			return true;

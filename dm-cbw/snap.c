@@ -248,7 +248,8 @@ static void snap_limit_work(struct work_struct *work)
 /* Each is told once, and nothing of one that is being removed. */
 static void snap_tell(struct cbw_snap *snap)
 {
-	unsigned int over = READ_ONCE(snap->over), state = cbw_snap_state(snap);
+	/* In this order: what has failed has a reason. */
+	unsigned int state = cbw_snap_state(snap), over = READ_ONCE(snap->over);
 	unsigned int is = 0, type;
 
 	lockdep_assert_held(&cbw_config_mutex);

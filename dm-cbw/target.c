@@ -94,6 +94,11 @@ static int cbw_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 		r = PTR_ERR(ct->dev);
 		goto free_origin;
 	}
+	r = cbw_resize_alloc(ct->dev, ct);
+	if (r) {
+		ti->error = "Cannot allocate the bitmaps for the new size";
+		goto detach;
+	}
 	ti->private = ct;
 	ti->per_io_data_size = sizeof(struct cbw_io);
 	ti->num_flush_bios = 1;
@@ -101,6 +106,9 @@ static int cbw_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 	ti->num_write_zeroes_bios = 1;
 	return 0;
 
+detach:
+	cbw_device_detach(ct);
+	cbw_resize_free(ct);
 free_origin:
 	cbw_origin_free(ct->origin);
 put_device:
@@ -174,26 +182,28 @@ static int cbw_preresume(struct dm_target *ti)
 	struct cbw_origin *old;
 	int r;
 
-	r = cbw_resize_lock(dev, ct);
+	cbw_config_lock();
 	old = rcu_dereference_protected(dev->origin,
 					lockdep_is_held(&cbw_config_mutex));
-	if (r)
-		goto out;
+	/*
+	 * Also when that fails: dm has put this table in the place of the old one, which
+	 * is about to go, and will resume it when it is asked again.
+	 */
+	r = cbw_resize(dev, ct);
 	ct->live = true;
 	if (old != ct->origin)
 		cbw_origin_switch(dev, ct->origin);
 	else
 		old = NULL;
-out:
 	cbw_config_unlock();
-	if (r)
-		return r;
 	/*
 	 * Snapshot reads of the old origin end before anything is written to the
 	 * new one.
 	 */
 	if (old && cbw_cured(8))
 		cbw_origin_drain(old);
+	if (r)
+		return r;
 	WRITE_ONCE(dev->resumes, dev->resumes + 1);
 	/* Old reads are over before new writes begin. */
 	smp_store_release(&dev->suspended, false);

@@ -8,7 +8,7 @@
  * away or, once the epochs' memory is there and nothing can fail any more,
  * makes it the current state and publishes.  Merges come after that (merge.c).
  */
-#include "cbw.h"
+#include "session.h"
 
 #include <linux/random.h>
 #include <linux/sched/mm.h>
@@ -89,6 +89,9 @@ static int txn_settled(struct cbw_txn *txn, struct cbw_bitmap *b)
 	/* What this transaction itself wants merged has not begun. */
 	if (b->staged)
 		return b->next.frozen ? -EBUSY : 0;
+	/* Its abort is as good as under way: who comes after a close does not find it busy. */
+	if (cbw_session_died(b))
+		cbw_bitmap_abort_start(b);
 	if (b->aborting) {
 		if (!txn->wait && !txn->wait_merge) {
 			kref_get(&b->ref);
@@ -174,6 +177,18 @@ static struct cbw_bitmap *bitmap_new(struct cbw_device *dev, struct cbw_name nam
 	return b;
 }
 
+/* How many there will be.  One that is to be removed is in the list until then. */
+static unsigned int txn_count(struct cbw_device *dev)
+{
+	struct cbw_bitmap *b;
+	unsigned int nr = 0;
+
+	lockdep_assert_held(&cbw_config_mutex);
+	list_for_each_entry(b, &dev->bitmaps, node)
+		nr += b->staged ? b->next.present : b->cur.present;
+	return nr;
+}
+
 int cbw_txn_add(struct cbw_txn *txn, struct cbw_device *dev,
 		struct cbw_name name, u32 granularity, u32 flags)
 {
@@ -192,7 +207,7 @@ int cbw_txn_add(struct cbw_txn *txn, struct cbw_device *dev,
 		return r;
 	if (cbw_bitmap_find(dev, name))
 		return -EEXIST;
-	if (dev->nr_bitmaps >= CBW_BITMAPS_MAX)
+	if (txn_count(dev) >= CBW_BITMAPS_MAX)
 		return -ENOSPC;
 	bits = cbw_bits_alloc(dev->len, ilog2(granularity) - SECTOR_SHIFT);
 	if (!bits)
@@ -277,8 +292,8 @@ int cbw_txn_merge(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_name n
 		return PTR_ERR(source);
 	if (dev->len != from_dev->len)
 		return txn_sizes_differ(dev, from_dev);
-	return cbw_merges_add(txn, dev, b->next.active, from_dev,
-			      txn_state(source)->active);
+	return cbw_merges_add(&txn->merges, dev, b->next.active, from_dev,
+			      txn_state(source)->active, false);
 }
 
 int cbw_txn_copy(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_name name,
@@ -421,8 +436,10 @@ int cbw_txn_end(struct cbw_txn *txn, int err)
 	struct cbw_bitmap *b, *tmp_b;
 
 	lockdep_assert_held(&cbw_config_mutex);
-	if (!err)
+	if (!err) {
+		cbw_hook_sleep(CBW_HOOK_TXN_END, 0, 1);
 		err = cbw_freeze_claim(txn->freeze);
+	}
 	if (!err) {
 		cbw_merges_begin(txn->merges);
 		cbw_publish(&txn->devs);

@@ -3,7 +3,7 @@
 # budget: 60
 #
 # Bits that go out and come in: read, load, mark.
-# shellcheck disable=SC2317,SC2154,SC2119,SC2086
+# shellcheck disable=SC2317,SC2154,SC2119,SC2086,SC2017
 . "${0%/*}/lib.sh"
 
 begin

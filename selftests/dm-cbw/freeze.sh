@@ -145,8 +145,10 @@ hangs()
 	ms=$(($(now_ms) - start_ms))
 	((ms >= 1000 && ms < 1000 + 2000 * scale)) || { echo "after $ms ms"; rc=1; }
 	snap_is shot1 state armed || { echo "it has started"; rc=1; }
+	# the other one does not wait for it
+	writable 1 || { echo "the first is still frozen"; rc=1; }
 	dm_resume dut2 || rc=1
-	writable 1 && writable 2 || { echo "still frozen"; rc=1; }
+	writable 2 || { echo "still frozen"; rc=1; }
 	# and it works
 	cbw-ioctl transaction freeze $both || rc=1
 	writable 1 && writable 2 || rc=1
@@ -178,8 +180,8 @@ killed()
 }
 t "the caller is killed" killed
 
-# Frozen, but the cut comes too late (an abort keeps it waiting): thawed in time.
-too_late()
+# While the transaction waits for an abort nothing is frozen, and then it is made.
+waits()
 {
 	local rc=0
 
@@ -187,15 +189,35 @@ too_late()
 	hook arm abort-work timeout_ms 30000
 	bg A msg dut1 bitmap_abort b
 	hook_wait abort-work || return
-	bg T cbw-ioctl transaction freeze:2000 rotate:$M/dut1:b
-	nap 1
-	bg Z touch "$CBW_TMP/m1/late"
-	# without the end of the abort
-	bg_wait Z 8 || { echo "still frozen"; rc=1; }
+	bg T cbw-ioctl transaction freeze:60000 rotate:$M/dut1:b
+	not_yet 1000 bg_ended T || { echo "it did not wait"; rc=1; }
+	writable 1 || { echo "frozen"; rc=1; }
 	hook release abort-work
-	bg_wait A 10 || rc=1
+	bg_wait A 10 && bg_wait T 20 || { cat "$CBW_TMP/T.out"; rc=1; }
+	writable 1 || { echo "still frozen"; rc=1; }
+	until_true 5 idle && msg dut1 bitmap_remove b || rc=1
+	return $rc
+}
+
+idle()
+{
+	[[ $(bitmap_get dut1 b flags) != *b* ]]
+}
+t "the transaction waits" waits
+
+# Frozen, but the cut comes too late: thawed by then, and nothing is done.
+too_late()
+{
+	local rc=0
+
+	msg dut1 bitmap_add b || return
+	hook arm txn-end timeout_ms 20000
+	bg T cbw-ioctl transaction freeze:1500 rotate:$M/dut1:b
+	hook_wait txn-end || return
+	writable 1 || { echo "frozen for ever"; rc=1; }
+	hook release txn-end
 	bg_wait T 10 >/dev/null && { echo "the cut was made"; rc=1; }
-	grep -q 'error ETIMEDOUT' "$CBW_TMP/T.out" || { cat "$CBW_TMP/T.out"; rc=1; }
+	grep -q 'error ETIMEDOUT failed=1' "$CBW_TMP/T.out" || { cat "$CBW_TMP/T.out"; rc=1; }
 	expect "flags" "$(bitmap_get dut1 b flags)" e || rc=1
 	msg dut1 bitmap_remove b || rc=1
 	return $rc

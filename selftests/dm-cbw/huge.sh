@@ -6,7 +6,7 @@
 # bitmaps takes as long as one pass over their words (128 MiB), and what is dirty.
 #
 #	huge.sh [SEED]
-# shellcheck disable=SC2317,SC2154,SC2119,SC2086
+# shellcheck disable=SC2317,SC2154,SC2119,SC2086,SC2046
 . "${0%/*}/lib.sh"
 . "${0%/*}/probe.bash"
 
@@ -115,9 +115,9 @@ session_cut()
 extents()
 {
 	cbw-ioctl extents $M/dut b $1 ${2-} 65536 >"$CBW_TMP/extents" || return
-	mapfile -t nr <"$CBW_TMP/extents"
+	mapfile -t lines <"$CBW_TMP/extents"
 	# the last line says ok
-	nr=$((${#nr[@]} - 1))
+	nr=$((${#lines[@]} - 1))
 }
 t "add, mark, merge, rotate, extents, abort" verbs
 

@@ -21,14 +21,14 @@ one()
 	cbw-load one $M/dut --offset "$1" --len "$2" --gen "${3:-90}"
 }
 
-# extents [CUT]: of b, "offset length" in KiB, in one line
+# extents [BITMAP]: "offset+length" in KiB, in one line
 extents()
 {
 	local off len _ out=
 
 	while read -r off len _; do
 		[[ $off == [0-9]* ]] && out+="$((off >> 10))+$((len >> 10)) "
-	done < <(cbw-ioctl extents $M/dut b ${1-})
+	done < <(cbw-ioctl extents $M/dut "${1:-b}")
 	echo "${out% }"
 }
 
@@ -227,6 +227,48 @@ no_snapshot()
 	expect "dirty" "$(extents)" "64+8" && expect "base" "$(base)" "$cut"
 }
 t "always without a snapshot, and by another session" no_snapshot
+
+# The snapshot is limited to b: what it has not protected for another one was not released.
+limited_to_another()
+{
+	local rc=0
+
+	bitmap_is dut b dirty none || msg dut bitmap_remove b || return
+	fill dut && msg dut bitmap_add b granularity 4096 && msg dut bitmap_add y granularity 4096 &&
+		one 64K 8K && msg dut bitmap_clear b && one 128K 8K || return
+	snap shot dut "$store" 8 3 armed bitmap b || return
+	session_open
+	cut=$(session transaction start:$M/shot rotate:$M/dut:y) || return
+	cut=${cut#ok }
+	# until what b does not say has been given up
+	until_true 5 snap_is shot needed 2 || rc=1
+	cbw-ioctl release $M/shot "$cut" 131072+4096 || rc=1
+	session commit $M/dut "$cut" always || rc=1
+	expect "b" "$(extents b)" "132+4" || rc=1
+	expect "y" "$(extents y)" "64+8 128+8" || rc=1
+	session_close
+	dm_remove shot && msg dut bitmap_remove y || rc=1
+	return $rc
+}
+t "always, limited to another bitmap" limited_to_another
+
+# With read_once a chunk is released by being read, whatever became of the data then.
+read_once()
+{
+	local rc=0
+
+	bitmap_is dut b dirty none || msg dut bitmap_remove b || return
+	fill dut && msg dut bitmap_add b granularity 4096 && one 64K 8K || return
+	snap shot dut "$store" 8 3 read_once bitmap b || return
+	cut=$(snap_get shot cut)
+	dd if=$M/shot of=/dev/null bs=4k skip=16 count=1 iflag=direct status=none || rc=1
+	snap_is shot released 1 || { cbw-dm status shot; rc=1; }
+	commit always || rc=1
+	expect "dirty" "$(extents)" "64+8" || rc=1
+	dm_remove shot || rc=1
+	return $rc
+}
+t "always, with read_once" read_once
 
 # One that stopped recording has no base.
 disabled()

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 120
+# long
 #
 # A write that needs chunks of several snapshots, one of which keeps it waiting: it has no room,
 # its store fails or hangs, it breaks or goes, or the source is suspended. No write is lost, none

@@ -499,7 +499,8 @@ int cbw_event_next(struct cbw_session *session, int timeout_ms, struct cbw_event
 	n = read(session->fd, &e, sizeof(e));
 	if (n < 0)
 		return cbw_fail(err, errno, "read an event: %s", strerror(errno));
-	if (n != sizeof(e) || e.size != sizeof(e))
+	/* a newer module's is longer, and we get what we know */
+	if (n != sizeof(e) || e.size < sizeof(e))
 		return cbw_fail(err, EPROTO, "the module's event makes no sense: %zd bytes", n);
 	*event = e;
 	return 0;

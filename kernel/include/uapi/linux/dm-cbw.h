@@ -220,11 +220,13 @@ struct cbw_action {
  * name.
  *
  * With CBW_TXN_FREEZE the file systems that are mounted directly from the devices (not from
- * a partition, or another device on top) are frozen for the cut: what they have accepted is
+ * a partition, or another device on top, and not from those that are but the source of a
+ * merge or copy) are frozen for the cut: what they have accepted is
  * written, and they need no recovery in a snapshot.  ETIMEDOUT: that took longer than
- * @freeze_timeout_ms; nothing has changed, and what is frozen is thawed, if only when
- * a file system that hangs goes on.  EBUSY with @out_failed == @nr_actions: one of them is
- * frozen already.  They are thawed also when the caller is killed.
+ * @freeze_timeout_ms; nothing has changed, and what is frozen is thawed at that time; one
+ * whose writeback hangs when that goes on.  EBUSY with @out_failed == @nr_actions: one of
+ * them is frozen already (newer kernels freeze it once more).  They are thawed also when
+ * the caller is killed, and before it waits for anything.
  *
  * Waits (killable) for an abort or a merge that is under way on a bitmap it names.  What
  * it merges is there when it returns: that takes until the writes that are in flight at
@@ -252,7 +254,9 @@ struct cbw_transaction {
  *	safe in its target: merge back only the granules any chunk of which was not released;
  *	the cut becomes the bitmap's base.  The next increment is made on top of the
  *	unfinished one.  Nothing counts as released when the cut has no snapshot, or when
- *	@dev is the source and it has several.
+ *	@dev is the source and it has several; nor in a snapshot with ``read_once``, where
+ *	what was read is released wherever it went, nor for another bitmap than the one
+ *	that a snapshot is limited to.
  */
 enum cbw_commit_mode {
 	CBW_COMMIT_ON_SUCCESS = 0,
@@ -386,8 +390,8 @@ enum cbw_snapshot_state {
  * @CBW_REASON_TIMEOUT: a guest write would have been held longer than cbw_timeout_ms
  * @CBW_REASON_MAP_LIMIT: no memory for the map of chunks
  * @CBW_REASON_SOURCE_GONE: the source was removed under the snapshot
- * @CBW_REASON_SOURCE_RESIZED: not in this version: a source with snapshots cannot
- *	change its size
+ * @CBW_REASON_SOURCE_RESIZED: the source was made smaller: what was not preserved behind
+ *	its new end may be gone
  */
 enum cbw_reason {
 	CBW_REASON_NONE = 0,
@@ -571,8 +575,8 @@ struct cbw_bitmap_extents {
  *	filled in
  * @data: pointer to the buffer
  * @offset: in: the place on the device in bytes, of the first bit: a multiple of 64
- *	granules, at most the device's size; out: where to go on, the device's size when
- *	that was all
+ *	granules, at most the device's size (for the frozen half the size it had at the
+ *	cut); out: where to go on, that size when that was all
  * @out_granularity: bytes
  * @reserved: must be 0
  *
@@ -652,7 +656,7 @@ struct cbw_bitmap_load {
  * For who knows of changes that did not come through the device: marks every granule that
  * a range touches in the recording half, whatever the state of the bitmap, also of one
  * that does not record.  EINVAL when a range is empty or not within the device, and then
- * nothing was marked.
+ * nothing was marked.  EINTR: killed before all were.
  */
 struct cbw_mark_dirty {
 	__u32 size;
@@ -723,7 +727,7 @@ enum cbw_event_type {
 
 /**
  * struct cbw_event - what read() of the control device returns
- * @size: sizeof(struct cbw_event) of the kernel: where the next one begins
+ * @size: sizeof(struct cbw_event) of the kernel
  * @type: enum cbw_event_type; be prepared for others
  * @dev: the device
  * @cut: for a snapshot its cut; else all zero
@@ -731,8 +735,9 @@ enum cbw_event_type {
  * @lost: how many were lost before this one, since nobody had read
  *
  * Each session gets all events from its open on.  It keeps the CBW_EVENTS_MAX newest ones.
- * read() returns as many whole records as there are and fit, and waits for the first,
- * or gives EAGAIN with O_NONBLOCK; EINVAL when not even one fits.  poll() says POLLIN when
+ * read() returns one record, or as much of it as there is room for, so that who knows a
+ * shorter one gets what it knows; EINVAL when there is less room than for the members up to
+ * @lost.  It waits for one, or gives EAGAIN with O_NONBLOCK.  poll() says POLLIN when
  * there are any.  Who wants to be sure that nothing is missed opens the device first and
  * asks for the state then.
  */
