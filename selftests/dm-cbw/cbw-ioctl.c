@@ -25,7 +25,10 @@
  *		waits for so many, each for so long (1, 0); -1: for ever
  *	raw NUMBER SIZE [OFFSET:WIDTH:VALUE]...
  *		a struct of SIZE bytes, zero but for its first member (SIZE) and
- *		the values; VALUE may be @zeros, @bad (pointers) or @text=NAME
+ *		the values; VALUE may be @zeros (for input), @room (for output), @bad
+ *		(pointers), @text=NAME, or @{OFFSET:WIDTH:VALUE,...}, which points to
+ *		64 bytes with these values. SIZE may be @bad: then it is the struct
+ *	rawread SIZE [@bad]		read(), without waiting
  *
  * DEV is a path or MAJOR:MINOR, CUT 32 hex digits or `-`. Prints what the call
  * returned, then `ok [CUT]` or `error NAME`, and exits 0 or 1.
@@ -576,15 +579,65 @@ static bool cmd_events(char **args, int n)
 	return result(0);
 }
 
+static bool set_value(char *buf, uint64_t size, char *arg);
+
+/* A number, or a pointer to what it says. */
+static bool get_value(char *val, uint64_t *v)
+{
+	static char zeros[1 << 20], room[1 << 20], inner[16][64];
+	static unsigned int nr_inner;
+	char *save = NULL, *part, *p;
+
+	if (!strcmp(val, "@zeros")) {
+		*v = (uintptr_t)zeros;
+	} else if (!strcmp(val, "@room")) {
+		*v = (uintptr_t)room;
+	} else if (!strcmp(val, "@bad")) {
+		*v = 0x10;
+	} else if (!strncmp(val, "@text=", 6)) {
+		*v = (uintptr_t)val + 6;
+	} else if (!strncmp(val, "@{", 2)) {
+		p = inner[nr_inner++ % 16];
+		memset(p, 0, sizeof(inner[0]));
+		*v = (uintptr_t)p;
+		for (part = strtok_r(val + 2, ",}", &save); part; part = strtok_r(NULL, ",}", &save))
+			if (!set_value(p, sizeof(inner[0]), part))
+				return false;
+	} else {
+		return get_number(val, v);
+	}
+	return true;
+}
+
+static bool set_value(char *buf, uint64_t size, char *arg)
+{
+	uint64_t off, width, v;
+	char *p;
+
+	off = strtoull(arg, &p, 0);
+	if (*p != ':')
+		return misuse("not OFFSET:WIDTH:VALUE", arg);
+	width = strtoull(p + 1, &p, 0);
+	if (*p != ':' || width > 8 || off + width > size)
+		return misuse("not OFFSET:WIDTH:VALUE", arg);
+	if (!get_value(p + 1, &v))
+		return false;
+	memcpy(buf + off, &v, width);
+	return true;
+}
+
 static bool cmd_raw(char **args, int n)
 {
-	static char zeros[1 << 16];
-	uint64_t nr, size, off, width, v;
-	char *buf, *val, *p;
+	uint64_t nr, size;
 	uint32_t v32;
 	int i, ret;
+	char *buf;
 
-	if (!get_number(args[0], &nr) || !get_number(args[1], &size))
+	if (!get_number(args[0], &nr))
+		return false;
+	if (!strcmp(args[1], "@bad"))
+		return result(ioctl(control, _IO(CBW_TYPE, nr), 0x10));
+	if (!get_number(args[1], &size))
 		return false;
 	if (size > 1 << 20)
 		return misuse("too large", args[1]);
@@ -595,24 +648,11 @@ static bool cmd_raw(char **args, int n)
 	memset(buf + size, 0x5a, 64);
 	v32 = size;
 	memcpy(buf, &v32, size < 4 ? size : 4);
-	for (i = 2; i < n; i++) {
-		off = strtoull(args[i], &p, 0);
-		if (*p != ':')
-			return misuse("not OFFSET:WIDTH:VALUE", args[i]);
-		width = strtoull(p + 1, &p, 0);
-		if (*p != ':' || width > 8 || off + width > size)
-			return misuse("not OFFSET:WIDTH:VALUE", args[i]);
-		val = p + 1;
-		if (!strcmp(val, "@zeros"))
-			v = (uintptr_t)zeros;
-		else if (!strcmp(val, "@bad"))
-			v = 0x10;
-		else if (!strncmp(val, "@text=", 6))
-			v = (uintptr_t)val + 6;
-		else if (!get_number(val, &v))
+	for (i = 2; i < n; i++)
+		if (!set_value(buf, size, args[i])) {
+			free(buf);
 			return false;
-		memcpy(buf + off, &v, width);
-	}
+		}
 	ret = ioctl(control, _IO(CBW_TYPE, nr), buf);
 	for (i = 0; i < 64; i++)
 		if (buf[size + i] != 0x5a) {
@@ -621,6 +661,25 @@ static bool cmd_raw(char **args, int n)
 		}
 	free(buf);
 	return result(ret);
+}
+
+static bool cmd_rawread(char **args, int n)
+{
+	static char room[1 << 16];
+	int flags = fcntl(control, F_GETFL);
+	uint64_t size;
+	ssize_t ret;
+
+	if (!get_number(args[0], &size))
+		return false;
+	if (size > sizeof(room))
+		return misuse("too large", args[0]);
+	fcntl(control, F_SETFL, flags | O_NONBLOCK);
+	ret = read(control, n > 1 ? (char *)0x10 : room, size);
+	fcntl(control, F_SETFL, flags);
+	if (ret >= 0)
+		printf("bytes=%zd\n", ret);
+	return result(ret < 0);
 }
 
 static bool command(char **args, int n)
@@ -637,7 +696,7 @@ static bool command(char **args, int n)
 		{ "release-file", 3, 3 },
 		{ "read", 4, 4 },	 { "load", 4, 5 },
 		{ "mark", 3, ARGS_MAX }, { "stats", 1, 1 },
-		{ "events", 0, 2 },
+		{ "events", 0, 2 },	 { "rawread", 1, 2 },
 	};
 	size_t i;
 
@@ -666,7 +725,8 @@ static bool command(char **args, int n)
 	case 12: return cmd_load(args, n);
 	case 13: return cmd_mark(args, n);
 	case 14: return cmd_stats(args);
-	default: return cmd_events(args, n);
+	case 15: return cmd_events(args, n);
+	default: return cmd_rawread(args, n);
 	}
 }
 

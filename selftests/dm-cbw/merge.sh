@@ -179,6 +179,31 @@ copies()
 }
 t "copy" copies
 
+# To another volume, in one transaction: it is on one of them at any time, and goes on there.
+moves()
+{
+	local rc=0 base
+
+	msg dut1 bitmap_add a granularity 4096 && msg dut1 bitmap_rotate a >/dev/null &&
+		msg dut1 bitmap_commit a && one dut1 1M 8K || return
+	base=$(bitmap_get dut1 a base)
+	extents dut1 a >"$CBW_TMP/want"
+	dm_suspend dut1 || return
+	# it would have to be on both
+	msg dut2 bitmap_add a || rc=1
+	cbw-ioctl transaction copy:$M/dut2:a:a:$M/dut1 remove:$M/dut1:a | grep -q 'error EEXIST failed=0' || rc=1
+	bitmap_is dut1 a base $base && msg dut2 bitmap_remove a || rc=1
+	call transaction copy:$M/dut2:a:a:$M/dut1 remove:$M/dut1:a || rc=1
+	dm_resume dut1 || rc=1
+	extents dut2 a >"$CBW_TMP/got"
+	same "what was moved" "$CBW_TMP/want" "$CBW_TMP/got" || rc=1
+	bitmap_is dut2 a base $base && bitmap_is dut2 a flags e && bitmap_is dut1 a base none ||
+		{ cbw-dm status; rc=1; }
+	none || rc=1
+	return $rc
+}
+t "moved to another volume" moves
+
 renames()
 {
 	local rc=0 base i all=()
