@@ -2,7 +2,8 @@
 /*
  * File systems frozen over a cut.
  *
- * Workers freeze them, one for each, and thaw them whatever becomes of the caller:
+ * Workers freeze them, one for each, one after the other in the order of the actions, and
+ * thaw them whatever becomes of the caller:
  *
  *   FREEZING	not all of them are; who waits may give up
  *   FROZEN	until the deadline
@@ -95,6 +96,25 @@ static void freeze_hold(struct cbw_freeze *f)
 	wait_for_completion(&f->cut);
 }
 
+static void freeze_start(struct cbw_freeze *f, struct freeze_dev *d);
+
+/*
+ * The next one.  A file system in a file of another one is frozen before that, if the caller
+ * has named it before: it could not be written back any more.
+ */
+static void freeze_next(struct cbw_freeze *f, struct freeze_dev *d)
+{
+	struct freeze_dev *end = f->devs + f->nr;
+
+	if (++d < end && atomic_read(&f->state) == FREEZING) {
+		freeze_start(f, d);
+		return;
+	}
+	/* Those that are never started. */
+	for (; d < end; d++)
+		cbw_bdev_close(&d->bdev);
+}
+
 static void freeze_work(struct work_struct *work)
 {
 	struct freeze_dev *d = container_of(work, struct freeze_dev, work);
@@ -106,7 +126,9 @@ static void freeze_work(struct work_struct *work)
 		atomic_cmpxchg(&f->error, 0, r);
 		freeze_give_up(f);
 		complete_all(&f->settled);
+		freeze_next(f, d);
 	} else {
+		freeze_next(f, d);
 		freeze_hold(f);
 		r = cbw_bdev_thaw(cbw_bdev(&d->bdev));
 		if (r)
@@ -118,6 +140,14 @@ static void freeze_work(struct work_struct *work)
 	kref_put(&f->ref, freeze_free);
 }
 
+static void freeze_start(struct cbw_freeze *f, struct freeze_dev *d)
+{
+	kref_get(&f->ref);
+	d->freeze = f;
+	INIT_WORK(&d->work, freeze_work);
+	queue_work(cbw_freeze_wq, &d->work);
+}
+
 /**
  * cbw_freeze_begin - freeze the file systems on devices
  * @devts: their numbers, none twice
@@ -125,15 +155,18 @@ static void freeze_work(struct work_struct *work)
  * @timeout_ms: until they are frozen and the cut is made
  *
  * May sleep, killable; no lock held.  Returns what cbw_freeze_end() wants, or an ERR_PTR:
- * -ETIMEDOUT, -EINTR or what the file system said.
+ * -E2BIG, -ETIMEDOUT, -EINTR or what the file system said.
  */
 struct cbw_freeze *cbw_freeze_begin(const dev_t *devts, unsigned int nr,
 				    unsigned int timeout_ms)
 {
-	struct cbw_freeze *f = kvzalloc(struct_size(f, devs, nr), GFP_KERNEL);
-	unsigned int i;
+	struct cbw_freeze *f;
 	int r = 0;
 
+	/* Each keeps a worker. */
+	if (nr > CBW_FREEZE_MAX)
+		return ERR_PTR(-E2BIG);
+	f = kvzalloc(struct_size(f, devs, nr), GFP_KERNEL);
 	if (!f)
 		return ERR_PTR(-ENOMEM);
 	kref_init(&f->ref);
@@ -150,12 +183,7 @@ struct cbw_freeze *cbw_freeze_begin(const dev_t *devts, unsigned int nr,
 		return ERR_PTR(r);
 	}
 	atomic_set(&f->left, nr);
-	for (i = 0; i < nr; i++) {
-		kref_get(&f->ref);
-		f->devs[i].freeze = f;
-		INIT_WORK(&f->devs[i].work, freeze_work);
-		queue_work(cbw_freeze_wq, &f->devs[i].work);
-	}
+	freeze_start(f, f->devs);
 	if (wait_for_completion_killable_timeout(&f->settled, time_left(f)) > 0)
 		r = atomic_read(&f->error);
 	else

@@ -208,12 +208,13 @@ t "the transaction waits" waits
 # Frozen, but the cut comes too late: thawed by then, and nothing is done.
 too_late()
 {
-	local rc=0
+	local rc=0 ms=$((1500 * ${CBW_BUDGET_SCALE:-1}))
 
 	msg dut1 bitmap_add b || return
 	hook arm txn-end timeout_ms 20000
-	bg T cbw-ioctl transaction freeze:1500 rotate:$M/dut1:b
+	bg T cbw-ioctl transaction freeze:$ms rotate:$M/dut1:b
 	hook_wait txn-end || return
+	# it waits until then
 	writable 1 || { echo "frozen for ever"; rc=1; }
 	hook release txn-end
 	bg_wait T 10 >/dev/null && { echo "the cut was made"; rc=1; }
@@ -223,6 +224,37 @@ too_late()
 	return $rc
 }
 t "the cut comes too late" too_late
+
+# A file system in a file of another one: it has to come first.
+stacked()
+{
+	local rc=0 loop
+
+	truncate -s 32M "$CBW_TMP/m2/image" && loop=$(losetup --show -f "$CBW_TMP/m2/image") || return
+	LOOPS+=("$loop")
+	cbw inner "$loop" && mkfs.ext4 -q $M/inner && mkdir -p "$CBW_TMP/m3" &&
+		mount -t ext4 $M/inner "$CBW_TMP/m3" || return
+	msg inner bitmap_add b && msg dut2 bitmap_add b || return
+	head -c 1M /dev/urandom >"$CBW_TMP/m3/data"
+	cbw-ioctl transaction freeze rotate:$M/inner:b rotate:$M/dut2:b || rc=1
+	writable 2 && writable 3 || { echo "still frozen"; rc=1; }
+	until_true 5 settled || { echo "busy for ever"; rc=1; }
+	# the other way round it hangs until the time is over
+	head -c 1M /dev/urandom >"$CBW_TMP/m3/data"
+	cbw-ioctl transaction freeze:1500 rotate:$M/dut2:b rotate:$M/inner:b | grep -q 'error ETIMEDOUT' || { echo "not ETIMEDOUT"; rc=1; }
+	writable 2 && writable 3 || { echo "still frozen"; rc=1; }
+	umount "$CBW_TMP/m3"
+	dm_remove inner && msg dut2 bitmap_remove b || rc=1
+	losetup -d "$loop" && unset 'LOOPS[-1]' || rc=1
+	return $rc
+}
+
+# Their session has ended.
+settled()
+{
+	[[ $(bitmap_get inner b flags) != *b* && $(bitmap_get dut2 b flags) != *b* ]]
+}
+t "one in a file of another" stacked
 
 # Nothing is mounted on it, or no device is named that could be.
 nothing_to_freeze()

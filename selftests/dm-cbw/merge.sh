@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 120
+# budget: 180
 #
 # Merge, copy and rename of bitmaps: across granularities and devices, several in one
 # transaction, and while writes are in flight.

@@ -198,6 +198,8 @@ struct cbw_action {
 /* struct cbw_transaction.freeze_timeout_ms, milliseconds */
 #define CBW_FREEZE_TIMEOUT_DEFAULT	10000
 #define CBW_FREEZE_TIMEOUT_MAX		600000
+/* Devices in a transaction with CBW_TXN_FREEZE. */
+#define CBW_FREEZE_MAX			256
 
 /**
  * struct cbw_transaction - ioctl(CBW_TRANSACTION)
@@ -222,7 +224,9 @@ struct cbw_action {
  * With CBW_TXN_FREEZE the file systems that are mounted directly from the devices (not from
  * a partition, or another device on top, and not from those that are but the source of a
  * merge or copy) are frozen for the cut: what they have accepted is
- * written, and they need no recovery in a snapshot.  ETIMEDOUT: that took longer than
+ * written, and they need no recovery in a snapshot.  That is done in the order in which the
+ * actions name the devices: one in a file of another one comes first.  E2BIG: more than
+ * CBW_FREEZE_MAX devices.  ETIMEDOUT: that took longer than
  * @freeze_timeout_ms; nothing has changed, and what is frozen is thawed at that time; one
  * whose writeback hangs when that goes on.  EBUSY with @out_failed == @nr_actions: one of
  * them is frozen already (newer kernels freeze it once more).  They are thawed also when
@@ -656,7 +660,8 @@ struct cbw_bitmap_load {
  * For who knows of changes that did not come through the device: marks every granule that
  * a range touches in the recording half, whatever the state of the bitmap, also of one
  * that does not record.  EINVAL when a range is empty or not within the device, and then
- * nothing was marked.  EINTR: killed before all were.
+ * nothing was marked.  EINTR: killed before all were; so may the others be when the device
+ * gets smaller, or the bitmap is removed, meanwhile.
  */
 struct cbw_mark_dirty {
 	__u32 size;
