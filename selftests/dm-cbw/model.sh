@@ -6,13 +6,13 @@
 # module that it can notice takes it up to fifteen seconds on a busy machine; six times that
 # leaves little to luck.
 #
-#	model.sh [SEED [SECONDS]]	default 90 seconds
+#	model.sh [SEED [SECONDS]]	default 60 seconds
 # shellcheck disable=SC2317,SC2154,SC2119,SC2086
 . "${0%/*}/lib.sh"
 
 begin
 seed "${1-}"
-secs=${2:-90}
+secs=${2:-60}
 nullb origin1 4 512
 loopdev origin2 4 512
 nullb origin3 2 512
