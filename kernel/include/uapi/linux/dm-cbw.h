@@ -278,9 +278,11 @@ enum cbw_commit_mode {
  * @reserved: must be 0
  *
  * Commits every bitmap of the device that was rotated at the cut (given a
- * snapshot: its bitmap).  Committing a cut that is committed already is a success.
+ * snapshot: its bitmap).  Committing a cut that is committed already is a success as long
+ * as a bitmap has it as its base; one that did not record at the cut, or was cleared,
+ * disabled or committed anew since, has not, and ESTALE says so.
  * EBUSY: the cut belongs to another session.  ESTALE: not a cut of this
- * device, or aborted.
+ * device, or aborted, or as above.
  *
  * CBW_COMMIT_NEVER and CBW_COMMIT_ALWAYS wait (killable) until what they merge back is
  * there.  Killed meanwhile they return EINTR, and the merge goes on.
