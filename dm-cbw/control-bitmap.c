@@ -107,14 +107,19 @@ out:
  * The memory of one half of a bitmap, a reference; when what is merged into it is there
  * and, for the frozen half (@cut is not 0), it is final.
  */
-static struct cbw_bits *get_half(struct cbw_devno devno, struct cbw_name name,
+static struct cbw_bits *get_half(struct cbw_devno devno, u64 user_name, u32 name_len,
 				 const struct cbw_cut_id *cut)
 {
 	struct cbw_device *dev;
 	struct cbw_bitmap *b;
 	struct cbw_bits *bits;
+	struct cbw_name name;
 	u64 seq = 0;
+	int r;
 
+	r = get_name(user_name, name_len, &name);
+	if (r)
+		return ERR_PTR(r);
 	cbw_config_lock();
 	dev = cbw_control_device(devno);
 	b = dev ? cbw_bitmap_find(dev, name) : NULL;
@@ -134,6 +139,7 @@ static struct cbw_bits *get_half(struct cbw_devno devno, struct cbw_name name,
 	if (!IS_ERR(bits))
 		cbw_device_get(dev);
 	cbw_config_unlock();
+	kfree(name.s);
 	if (IS_ERR(bits))
 		return bits;
 	if (cbw_cured(2) &&
@@ -180,23 +186,17 @@ static int extents_fill(struct cbw_bitmap_extents *cmd, struct cbw_bits *bits)
 int cbw_do_bitmap_extents(struct cbw_session *session, void *arg)
 {
 	struct cbw_bitmap_extents *cmd = arg;
-	struct cbw_name name;
 	struct cbw_bits *bits;
 	int r;
 
 	if (cmd->flags || cmd->reserved || !cmd->nr_extents ||
 	    cmd->nr_extents > CBW_EXTENTS_MAX)
 		return -EINVAL;
-	r = get_name(cmd->name, cmd->name_len, &name);
-	if (r)
-		return r;
-	bits = get_half(cmd->dev, name, &cmd->cut);
-	r = PTR_ERR_OR_ZERO(bits);
-	if (!r) {
-		r = extents_fill(cmd, bits);
-		cbw_bits_put(bits);
-	}
-	kfree(name.s);
+	bits = get_half(cmd->dev, cmd->name, cmd->name_len, &cmd->cut);
+	if (IS_ERR(bits))
+		return PTR_ERR(bits);
+	r = extents_fill(cmd, bits);
+	cbw_bits_put(bits);
 	return r;
 }
 
@@ -256,23 +256,17 @@ static int read_fill(struct cbw_bitmap_read *cmd, const struct cbw_bits *bits)
 int cbw_do_bitmap_read(struct cbw_session *session, void *arg)
 {
 	struct cbw_bitmap_read *cmd = arg;
-	struct cbw_name name;
 	struct cbw_bits *bits;
 	int r;
 
 	if (cmd->flags || cmd->reserved || !cmd->data_len || cmd->data_len % 8 ||
 	    cmd->data_len > CBW_BITMAP_DATA_MAX)
 		return -EINVAL;
-	r = get_name(cmd->name, cmd->name_len, &name);
-	if (r)
-		return r;
-	bits = get_half(cmd->dev, name, &cmd->cut);
-	r = PTR_ERR_OR_ZERO(bits);
-	if (!r) {
-		r = read_fill(cmd, bits);
-		cbw_bits_put(bits);
-	}
-	kfree(name.s);
+	bits = get_half(cmd->dev, cmd->name, cmd->name_len, &cmd->cut);
+	if (IS_ERR(bits))
+		return PTR_ERR(bits);
+	r = read_fill(cmd, bits);
+	cbw_bits_put(bits);
 	return r;
 }
 
