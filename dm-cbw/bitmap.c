@@ -306,7 +306,7 @@ static void merge_unreleased(struct cbw_bits *to, const struct cbw_bits *frozen,
 
 	while (cbw_bits_next_run(frozen, end, &start, &end)) {
 		for (stop = start; cbw_snap_next_unreleased(snap, stop, end, &from, &stop);) {
-			cbw_bits_mark_range(to, from, stop - from);
+			cbw_bits_mark_data(to, from, stop - from);
 			cond_resched();
 		}
 	}
@@ -336,7 +336,7 @@ static void bitmap_abort_work(struct work_struct *work)
 	if (b->released_by)
 		merge_unreleased(active, frozen, b->released_by);
 	else if (cbw_cured(7))
-		cbw_bits_or(active, frozen);
+		cbw_bits_or(active, frozen, true);
 	/* Pairs with cbw_bits_merged(). */
 	atomic_dec_return_release(&active->merges);
 

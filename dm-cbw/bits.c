@@ -4,6 +4,9 @@
  *
  * Bits are set by writes under RCU and never cleared: to clear a bitmap is to
  * rotate it and drop the old half.  So "test before set" never races a clear.
+ *
+ * The second plane is different: its bits come and go.  Where two meet, the one that
+ * clears wins: what is dirty and nothing else is always right.
  */
 #define DM_MSG_PREFIX "cbw"
 
@@ -25,7 +28,7 @@ MODULE_PARM_DESC(bitmap_limit_mib,
 
 static atomic64_t bits_total;
 
-static bool bits_admit(u64 bytes)
+static bool bits_admit(u64 bytes, const char *what)
 {
 	u64 limit = (u64)READ_ONCE(bitmap_limit_mib) << 20;
 
@@ -34,19 +37,12 @@ static bool bits_admit(u64 bytes)
 	if (atomic64_add_return(bytes, &bits_total) <= limit)
 		return true;
 	atomic64_sub(bytes, &bits_total);
-	DMWARN_LIMIT("bitmap of %llu KiB refused: the limit for all bitmaps is %llu MiB (parameter bitmap_limit_mib)",
-		     bytes >> 10, limit >> 20);
+	DMWARN_LIMIT("%s of %llu KiB refused: the limit for all bitmaps is %llu MiB (parameter bitmap_limit_mib)",
+		     what, bytes >> 10, limit >> 20);
 	return false;
 }
 
-/**
- * cbw_bits_alloc - make an empty bitmap
- * @len: size of the device in sectors, not 0
- * @shift: log2 of the granularity in sectors
- *
- * May sleep.  Returns NULL without memory or when the limit is reached.
- */
-struct cbw_bits *cbw_bits_alloc(sector_t len, unsigned int shift)
+static struct cbw_bits *bits_alloc(sector_t len, unsigned int shift, const char *what)
 {
 	/* Rather none than somebody killed for it, or a resume that tries for ever. */
 	const gfp_t gfp = GFP_KERNEL | __GFP_NOWARN | __GFP_RETRY_MAYFAIL;
@@ -60,7 +56,7 @@ struct cbw_bits *cbw_bits_alloc(sector_t len, unsigned int shift)
 	bits->nr = ((len - 1) >> shift) + 1;
 	bits->bytes = DIV_ROUND_UP_ULL(bits->nr, BITS_PER_LONG) *
 		      sizeof(unsigned long);
-	if (!bits_admit(bits->bytes))
+	if (!bits_admit(bits->bytes, what))
 		goto free_bits;
 	/* kvzalloc() has nothing larger. */
 	if (bits->bytes <= INT_MAX)
@@ -68,7 +64,7 @@ struct cbw_bits *cbw_bits_alloc(sector_t len, unsigned int shift)
 	else
 		bits->words = __vmalloc(bits->bytes, gfp | __GFP_ZERO);
 	if (!bits->words) {
-		DMWARN_LIMIT("no memory for a bitmap of %zu KiB", bits->bytes >> 10);
+		DMWARN_LIMIT("no memory for a %s of %zu KiB", what, bits->bytes >> 10);
 		goto forget;
 	}
 	return bits;
@@ -78,6 +74,39 @@ forget:
 free_bits:
 	kfree(bits);
 	return NULL;
+}
+
+/**
+ * cbw_bits_alloc - make an empty bitmap, without a second plane
+ * @len: size of the device in sectors, not 0
+ * @shift: log2 of the granularity in sectors
+ *
+ * May sleep.  Returns NULL without memory or when the limit is reached.
+ */
+struct cbw_bits *cbw_bits_alloc(sector_t len, unsigned int shift)
+{
+	return bits_alloc(len, shift, "bitmap");
+}
+
+/**
+ * cbw_bits_add_plane - give a bitmap its second plane, if it has none
+ * @bits: the bitmap; writes may be marking it
+ *
+ * May sleep.  One at a time.  Returns false without memory; then discards are dirty and
+ * nothing else.
+ */
+bool cbw_bits_add_plane(struct cbw_bits *bits)
+{
+	struct cbw_bits *plane;
+
+	if (bits->discarded)
+		return true;
+	plane = bits_alloc(bits->len, bits->shift, "plane for discards");
+	if (!plane)
+		return false;
+	/* Pairs with the READ_ONCE() of those who follow it. */
+	smp_store_release(&bits->discarded, plane);
+	return true;
 }
 
 /**
@@ -91,6 +120,7 @@ void cbw_bits_put(struct cbw_bits *bits)
 {
 	if (!bits || !refcount_dec_and_test(&bits->ref))
 		return;
+	cbw_bits_put(bits->discarded);
 	atomic64_sub(bits->bytes, &bits_total);
 	kvfree(bits->words);
 	kfree(bits);
@@ -100,6 +130,12 @@ static void bits_or_word(unsigned long *word, unsigned long mask)
 {
 	if ((READ_ONCE(*word) & mask) != mask)
 		atomic_long_or(mask, (atomic_long_t *)word);
+}
+
+static void bits_clear_word(unsigned long *word, unsigned long mask)
+{
+	if (READ_ONCE(*word) & mask)
+		atomic_long_andnot(mask, (atomic_long_t *)word);
 }
 
 /**
@@ -131,6 +167,137 @@ void cbw_bits_mark_range(struct cbw_bits *bits, sector_t sector, sector_t nr)
 	bits_or_word(&bits->words[word], tail);
 }
 
+/* The same for no granule that a range touches; of a second plane. */
+static void bits_clear_range(struct cbw_bits *bits, sector_t sector, sector_t nr)
+{
+	u64 first = sector >> bits->shift;
+	u64 last = min_t(u64, (sector + nr - 1) >> bits->shift, bits->nr - 1);
+	u64 word = first / BITS_PER_LONG, last_word = last / BITS_PER_LONG;
+	unsigned long head = BITMAP_FIRST_WORD_MASK(first);
+	unsigned long tail = BITMAP_LAST_WORD_MASK(last + 1);
+
+	if (first >= bits->nr)
+		return;
+	if (word == last_word) {
+		bits_clear_word(&bits->words[word], head & tail);
+		return;
+	}
+	bits_clear_word(&bits->words[word], head);
+	while (++word < last_word)
+		bits_clear_word(&bits->words[word], ~0UL);
+	bits_clear_word(&bits->words[word], tail);
+}
+
+/**
+ * cbw_bits_undiscard - there may be data in a range
+ * @bits: the bitmap, in which it has been marked before
+ * @sector: first sector
+ * @nr: sectors, not 0
+ *
+ * Any context.
+ */
+void cbw_bits_undiscard(struct cbw_bits *bits, sector_t sector, sector_t nr)
+{
+	struct cbw_bits *plane = READ_ONCE(bits->discarded);
+
+	if (!plane)
+		return;
+	/*
+	 * Having marked the range: either merge_discarded() sees that mark, or what it has
+	 * set is seen here.
+	 */
+	smp_mb();
+	bits_clear_range(plane, sector, nr);
+}
+
+/**
+ * cbw_bits_discard - the content of a range does not matter
+ * @bits: the bitmap, in which it has been marked before
+ * @sector: first sector
+ * @nr: sectors, not 0
+ *
+ * For the granules that the range covers whole.  Any context.  To be called before the
+ * discard goes down: a write that ends after that clears what it covers.
+ */
+void cbw_bits_discard(struct cbw_bits *bits, sector_t sector, sector_t nr)
+{
+	struct cbw_bits *plane = READ_ONCE(bits->discarded);
+	const sector_t granule = (sector_t)1 << bits->shift;
+	u64 first = (sector + granule - 1) >> bits->shift;
+	u64 end = (sector + nr) >> bits->shift;
+
+	/* The last granule may be short. */
+	if (sector + nr >= bits->len)
+		end = bits->nr;
+	if (!plane || first >= end)
+		return;
+	cbw_bits_mark_range(plane, (sector_t)first << bits->shift,
+			    (sector_t)(end - first) << bits->shift);
+	/* A write that ends from now on sees it. */
+	smp_mb();
+}
+
+/* Writes went by, or will, that are not recorded here. */
+void cbw_bits_forget_discards(struct cbw_bits *bits)
+{
+	WRITE_ONCE(bits->forgetful, true);
+}
+
+/* The second plane, if what it says holds. */
+static struct cbw_bits *bits_plane(const struct cbw_bits *bits)
+{
+	return READ_ONCE(bits->forgetful) ? NULL : READ_ONCE(bits->discarded);
+}
+
+/**
+ * cbw_bits_mark_data - mark every granule that a range touches; there may be data
+ * @bits: the bitmap
+ * @sector: first sector
+ * @nr: sectors, not 0
+ *
+ * Any context.
+ */
+void cbw_bits_mark_data(struct cbw_bits *bits, sector_t sector, sector_t nr)
+{
+	cbw_bits_mark_range(bits, sector, nr);
+	cbw_bits_undiscard(bits, sector, nr);
+}
+
+/* The same for granules of one word. */
+static void mark_data_word(struct cbw_bits *bits, u64 word, unsigned long mask)
+{
+	struct cbw_bits *plane = READ_ONCE(bits->discarded);
+
+	bits_or_word(&bits->words[word], mask);
+	if (!plane)
+		return;
+	smp_mb();	/* as in cbw_bits_undiscard() */
+	bits_clear_word(&plane->words[word], mask);
+}
+
+/*
+ * Add granules of one word that were discarded.  Those that are dirty here stay as they
+ * are: dirty wins.  The others become dirty and discarded, unless a write marks them in
+ * these nanoseconds: its mark is seen by the second look at the word, which sets them dirty,
+ * or the write, which clears what is discarded after it has marked, sees what was set.
+ */
+static void merge_discarded(struct cbw_bits *to, u64 word, unsigned long mask)
+{
+	struct cbw_bits *plane = READ_ONCE(to->discarded);
+	atomic_long_t *words = (atomic_long_t *)to->words;
+	unsigned long old = READ_ONCE(to->words[word]);
+
+	mask &= ~old;
+	if (!mask)
+		return;
+	if (plane)
+		atomic_long_or(mask, (atomic_long_t *)&plane->words[word]);
+	/* Fully ordered. */
+	old = atomic_long_fetch_or(mask, &words[word]);
+	if (plane)
+		bits_clear_word(&plane->words[word], mask & old);
+}
+
 /* The bits of the last word that are granules. */
 static unsigned long last_word_mask(const struct cbw_bits *bits)
 {
@@ -142,22 +309,67 @@ static unsigned long last_word_mask(const struct cbw_bits *bits)
  * @to: may be marked by writes at the same time
  * @from: of the same granularity; see cbw_bits_merge().  Where the sizes differ, the
  *	device was resized meanwhile: what is beyond the end of @to is left out
+ * @discards: see cbw_bits_merge()
  *
  * May sleep.
  */
-void cbw_bits_or(struct cbw_bits *to, const struct cbw_bits *from)
+void cbw_bits_or(struct cbw_bits *to, const struct cbw_bits *from, bool discards)
 {
+	const struct cbw_bits *plane = discards ? bits_plane(from) : NULL;
 	u64 i, to_words = to->bytes / sizeof(unsigned long);
 	u64 words = min_t(u64, from->bytes / sizeof(unsigned long), to_words);
 
 	for (i = 0; i < words; i++) {
-		unsigned long word = READ_ONCE(from->words[i]);
+		unsigned long word = READ_ONCE(from->words[i]), gone = 0;
 
 		if (i == to_words - 1)
 			word &= last_word_mask(to);
-		if (word)
-			bits_or_word(&to->words[i], word);
+		if (plane)
+			gone = READ_ONCE(plane->words[i]) & word;
+		if (gone)
+			merge_discarded(to, i, gone);
+		if (word & ~gone)
+			mark_data_word(to, i, word & ~gone);
 		if (!(i % 65536))
+			cond_resched();
+	}
+}
+
+/* A run may be all of the device, and the granules small. */
+static void mark_run_data(struct cbw_bits *to, sector_t start, sector_t end)
+{
+	const sector_t piece = (sector_t)SZ_1M << to->shift;
+
+	for (; end - start > piece; start += piece) {
+		cbw_bits_mark_data(to, start, piece);
+		cond_resched();
+	}
+	cbw_bits_mark_data(to, start, end - start);
+}
+
+/* The same; but at the ends of the run only a part of a granule may be discarded. */
+static void merge_run_discarded(struct cbw_bits *to, sector_t start, sector_t end)
+{
+	const sector_t granule = (sector_t)1 << to->shift;
+	u64 first = ((start + granule - 1) >> to->shift), last = end >> to->shift;
+	u64 word, stop;
+
+	if (end == to->len)
+		last = to->nr;
+	if (first >= last) {
+		mark_run_data(to, start, end);
+		return;
+	}
+	if (start < (sector_t)first << to->shift)
+		cbw_bits_mark_data(to, start, 1);
+	if (end > (sector_t)last << to->shift)
+		cbw_bits_mark_data(to, end - 1, 1);
+	for (; first < last; first = stop) {
+		word = first / BITS_PER_LONG;
+		stop = min((word + 1) * BITS_PER_LONG, last);
+		merge_discarded(to, word, BITMAP_FIRST_WORD_MASK(first) &
+					  BITMAP_LAST_WORD_MASK(stop));
+		if (!(word % 65536))
 			cond_resched();
 	}
 }
@@ -166,27 +378,28 @@ void cbw_bits_or(struct cbw_bits *to, const struct cbw_bits *from)
  * cbw_bits_merge - add all marks of a bitmap to another one
  * @to: may be marked by writes at the same time
  * @from: may be, too: what comes meanwhile is added or not; same size, any granularity
+ * @discards: both of them have recorded all writes since the older one began to: then what
+ *	was discarded in @from, and is not dirty in @to, is discarded there
  *
- * May sleep.  A granule of @to is marked if any part of it is in @from.
+ * May sleep.  A granule of @to is marked if any part of it is in @from; as discarded only
+ * if all of it is that.
  */
-void cbw_bits_merge(struct cbw_bits *to, const struct cbw_bits *from)
+void cbw_bits_merge(struct cbw_bits *to, const struct cbw_bits *from, bool discards)
 {
-	const sector_t piece = (sector_t)SZ_1M << to->shift;
 	sector_t start, end = 0;
+	bool gone;
 
 	if (to == from)
 		return;
 	if (to->shift == from->shift) {
-		cbw_bits_or(to, from);
+		cbw_bits_or(to, from, discards);
 		return;
 	}
-	while (cbw_bits_next_run(from, end, &start, &end)) {
-		/* A run may be all of the device, and the target's granules small. */
-		for (; end - start > piece; start += piece) {
-			cbw_bits_mark_range(to, start, piece);
-			cond_resched();
-		}
-		cbw_bits_mark_range(to, start, end - start);
+	while (cbw_bits_next_extent(from, end, &start, &end, &gone)) {
+		if (gone && discards)
+			merge_run_discarded(to, start, end);
+		else
+			mark_run_data(to, start, end);
 	}
 }
 
@@ -253,6 +466,41 @@ bool cbw_bits_next_run(const struct cbw_bits *bits, sector_t from,
 }
 
 /**
+ * cbw_bits_next_extent - find the next dirty run that is discarded as a whole, or not at all
+ * @bits: the bitmap
+ * @from: sector to begin at, a multiple of the granularity
+ * @start: its first sector
+ * @end: the sector behind it, at most the device's size
+ * @discarded: which
+ *
+ * May sleep.  As cbw_bits_next_run().
+ */
+bool cbw_bits_next_extent(const struct cbw_bits *bits, sector_t from,
+			  sector_t *start, sector_t *end, bool *discarded)
+{
+	const struct cbw_bits *plane = bits_plane(bits);
+	u64 first, last, changes;
+
+	*discarded = false;
+	if (!cbw_bits_next_run(bits, from, start, end))
+		return false;
+	if (!plane)
+		return true;
+	first = *start >> bits->shift;
+	last = ((*end - 1) >> bits->shift) + 1;
+	/* Writes come and go meanwhile, as in cbw_bits_next_run(). */
+	changes = data_race(find_next_bit(plane->words, last, first));
+	if (changes == first) {
+		*discarded = true;
+		changes = data_race(find_next_zero_bit(plane->words, last, first));
+		/* It was set when we looked first. */
+		changes = max(changes, first + 1);
+	}
+	*end = min_t(sector_t, (sector_t)changes << bits->shift, *end);
+	return true;
+}
+
+/**
  * cbw_bits_resize - the content of a bitmap in one of another size
  * @to: empty, of the same granularity
  * @from: the bitmap; nothing marks it any more
@@ -261,15 +509,12 @@ bool cbw_bits_next_run(const struct cbw_bits *bits, sector_t from,
  */
 void cbw_bits_resize(struct cbw_bits *to, const struct cbw_bits *from)
 {
-	const sector_t piece = (sector_t)SZ_1M << to->shift;
-	sector_t start;
-
-	cbw_bits_or(to, from);
+	if (READ_ONCE(from->forgetful))
+		cbw_bits_forget_discards(to);
+	cbw_bits_or(to, from, true);
 	/* A short last granule gets longer: it is as new as what follows. */
-	for (start = from->len; start < to->len; start += piece) {
-		cbw_bits_mark_range(to, start, min(piece, to->len - start));
-		cond_resched();
-	}
+	if (from->len < to->len)
+		mark_run_data(to, from->len, to->len);
 }
 
 /* The first granule is in the lowest bit of the first byte. */
@@ -283,7 +528,7 @@ static unsigned long word_to_le(unsigned long word)
 }
 
 /**
- * cbw_bits_read - the bits as bytes, the first granule in the lowest bit
+ * cbw_bits_read - what is dirty as bytes, the first granule in the lowest bit
  * @bits: the bitmap
  * @word: where to begin, in words of unsigned long
  * @to: room for @nr of them
@@ -298,7 +543,7 @@ void cbw_bits_read(const struct cbw_bits *bits, u64 word, unsigned long *to, u64
 }
 
 /**
- * cbw_bits_load - add bits that cbw_bits_read() gave
+ * cbw_bits_load - add bits that cbw_bits_read() gave, as data
  * @bits: the bitmap; may be marked by writes at the same time
  * @word: where to begin, in words
  * @from: the bits
@@ -321,6 +566,6 @@ int cbw_bits_load(struct cbw_bits *bits, u64 word, const unsigned long *from, u6
 			return -EINVAL;
 	}
 	for (i = 0; i < nr && word + i < words; i++)
-		bits_or_word(&bits->words[word + i], word_to_le(from[i]));
+		mark_data_word(bits, word + i, word_to_le(from[i]));
 	return 0;
 }

@@ -10,7 +10,7 @@
 #include <linux/types.h>
 
 /**
- * struct cbw_bits - a flat bitmap; bits are only ever set
+ * struct cbw_bits - a flat bitmap; bits are only ever set, but those of a second plane
  * @ref: one for each epoch, each bitmap half and each merge that points here
  * @merges: merges into it that have not ended; raised under cbw_config_mutex
  * @shift: log2 of the granularity in sectors
@@ -18,6 +18,14 @@
  * @len: size of the device in sectors; the last granule may be short
  * @bytes: bytes of @words, accounted
  * @words: set with atomic operations or whole words of ones; read freely
+ * @discarded: the second plane, which is of the same size: of the dirty granules, those
+ *	whose content does not matter; NULL: none.  Set once, freed with this
+ * @forgetful: writes went by unrecorded, so the second plane says nothing any more; once
+ *	set it stays
+ *
+ * A bit of the second plane must never hide data.  Whoever records a write sets its bits
+ * in @words first and then clears those in @discarded, when it goes down and again when it
+ * has ended.
  */
 struct cbw_bits {
 	refcount_t ref;
@@ -27,16 +35,25 @@ struct cbw_bits {
 	sector_t len;
 	size_t bytes;
 	unsigned long *words;
+	struct cbw_bits *discarded;
+	bool forgetful;
 };
 
 struct cbw_bits *cbw_bits_alloc(sector_t len, unsigned int shift);
 void cbw_bits_put(struct cbw_bits *bits);
 void cbw_bits_mark_range(struct cbw_bits *bits, sector_t sector, sector_t nr);
-void cbw_bits_or(struct cbw_bits *to, const struct cbw_bits *from);
-void cbw_bits_merge(struct cbw_bits *to, const struct cbw_bits *from);
+void cbw_bits_mark_data(struct cbw_bits *bits, sector_t sector, sector_t nr);
+bool cbw_bits_add_plane(struct cbw_bits *bits);
+void cbw_bits_discard(struct cbw_bits *bits, sector_t sector, sector_t nr);
+void cbw_bits_undiscard(struct cbw_bits *bits, sector_t sector, sector_t nr);
+void cbw_bits_forget_discards(struct cbw_bits *bits);
+void cbw_bits_or(struct cbw_bits *to, const struct cbw_bits *from, bool discards);
+void cbw_bits_merge(struct cbw_bits *to, const struct cbw_bits *from, bool discards);
 u64 cbw_bits_dirty_bytes(const struct cbw_bits *a, const struct cbw_bits *b);
 bool cbw_bits_next_run(const struct cbw_bits *bits, sector_t from,
 		       sector_t *start, sector_t *end);
+bool cbw_bits_next_extent(const struct cbw_bits *bits, sector_t from,
+			  sector_t *start, sector_t *end, bool *discarded);
 void cbw_bits_resize(struct cbw_bits *to, const struct cbw_bits *from);
 void cbw_bits_read(const struct cbw_bits *bits, u64 word, unsigned long *to, u64 nr);
 int cbw_bits_load(struct cbw_bits *bits, u64 word, const unsigned long *from, u64 nr);

@@ -10,7 +10,7 @@
  *   bucket->lock	(irq) copies in flight of some regions of a snapshot, the writes
  *			that wait for them, and changes of those words of snap->done
  *   snap->lock		(irq) batches, slots and the chunk map of one snapshot
- *   dev->gate_lock	(irq) writes parked at a shut gate
+ *   dev->gate_lock	(irq) writes parked at a shut gate, and first discards
  *   remap->lock	(irq) writes on their way back to be mapped
  *
  * RCU guards dev->epoch and what it points to, and dev->origin.
@@ -102,6 +102,7 @@ struct cbw_mark {
  * @prev: with CBW_SLOW_GATE: the epoch it stands in for
  * @seq: position among the device's epochs, from 1
  * @slow: not 0: a write has to look at more than bitmaps and snapshots
+ * @planes: some of its bitmaps have a second plane, for discards
  * @nr_marks: bitmaps to mark
  * @nr_snaps: snapshots to protect
  * @release_work: runs when this epoch and all older ones have drained
@@ -116,6 +117,7 @@ struct cbw_epoch {
 	struct cbw_epoch *prev;
 	u64 seq;
 	unsigned int slow;
+	bool planes;
 	unsigned int nr_marks;
 	unsigned int nr_snaps;
 	struct work_struct release_work;
@@ -259,6 +261,10 @@ struct cbw_remap {
  * @nr_snaps: their number, cbw_config_mutex
  * @txn_node: in a transaction, cbw_config_mutex
  * @txn_pair: memory for its publication, cbw_config_mutex
+ * @discard_work: gives the bitmaps their second planes
+ * @discards_seen: it has, or was asked to: a discard has come
+ * @discards_ready: it has; read freely, set under @gate_lock
+ * @discard_bios: discards that wait for it, @gate_lock
  * @gate_lock: guards @gate_bios
  * @gate_bios: writes that met a shut gate
  * @remap: writes to be mapped again
@@ -291,6 +297,11 @@ struct cbw_device {
 	unsigned int nr_snaps;
 	struct list_head txn_node;
 	struct cbw_epoch_pair txn_pair;
+
+	struct work_struct discard_work;
+	atomic_t discards_seen;
+	bool discards_ready;
+	struct bio_list discard_bios;
 
 	spinlock_t gate_lock;
 	struct bio_list gate_bios;
@@ -346,6 +357,14 @@ static inline bool cbw_bits_final(struct cbw_device *dev, const struct cbw_bits 
 {
 	return cbw_released(dev, seq) && cbw_bits_merged(bits);
 }
+
+/* ---- discard.c -------------------------------------------------------------- */
+
+void cbw_discards_init(struct cbw_device *dev);
+void cbw_discards_prepare(struct cbw_device *dev, struct cbw_bits *bits);
+bool cbw_discards_park(struct cbw_device *dev, struct bio *bio);
+void cbw_discards_mark(const struct cbw_epoch *e, sector_t sector, sector_t nr);
+void cbw_discards_unmark(const struct cbw_epoch *e, sector_t sector, sector_t nr);
 
 /* ---- resize.c --------------------------------------------------------------- */
 
@@ -553,7 +572,8 @@ void cbw_freeze_end(struct cbw_freeze *f);
 
 /* merge.c */
 int cbw_merges_add(struct cbw_merges **list, struct cbw_device *dev, struct cbw_bits *to,
-		   struct cbw_device *from_dev, struct cbw_bits *from, bool rest);
+		   struct cbw_device *from_dev, struct cbw_bits *from, bool rest,
+		   bool discards);
 void cbw_merges_forget(struct cbw_merges *merges);
 void cbw_merges_drop(struct cbw_merges *merges);
 void cbw_merges_begin(struct cbw_merges *merges);

@@ -158,17 +158,20 @@ static int extents_fill(struct cbw_bitmap_extents *cmd, struct cbw_bits *bits)
 	sector_t pos = (cmd->offset & ~(granularity - 1)) >> SECTOR_SHIFT;
 	u64 size = (u64)bits->len << SECTOR_SHIFT;
 	sector_t start, end;
+	bool discarded;
 	u32 n = 0;
 
 	cmd->out_granularity = granularity;
 	/* Not the short granule at the end once more. */
 	if (cmd->offset >= size)
 		pos = bits->len;
-	while (n < cmd->nr_extents && cbw_bits_next_run(bits, pos, &start, &end)) {
+	while (n < cmd->nr_extents &&
+	       cbw_bits_next_extent(bits, pos, &start, &end, &discarded)) {
 		struct cbw_extent e = {
 			.offset = (u64)start << SECTOR_SHIFT,
 			.length = (u64)(end - start) << SECTOR_SHIFT,
-			.flags = CBW_EXTENT_DIRTY,
+			.flags = CBW_EXTENT_DIRTY |
+				 (discarded ? CBW_EXTENT_DISCARDED : 0),
 		};
 
 		if (copy_to_user(&to[n], &e, sizeof(e)))
@@ -356,10 +359,10 @@ static void mark_one(struct cbw_bits *bits, const struct cbw_range *range)
 	sector_t end = ((range->offset + range->length - 1) >> SECTOR_SHIFT) + 1;
 
 	for (; end - start > piece; start += piece) {
-		cbw_bits_mark_range(bits, start, piece);
+		cbw_bits_mark_data(bits, start, piece);
 		cond_resched();
 	}
-	cbw_bits_mark_range(bits, start, end - start);
+	cbw_bits_mark_data(bits, start, end - start);
 }
 
 /* So many ranges are marked before others get the mutex. */

@@ -150,6 +150,7 @@ static struct cbw_device *device_new(struct dm_target *ti)
 	INIT_LIST_HEAD(&dev->txn_node);
 	spin_lock_init(&dev->gate_lock);
 	bio_list_init(&dev->gate_bios);
+	cbw_discards_init(dev);
 	cbw_remap_init(dev);
 	atomic_set(&dev->copy_reads, 0);
 	if (cbw_epoch_first(dev)) {

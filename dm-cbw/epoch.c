@@ -109,6 +109,8 @@ static void epoch_add_bits(struct cbw_epoch *e, struct cbw_bits *bits)
 	e->marks[i].bits = cbw_bits_get(bits);
 	e->marks[i].words = bits->words;
 	e->marks[i].shift = bits->shift;
+	if (bits->discarded)
+		e->planes = true;
 }
 
 static void epoch_group_bits(struct cbw_epoch *e)

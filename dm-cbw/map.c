@@ -14,6 +14,8 @@
  *   cbw_remap()		when the copies are done the write comes here (by remap.c)
  *			and is mapped from the start, under the epoch of that moment
  *   gate_park()	the gate is shut (epoch.c): park until it opens
+ *   cbw_discards_park()	the device's first discard: park until there is memory for
+ *			what is discarded (discard.c)
  *
  * A held write has no reference to any epoch: a slow store cannot delay those who
  * wait for old epochs to drain.
@@ -26,6 +28,7 @@ enum verdict {
 	GO,		/* marked, holds its epoch */
 	SWALLOW,	/* a discard of needed chunks: done without being passed down */
 	GATE,		/* the gate is shut */
+	PLANES,		/* a discard that has to wait for memory */
 	HELD,		/* parked: not the caller's any more */
 	STARVED,	/* the same, and what came free was not enough for it */
 	RETRY,		/* what it had to wait for is there by now */
@@ -130,6 +133,14 @@ static noinline void mark_again(const struct cbw_epoch *e, const struct cbw_io *
 static __always_inline bool epoch_get(struct cbw_epoch *e)
 {
 	return percpu_ref_tryget_live_rcu(&e->ref);
+}
+
+/* The first discard waits until bitmaps can say what was discarded. */
+static bool planes_wanted(struct cbw_device *dev, const struct cbw_epoch *e,
+			  const struct bio *bio)
+{
+	return e->nr_marks && !READ_ONCE(dev->discards_ready) &&
+	       !(bio->bi_opf & REQ_NOWAIT);
 }
 
 /*
@@ -253,14 +264,31 @@ again:
 			break;
 		}
 	}
+	if (discard && planes_wanted(dev, e, bio)) {
+		verdict = PLANES;
+		goto out;
+	}
 	if (unlikely(!epoch_get(e)))
 		goto again;
 	cbw_hook_spin(CBW_HOOK_MAP_EPOCH, sector, nr);
 	io->epoch = e;
 	mark(e, sector, nr);
+	if (unlikely(e->planes)) {
+		if (discard)
+			cbw_discards_mark(e, sector, nr);
+		else
+			cbw_discards_unmark(e, sector, nr);
+	}
 out:
 	rcu_read_unlock();
 	return verdict;
+}
+
+/* dm sends the rest of a discard, behind where the answer changes, once more. */
+static void accept_part(struct bio *bio)
+{
+	if (cbw_io(bio)->nr != bio_sectors(bio))
+		dm_accept_partial_bio(bio, cbw_io(bio)->nr);
 }
 
 static noinline enum verdict decide_discard(struct cbw_device *dev, struct bio *bio,
@@ -268,8 +296,8 @@ static noinline enum verdict decide_discard(struct cbw_device *dev, struct bio *
 {
 	enum verdict verdict = decide(dev, bio, io, true, fresh, NULL);
 
-	if (verdict == GO && io->nr != bio_sectors(bio))
-		dm_accept_partial_bio(bio, io->nr);
+	if (verdict == GO)
+		accept_part(bio);
 	return verdict;
 }
 
@@ -309,17 +337,29 @@ static int end_again(struct cbw_device *dev, struct bio *bio)
 	return end_now(bio, BLK_STS_AGAIN);
 }
 
+static void remap_one(struct cbw_device *dev, struct bio *bio)
+{
+	struct bio_list one;
+
+	bio_list_init(&one);
+	bio_list_add(&one, bio);
+	cbw_remap_queue(dev, &one);
+}
+
 /* What cbw_map() does about a write that does not simply go down. */
 static noinline int map_slow(struct cbw_device *dev, struct bio *bio,
 			     enum verdict verdict)
 {
-	struct bio_list one;
-
 	switch (verdict) {
 	case SWALLOW:
-		if (cbw_io(bio)->nr != bio_sectors(bio))
-			dm_accept_partial_bio(bio, cbw_io(bio)->nr);
+		accept_part(bio);
 		return end_now(bio, BLK_STS_OK);
+	case PLANES:
+		accept_part(bio);
+		cbw_io(bio)->hold_start = ktime_get();
+		if (!cbw_discards_park(dev, bio))
+			remap_one(dev, bio);
+		return DM_MAPIO_SUBMITTED;
 	case GATE:
 		if (bio->bi_opf & REQ_NOWAIT)
 			return end_again(dev, bio);
@@ -327,14 +367,12 @@ static noinline int map_slow(struct cbw_device *dev, struct bio *bio,
 		cbw_io(bio)->hold_start = ktime_get();
 		cbw_hook_sleep(CBW_HOOK_GATE_SEEN, cbw_io(bio)->sector,
 			       cbw_io(bio)->nr);
-		if (gate_park(dev, bio))
-			return DM_MAPIO_SUBMITTED;
-		fallthrough;
+		if (!gate_park(dev, bio))
+			remap_one(dev, bio);
+		return DM_MAPIO_SUBMITTED;
 	case BACK:
 	case RETRY:
-		bio_list_init(&one);
-		bio_list_add(&one, bio);
-		cbw_remap_queue(dev, &one);
+		remap_one(dev, bio);
 		return DM_MAPIO_SUBMITTED;
 	case HELD:
 	case STARVED:
@@ -383,11 +421,15 @@ int cbw_map(struct dm_target *ti, struct bio *bio)
 	return DM_MAPIO_REMAPPED;
 }
 
-/* A write has ended whose epoch @e may be over. */
-static noinline void epoch_over(struct cbw_device *dev, const struct cbw_epoch *e,
-				const struct cbw_io *io)
+/*
+ * A write has ended whose epoch @e may be over, or has bitmaps with second planes.
+ * @discarded: it was a discard, and has not failed.
+ */
+static noinline void end_slow(struct cbw_device *dev, const struct cbw_epoch *e,
+			      const struct cbw_io *io, bool discarded)
 {
 	const struct cbw_epoch *cur;
+	bool over;
 
 	rcu_read_lock();
 	cur = rcu_dereference(dev->epoch);
@@ -397,10 +439,15 @@ static noinline void epoch_over(struct cbw_device *dev, const struct cbw_epoch *
 	 */
 	if (cur && (cur->slow & CBW_SLOW_GATE))
 		cur = cur->prev;
-	if (cur && cur != e && cbw_cured(1)) {
+	over = cur != e;
+	if (cur && over && cbw_cured(1)) {
 		mark_again(cur, io);
 		atomic64_inc(&dev->stats.marked_again);
 	}
+	if (over || !discarded)
+		cbw_discards_unmark(e, io->sector, io->nr);
+	if (cur && over)
+		cbw_discards_unmark(cur, io->sector, io->nr);
 	rcu_read_unlock();
 }
 
@@ -421,6 +468,9 @@ static void end_io_deferred(void *data)
  * so it is marked in the current ones as well, else it would be in no later increment.
  * A write that failed may have changed anything in its range, the same.  (There is no
  * current epoch when the device is being taken down.)
+ *
+ * What is said to be discarded is so only if no write was in flight when the discard went
+ * down: one that was says here that there may be data after all.
  */
 int cbw_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error)
 {
@@ -435,8 +485,8 @@ int cbw_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error)
 		io->deferred = true;
 		return DM_ENDIO_INCOMPLETE;
 	}
-	if (unlikely(rcu_access_pointer(ct->dev->epoch) != e))
-		epoch_over(ct->dev, e, io);
+	if (unlikely(rcu_access_pointer(ct->dev->epoch) != e || e->planes))
+		end_slow(ct->dev, e, io, bio_op(bio) == REQ_OP_DISCARD && !*error);
 	percpu_ref_put(&e->ref);
 	return DM_ENDIO_DONE;
 }
@@ -515,6 +565,10 @@ bool cbw_remap(struct cbw_device *dev, struct bio *bio, const struct cbw_snap *t
 			return true;
 		case GATE:
 			if (gate_park(dev, bio))
+				return true;
+			break;
+		case PLANES:
+			if (cbw_discards_park(dev, bio))
 				return true;
 			break;
 		case HELD:

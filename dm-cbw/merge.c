@@ -26,6 +26,7 @@
  * @from_seq: @from is complete when this epoch of @from_dev has been released
  * @rest: @from was replaced by @to while something was being merged into it: it is
  *	complete when that has ended, too
+ * @discards: see cbw_bits_merge()
  */
 struct cbw_merge {
 	struct list_head node;
@@ -35,6 +36,7 @@ struct cbw_merge {
 	struct cbw_bits *from;
 	u64 from_seq;
 	bool rest;
+	bool discards;
 };
 
 /**
@@ -77,7 +79,7 @@ static void merge_work(struct work_struct *work)
 				   cbw_released(m->from_dev, m->from_seq));
 		if (m->rest)
 			wait_event(m->from_dev->waitq, cbw_bits_merged(m->from));
-		cbw_bits_merge(m->to, m->from);
+		cbw_bits_merge(m->to, m->from, m->discards);
 		/* Who sees it go sees the marks; pairs with cbw_bits_merged(). */
 		atomic_dec_return_release(&m->to->merges);
 		wake_up_all(&m->dev->waitq);
@@ -95,11 +97,13 @@ static void merge_work(struct work_struct *work)
  * @from_dev: device of the source, part of the transaction
  * @from: its bits
  * @rest: @to replaces @from, and has what is there already
+ * @discards: see cbw_bits_merge()
  *
  * May sleep.  Nothing happens before cbw_merges_begin().  Returns 0 or -ENOMEM.
  */
 int cbw_merges_add(struct cbw_merges **list, struct cbw_device *dev, struct cbw_bits *to,
-		   struct cbw_device *from_dev, struct cbw_bits *from, bool rest)
+		   struct cbw_device *from_dev, struct cbw_bits *from, bool rest,
+		   bool discards)
 {
 	struct cbw_merges *merges = *list;
 	struct cbw_merge *m;
@@ -124,6 +128,7 @@ int cbw_merges_add(struct cbw_merges **list, struct cbw_device *dev, struct cbw_
 	m->from = cbw_bits_get(from);
 	m->from_seq = from_dev->seq;
 	m->rest = rest;
+	m->discards = discards;
 	list_add_tail(&m->node, &merges->list);
 	return 0;
 }

@@ -54,10 +54,12 @@ int cbw_resize_alloc(struct cbw_device *dev, struct cbw_target *ct)
 	for (i = 0; i < nr && !r; i++) {
 		struct cbw_bits *bits = cbw_bits_alloc(ct->ti->len, shifts[i]);
 
-		if (bits)
+		if (bits) {
+			cbw_discards_prepare(dev, bits);
 			ct->resize_bits[ct->nr_resize_bits++] = bits;
-		else
+		} else {
 			r = -ENOMEM;
+		}
 	}
 out:
 	kfree(shifts);
@@ -109,9 +111,12 @@ static int resize_prepare(struct cbw_device *dev, struct cbw_target *ct,
 			r = -ENOMEM;
 			break;
 		}
+		/* Mostly it was, at the load. */
+		cbw_discards_prepare(dev, fresh[n]);
 		n++;
 		if (!cbw_bits_merged(old))
-			r = cbw_merges_add(merges, dev, fresh[n - 1], dev, old, true);
+			r = cbw_merges_add(merges, dev, fresh[n - 1], dev, old, true,
+					   true);
 		if (r)
 			break;
 	}

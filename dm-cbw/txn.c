@@ -156,7 +156,11 @@ static struct cbw_bitmap *txn_bitmap(struct cbw_txn *txn, struct cbw_device *dev
 
 static struct cbw_bits *fresh_bits(const struct cbw_bitmap *b)
 {
-	return cbw_bits_alloc(b->dev->len, b->next.active->shift);
+	struct cbw_bits *bits = cbw_bits_alloc(b->dev->len, b->next.active->shift);
+
+	if (bits)
+		cbw_discards_prepare(b->dev, bits);
+	return bits;
 }
 
 /* A bitmap that will be there; its state is in next, and still empty. */
@@ -212,6 +216,7 @@ int cbw_txn_add(struct cbw_txn *txn, struct cbw_device *dev,
 	bits = cbw_bits_alloc(dev->len, ilog2(granularity) - SECTOR_SHIFT);
 	if (!bits)
 		return -ENOMEM;
+	cbw_discards_prepare(dev, bits);
 	b = bitmap_new(dev, name);
 	if (!b) {
 		cbw_bits_put(bits);
@@ -264,6 +269,8 @@ int cbw_txn_enable(struct cbw_txn *txn, struct cbw_device *dev,
 	/* What was, or will be, written without being recorded: see above. */
 	if (!enable || !b->next.enabled)
 		memset(&b->next.base, 0, sizeof(b->next.base));
+	if (!enable)
+		cbw_bits_forget_discards(b->next.active);
 	b->next.enabled = enable;
 	return 0;
 }
@@ -292,8 +299,10 @@ int cbw_txn_merge(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_name n
 		return PTR_ERR(source);
 	if (dev->len != from_dev->len)
 		return txn_sizes_differ(dev, from_dev);
+	/* What was discarded on another device, or before it recorded, may be data here. */
 	return cbw_merges_add(&txn->merges, dev, b->next.active, from_dev,
-			      txn_state(source)->active, false);
+			      txn_state(source)->active, false,
+			      from_dev == dev && b->next.enabled);
 }
 
 int cbw_txn_copy(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_name name,

@@ -14,6 +14,9 @@
  *	loaded	writers race with the operations; model-load.c says what is known then.
  *		Afterwards, when nothing is in flight, what the module has becomes the truth.
  *
+ * What a bitmap says is discarded has to read as zeroes, so discards on these devices must
+ * have that effect.
+ *
  * --seed repeats the operations (not the timing of the writers).  Without --ops it goes on
  * for so many seconds.  Status: 0; 1 a mismatch, with the last operations; 2 usage; 3 an
  * error.
@@ -133,8 +136,9 @@ int main(int argc, char **argv)
 	model_setup(argc - optind, argv + optind);
 	ops_setup(seed);
 	run();
-	printf("operations=%llu cuts=%llu writes=%llu checks=%llu halves=%llu quiet=%llu pinned=%llu loaded=%llu\n",
+	printf("operations=%llu cuts=%llu writes=%llu checks=%llu halves=%llu discarded=%llu quiet=%llu pinned=%llu loaded=%llu\n",
 	       (ull)ops_done, (ull)cuts_made, (ull)load_writes(), (ull)checks, (ull)compared,
+	       (ull)hidden,
 	       (ull)phases[QUIET], (ull)phases[PINNED], (ull)phases[LOADED]);
 	return 0;
 }

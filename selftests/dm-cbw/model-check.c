@@ -8,8 +8,9 @@
 
 #define LOG	30u
 #define LINES	24u
+#define PIECE	(1u << 20)
 
-uint64_t checks, compared;
+uint64_t checks, compared, hidden;
 bool settling;
 
 static char log_ring[LOG][2048];
@@ -124,8 +125,43 @@ static int query_fd(void)
 	return fd;
 }
 
+/*
+ * What was discarded reads as zeroes, on the devices that this runs on, and no write is of
+ * zeroes but those that say so.
+ */
+static void discarded(const struct mdev *d, const struct bitmap *b, const struct cbw_extent *e)
+{
+	static unsigned char *buf;
+	uint64_t at = e->offset, end = e->offset + e->length, n, i;
+	int ret;
+
+	if (!buf)
+		buf = buffer_alloc(PIECE);
+	for (; at < end; at += n) {
+		n = end - at < PIECE ? end - at : PIECE;
+		ret = read_full(d->of->t.fd, buf, n, at);
+		if (ret)
+			mismatch("%s: cannot be read: %s", d->of->name, errname(ret));
+		for (i = 0; i < n; i++)
+			if (buf[i])
+				mismatch("%s: '%s': sector %llu is discarded, says extent %llu+%llu, and has data",
+					 d->of->name, name_text(b->name),
+					 (ull)((at + i) / SECTOR), (ull)e->offset,
+					 (ull)e->length);
+	}
+	hidden += e->length;
+}
+
+/* One that does not record does not know what becomes of what was discarded. */
+static bool flags_good(const struct bitmap *b, uint32_t flags)
+{
+	return flags == CBW_EXTENT_DIRTY ||
+	       (flags == (CBW_EXTENT_DIRTY | CBW_EXTENT_DISCARDED) && b->enabled);
+}
+
+/* @still: nothing is in flight, and this is what has been recorded until now */
 static struct set *found(const struct mdev *d, const struct bitmap *b,
-			 const struct cbw_cut_id *cut)
+			 const struct cbw_cut_id *cut, bool still)
 {
 	static const uint32_t rooms[] = { 1024, 1024, 1024, 64, 5 };
 	struct set *s = set_new(d->of->nr);
@@ -144,12 +180,14 @@ static struct set *found(const struct mdev *d, const struct bitmap *b,
 		if (e[i].offset < end || e[i].offset % g || !e[i].length ||
 		    e[i].offset + e[i].length > d->of->t.size ||
 		    (e[i].length % g && e[i].offset + e[i].length != d->of->t.size) ||
-		    e[i].flags != CBW_EXTENT_DIRTY || e[i].reserved || granularity != g)
+		    !flags_good(b, e[i].flags) || e[i].reserved || granularity != g)
 			mismatch("%s: '%s': extent %llu+%llu flags %u, granularity %u: bad",
 				 d->of->name, name_text(b->name), (ull)e[i].offset,
 				 (ull)e[i].length, e[i].flags, granularity);
 		end = e[i].offset + e[i].length;
 		set_mark(s, e[i].offset / SECTOR, e[i].length / SECTOR, 0);
+		if (still && e[i].flags & CBW_EXTENT_DISCARDED && !d->suspended)
+			discarded(d, b, &e[i]);
 	}
 	free(e);
 	return s;
@@ -185,10 +223,10 @@ static bool extents_differ(const struct mdev *d, const struct bitmap *b, unsigne
 
 	/* first the half that does not change */
 	if (b->is_frozen && !(how & CHECK_PINNED)) {
-		frozen = found(d, b, &b->cut);
+		frozen = found(d, b, &b->cut, false);
 		differs = half_differs(d, b, &b->frozen, "frozen", frozen, false);
 	}
-	active = found(d, b, &none);
+	active = found(d, b, &none, !(how & (CHECK_LOADED | CHECK_PINNED)));
 	differs = differs || half_differs(d, b, &b->active, "active", active, how & CHECK_LOADED);
 	if (!differs && frozen && set_missing(b->either, frozen, active, &at)) {
 		say("%s: '%s': sector %llu is dirty in neither half", d->of->name,
@@ -342,10 +380,10 @@ void check_resync(void)
 	for (d = model->dev; d < model->dev + nr_devices; d++)
 		for (i = 0; i < d->nr_bitmaps; i++) {
 			b = d->bitmap[i];
-			resync(&b->active, found(d, b, &none));
+			resync(&b->active, found(d, b, &none, false));
 			if (!b->is_frozen)
 				continue;
-			resync(&b->frozen, found(d, b, &b->cut));
+			resync(&b->frozen, found(d, b, &b->cut, false));
 			set_empty(b->either);
 		}
 }

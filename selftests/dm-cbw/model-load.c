@@ -134,7 +134,7 @@ static void io_failed(const struct range *r, unsigned int op, int ret)
 
 static void *write_on(void *arg)
 {
-	void *buf = buffer_alloc(1024 * SECTOR);
+	void *buf = memset(buffer_alloc(1024 * SECTOR), 0xd0, 1024 * SECTOR);
 	struct thread *t = arg;
 	struct write *w;
 	unsigned int op;
@@ -283,7 +283,7 @@ static unsigned int nr_pinned, pin_touched;
 
 static void *write_one(void *arg)
 {
-	void *buf = buffer_alloc(PIN_SECTORS * SECTOR);
+	void *buf = memset(buffer_alloc(PIN_SECTORS * SECTOR), 0xd1, PIN_SECTORS * SECTOR);
 	struct pinned *p = arg;
 	int ret = io_do(&p->r, p->op, buf);
 

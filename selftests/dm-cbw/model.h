@@ -182,6 +182,7 @@ bool pin_active(void);
 /* ---- model-check.c ----------------------------------------------------------------- */
 
 extern uint64_t checks, compared;
+extern uint64_t hidden;		/* bytes that are discarded, over all checks */
 
 void log_op(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void log_result(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

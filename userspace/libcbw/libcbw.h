@@ -258,7 +258,8 @@ typedef int (*cbw_extent_fn)(const struct cbw_extent *extent, void *arg);
  * @cut:  NULL or none: the recording half; else the cut, for the frozen half
  * @from: where to begin
  *
- * Waits until the writes that were in flight at the cut have marked. Neighbouring
+ * An extent with CBW_EXTENT_DISCARDED was discarded as a whole: what is there does not
+ * matter. Waits until the writes that were in flight at the cut have marked. Neighbouring
  * extents with equal flags may come in several pieces.
  * Return: 0, an error, or what @fn returned if that was not 0 (then without a
  * text in @err).

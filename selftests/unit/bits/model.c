@@ -14,7 +14,8 @@ bool twin_try_alloc(struct twin *t, sector_t len, unsigned int shift, unsigned i
 	t->nr_cells = (len + cell - 1) / cell;
 	t->cells = granule / cell;
 	t->dirty = calloc(t->nr_cells, sizeof(bool));
-	if (!t->dirty || !t->cells)
+	t->gone = calloc(t->nr_cells, sizeof(bool));
+	if (!t->dirty || !t->gone || !t->cells)
 		shim_fail("no model of %llu sectors in cells of %llu", len, cell);
 	if (t->bits->len != len || t->bits->shift != shift ||
 	    t->bits->nr != (len + granule - 1) / granule ||
@@ -33,8 +34,16 @@ void twin_free(struct twin *t)
 {
 	cbw_bits_put(t->bits);
 	free(t->dirty);
+	free(t->gone);
 	t->bits = NULL;
 	t->dirty = NULL;
+	t->gone = NULL;
+}
+
+/* A cell's first sector; what is behind the last cell is the end. */
+static sector_t cell_sector(const struct twin *t, u64 cell)
+{
+	return cell == t->nr_cells ? t->bits->len : cell << t->unit;
 }
 
 static u64 granule_end(const struct twin *t, u64 first)
@@ -56,30 +65,79 @@ void twin_mark(struct twin *t, sector_t sector, sector_t nr)
 	shim_atomic = false;
 }
 
-static void model_merge(struct twin *to, const struct twin *from)
+void twin_write(struct twin *t, sector_t sector, sector_t nr)
 {
+	u64 cell = 1ull << t->unit, from = sector / cell, c;
+	u64 to = min((sector + nr - 1) / cell + 1, t->nr_cells);
+
+	twin_mark(t, sector, nr);
+	for (from -= from % t->cells; from < to; from = c)
+		for (c = from; c < granule_end(t, from); c++)
+			t->gone[c] = false;
+	shim_atomic = true;
+	cbw_bits_undiscard(t->bits, sector, nr);
+	shim_atomic = false;
+}
+
+void twin_discard(struct twin *t, sector_t sector, sector_t nr)
+{
+	u64 first, last, c;
+
+	twin_mark(t, sector, nr);
+	for (first = 0; first < t->nr_cells && t->bits->discarded; first = c) {
+		last = granule_end(t, first);
+		c = last;
+		if (sector > cell_sector(t, first) || sector + nr < cell_sector(t, last))
+			continue;
+		while (last-- > first)
+			t->gone[last] = true;
+	}
+	shim_atomic = true;
+	cbw_bits_discard(t->bits, sector, nr);
+	shim_atomic = false;
+}
+
+void twin_add_plane(struct twin *t)
+{
+	if (!cbw_bits_add_plane(t->bits) || !t->bits->discarded)
+		shim_fail("no second plane");
+	if (t->bits->discarded->nr != t->bits->nr || t->bits->discarded->len != t->bits->len)
+		shim_fail("the second plane is of another size");
+}
+
+static void model_merge(struct twin *to, const struct twin *from, bool discards)
+{
+	const bool told = discards && from->bits->discarded && !from->bits->forgetful;
 	u64 g, c;
 
 	for (g = 0; g < to->nr_cells; g += to->cells) {
-		bool any = false;
+		bool any = false, all_gone = true, was = to->dirty[g];
 
-		for (c = g; c < granule_end(to, g); c++)
+		for (c = g; c < granule_end(to, g); c++) {
 			any |= from->dirty[c];
-		for (c = g; any && c < granule_end(to, g); c++)
+			all_gone &= from->dirty[c] && from->gone[c] && told;
+		}
+		for (c = g; any && c < granule_end(to, g); c++) {
 			to->dirty[c] = true;
+			if (!all_gone)
+				to->gone[c] = false;
+			else if (!was)
+				to->gone[c] = to->bits->discarded;
+		}
 	}
 }
 
-void twin_or(struct twin *to, const struct twin *from)
+void twin_or(struct twin *to, const struct twin *from, bool discards)
 {
-	cbw_bits_or(to->bits, from->bits);
-	model_merge(to, from);
+	cbw_bits_or(to->bits, from->bits, discards);
+	model_merge(to, from, discards);
 }
 
-void twin_merge(struct twin *to, const struct twin *from)
+void twin_merge(struct twin *to, const struct twin *from, bool discards)
 {
-	cbw_bits_merge(to->bits, from->bits);
-	model_merge(to, from);
+	cbw_bits_merge(to->bits, from->bits, discards);
+	if (to != from)
+		model_merge(to, from, discards);
 }
 
 void twin_check_words(const struct twin *t)
@@ -93,12 +151,6 @@ void twin_check_words(const struct twin *t)
 	for (; g < t->bits->bytes * 8; g++)
 		if (bits_test(t->bits, g))
 			shim_fail("bit %llu is set, of %llu", g, t->bits->nr);
-}
-
-/* A cell's first sector; what is behind the last cell is the end. */
-static sector_t cell_sector(const struct twin *t, u64 cell)
-{
-	return cell == t->nr_cells ? t->bits->len : cell << t->unit;
 }
 
 static void check_run(const struct twin *t, sector_t from, u64 first, u64 last)
@@ -132,6 +184,44 @@ void twin_check_runs(const struct twin *t)
 	}
 }
 
+static bool told_gone(const struct twin *t, u64 cell)
+{
+	return t->gone[cell] && !t->bits->forgetful;
+}
+
+static void check_extent(const struct twin *t, sector_t from, u64 first, u64 last)
+{
+	sector_t start = 1234567, end = 7654321;
+	bool gone;
+
+	if (!cbw_bits_next_extent(t->bits, from, &start, &end, &gone)) {
+		if (first < t->nr_cells)
+			shim_fail("no extent from sector %llu on", from);
+		return;
+	}
+	if (first == t->nr_cells || start != cell_sector(t, first) || end != cell_sector(t, last) ||
+	    gone != told_gone(t, first))
+		shim_fail("extent from sector %llu on: %llu to %llu, %d, not %llu to %llu", from,
+			  start, end, gone, cell_sector(t, first), cell_sector(t, last));
+}
+
+void twin_check_extents(const struct twin *t)
+{
+	u64 c = t->nr_cells, first = c, last = c;
+
+	check_extent(t, t->bits->len, c, c);
+	while (c--) {
+		if (t->dirty[c]) {
+			if (c + 1 == t->nr_cells || !t->dirty[c + 1] ||
+			    told_gone(t, c) != told_gone(t, c + 1))
+				last = c + 1;
+			first = c;
+		}
+		if (c % t->cells == 0)
+			check_extent(t, c << t->unit, first, last);
+	}
+}
+
 void twin_check_bytes(const struct twin *a, const struct twin *b)
 {
 	u64 want = 0, got, c;
@@ -149,5 +239,6 @@ void twin_check(const struct twin *t)
 {
 	twin_check_words(t);
 	twin_check_runs(t);
+	twin_check_extents(t);
 	twin_check_bytes(t, NULL);
 }

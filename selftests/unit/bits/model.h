@@ -13,6 +13,7 @@
 struct twin {
 	struct cbw_bits *bits;
 	bool *dirty;
+	bool *gone;		/* of those, what was discarded; if there is a second plane */
 	u64 nr_cells;
 	u64 cells;		/* in a granule; the last one may have less */
 	unsigned int unit;
@@ -24,14 +25,20 @@ void twin_alloc(struct twin *t, sector_t len, unsigned int shift, unsigned int u
 void twin_free(struct twin *t);
 
 void twin_mark(struct twin *t, sector_t sector, sector_t nr);
+/* A write, or a discard. */
+void twin_write(struct twin *t, sector_t sector, sector_t nr);
+void twin_discard(struct twin *t, sector_t sector, sector_t nr);
+void twin_add_plane(struct twin *t);
 /* What either function did to @to->bits is done to the model, granule by granule. */
-void twin_or(struct twin *to, const struct twin *from);
-void twin_merge(struct twin *to, const struct twin *from);
+void twin_or(struct twin *to, const struct twin *from, bool discards);
+void twin_merge(struct twin *to, const struct twin *from, bool discards);
 
 /* Bits, and none behind the last one. */
 void twin_check_words(const struct twin *t);
 /* The next run from each granule on, and from behind the last one. */
 void twin_check_runs(const struct twin *t);
+/* The same for extents, which end where it changes whether they are discarded. */
+void twin_check_extents(const struct twin *t);
 void twin_check_bytes(const struct twin *a, const struct twin *b);
 void twin_check(const struct twin *t);
 

@@ -78,17 +78,38 @@ static void op_mark(struct program *p, struct twin *t)
 	twin_mark(t, sector, nr ? nr : 1);
 }
 
-static void op_two(struct twin *a, struct twin *b, bool merge)
+/* A write or a discard; and now and then the memory to tell them apart, or none any more. */
+static void op_plane(struct program *p, struct twin *t)
+{
+	sector_t sector = take_sectors(p, t->nr_cells);
+	sector_t nr = take_sectors(p, take(p, 1) % 4 ? 300 : t->nr_cells);
+	unsigned int how = take(p, 1);
+
+	/* What is sent to a device lies within it. */
+	if (sector >= t->bits->len)
+		sector = t->bits->len - 1;
+	nr = min(nr ? nr : 1, t->bits->len - sector);
+	if (how % 8 == 7)
+		twin_add_plane(t);
+	else if (how == 254)
+		cbw_bits_forget_discards(t->bits);
+	else if (how & 1)
+		twin_discard(t, sector, nr);
+	else
+		twin_write(t, sector, nr);
+}
+
+static void op_two(struct twin *a, struct twin *b, bool merge, bool discards)
 {
 	if (!a->bits || !b->bits)
 		return;
 	if (a->bits->shift == b->bits->shift) {
 		twin_check_bytes(a, b);
 		if (!merge)
-			twin_or(a, b);
+			twin_or(a, b, discards);
 	}
 	if (merge)
-		twin_merge(a, b);
+		twin_merge(a, b, discards);
 }
 
 static void step(struct program *p)
@@ -104,6 +125,7 @@ static void step(struct program *p)
 	switch (op % 16) {
 	case 0:
 		twin_check_runs(t);
+		twin_check_extents(t);
 		break;
 	case 1:
 		twin_check(t);
@@ -118,11 +140,15 @@ static void step(struct program *p)
 		op_refused(p);
 		break;
 	case 5 ... 7:
-		op_two(t, &p->twin[take(p, 1) % NR], true);
+		op_two(t, &p->twin[take(p, 1) % NR], true, op & 1);
 		twin_check_words(t);
 		break;
 	case 8:
-		op_two(t, &p->twin[take(p, 1) % NR], false);
+		op_two(t, &p->twin[take(p, 1) % NR], false, op & 16);
+		break;
+	case 9 ... 12:
+		op_plane(p, t);
+		twin_check_words(t);
 		break;
 	default:
 		op_mark(p, t);

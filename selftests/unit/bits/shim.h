@@ -74,6 +74,23 @@ static inline void atomic_long_or(long mask, atomic_long_t *v)
 	__atomic_fetch_or(&v->val, mask, __ATOMIC_RELAXED);
 }
 
+static inline void atomic_long_andnot(long mask, atomic_long_t *v)
+{
+	if (shim_meet)
+		shim_meet((unsigned long *)&v->val);
+	__atomic_fetch_and(&v->val, ~mask, __ATOMIC_RELAXED);
+}
+
+static inline long atomic_long_fetch_or(long mask, atomic_long_t *v)
+{
+	if (shim_meet)
+		shim_meet((unsigned long *)&v->val);
+	return __atomic_fetch_or(&v->val, mask, __ATOMIC_SEQ_CST);
+}
+
+#define smp_mb()		__atomic_thread_fence(__ATOMIC_SEQ_CST)
+#define smp_store_release(p, v)	__atomic_store_n(p, v, __ATOMIC_RELEASE)
+
 /* The only such counter is what all bitmaps take; the tests look at it. */
 extern s64 shim_accounted;
 

@@ -23,7 +23,7 @@ static void pair_free(void)
 /* Merge, and look at what came of it; the source is as it was. */
 static void pair_merge(void)
 {
-	twin_merge(&to, &from);
+	twin_merge(&to, &from, false);
 	twin_check(&to);
 	twin_check_words(&from);
 }
@@ -41,9 +41,9 @@ static void same(void **state)
 		mark_some(&to, rnd(5));
 		mark_some(&from, rnd(5));
 		if (round & 1)
-			twin_merge(&to, &from);
+			twin_merge(&to, &from, false);
 		else
-			twin_or(&to, &from);
+			twin_or(&to, &from, false);
 		twin_check(&to);
 		twin_check(&from);
 		pair_free();
@@ -56,7 +56,7 @@ static void self(void **state)
 	rnd_seed("self", 1);
 	twin_alloc(&to, 1000, 2, 0);
 	mark_some(&to, 5);
-	twin_merge(&to, &to);
+	twin_merge(&to, &to, false);
 	twin_check(&to);
 	twin_free(&to);
 }
@@ -110,7 +110,7 @@ static void all_pairs(void **state)
 				pair_alloc((1 + rnd(most)) * (1ull << coarse) - rnd(1ull << coarse), a, b);
 				mark_some(&to, rnd(3));
 				mark_some(&from, rnd(6));
-				twin_merge(&to, &from);
+				twin_merge(&to, &from, false);
 				twin_check_words(&to);
 				if (apart < 12) {
 					twin_check(&to);
@@ -143,7 +143,7 @@ static void chain(void **state)
 			unsigned int k = rnd(3), l = rnd(3);
 
 			if (k != l)
-				twin_merge(&s[k], &s[l]);
+				twin_merge(&s[k], &s[l], false);
 			if (!rnd(3))
 				mark_some(&s[rnd(3)], 1);
 		}
@@ -181,7 +181,7 @@ static void long_run(void **state)
 			assert_true(fine && coarse);
 			cbw_bits_mark_range(coarse, start, end - start);
 			before = shim_rescheds;
-			cbw_bits_merge(fine, coarse);
+			cbw_bits_merge(fine, coarse, false);
 			/* After all pieces but the last. */
 			assert_true(shim_rescheds - before >= (end - start - 1) / piece);
 			assert_true(cbw_bits_next_run(fine, 0, &s, &e));

@@ -161,7 +161,7 @@ static void halves(void **state)
 			if (bits_test(to, g) || (g < from->nr && bits_test(from, g)))
 				bytes += (min((g + 1) << shift, to->len) - (g << shift)) * 512;
 		assert_int_equal(cbw_bits_dirty_bytes(to, from), bytes);
-		cbw_bits_or(to, from);
+		cbw_bits_or(to, from, false);
 		assert_int_equal(cbw_bits_dirty_bytes(to, NULL), bytes);
 		for (g = to->nr; g < to->bytes * 8; g++)
 			assert_false(bits_test(to, g));

@@ -257,13 +257,13 @@ static void concurrent(void **state)
 	assert_int_equal(met, 40 - 2);
 	memset(t.bits->words, 0, t.bits->bytes);
 	met = 0;
-	cbw_bits_or(t.bits, same);
+	cbw_bits_or(t.bits, same, false);
 	assert_int_equal(met, 40);
 	for (i = 0; i < nr / W; i++)
 		assert_true(t.bits->words[i] == (7ul << 7 | 1));
 	memset(t.bits->words, 0, t.bits->bytes);
 	met = 0;
-	cbw_bits_merge(t.bits, finer);
+	cbw_bits_merge(t.bits, finer, false);
 	assert_int_equal(met, 40);
 	for (i = 0; i < nr / W; i++)
 		assert_true(t.bits->words[i] == (1ul << 20 | 1));

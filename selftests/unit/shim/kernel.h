@@ -27,6 +27,7 @@ typedef unsigned int gfp_t;
 #define PAGE_ALIGN(x)	(((x) + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1))
 #define min(x, y)	((x) < (y) ? (x) : (y))
 #define min_t(t, x, y)	min((t)(x), (t)(y))
+#define max(x, y)	((x) > (y) ? (x) : (y))
 #define READ_ONCE(x)	(*(const volatile __typeof__(x) *)&(x))
 #define WRITE_ONCE(x, v)	(*(volatile __typeof__(x) *)&(x) = (v))
 #undef static_assert

@@ -509,7 +509,11 @@ struct cbw_bitmap_list {
 };
 #define CBW_BITMAP_LIST _IO(CBW_TYPE, CBW_CMD_BITMAP_LIST)
 
-/* struct cbw_extent.flags */
+/*
+ * struct cbw_extent.flags.  DISCARDED comes with DIRTY: the last that happened to each of
+ * these granules was a discard of all of it, so that what is there does not matter.  Who
+ * does not care for that copies them like the others.
+ */
 #define CBW_EXTENT_DIRTY	(1u << 0)
 #define CBW_EXTENT_DISCARDED	(1u << 1)
 
@@ -546,7 +550,8 @@ struct cbw_extent {
  * @out_granularity: bytes
  * @reserved: must be 0
  *
- * Lists the dirty extents, in order; what is not listed is clean.  The frozen half does
+ * Lists the dirty extents, in order; what is not listed is clean.  An extent ends where it
+ * changes whether its granules are discarded.  The frozen half does
  * not change any more: the call waits (killable) until the last write that was in
  * flight at the cut and could still mark it has ended.  For either half it waits for what
  * is being merged into it.
