@@ -492,8 +492,8 @@ bool cbw_bits_next_extent(const struct cbw_bits *bits, sector_t from,
 	changes = data_race(find_next_bit(plane->words, last, first));
 	if (changes == first) {
 		*discarded = true;
+		/* The same; it was set when we looked first. */
 		changes = data_race(find_next_zero_bit(plane->words, last, first));
-		/* It was set when we looked first. */
 		changes = max(changes, first + 1);
 	}
 	*end = min_t(sector_t, (sector_t)changes << bits->shift, *end);

@@ -24,17 +24,17 @@ op()
 	cbw-load one $M/${4-dut} --offset "$2" --len "$3" --op $1 --gen 90
 }
 
-# extents BITMAP [DEV [CUT]]: OFFSET+LENGTH in KiB, with a - in front where it is discarded
+# extents BITMAP [DEV [CUT]]: OFFSET+LENGTH in KiB, or with an s behind in sectors; with a -
+# in front where it is discarded
 extents()
 {
-	local off len flags out= kib
+	local off len flags out='' kib
 
 	while read -r off len flags; do
 		[[ $off == [0-9]* ]] || continue
-		kib=$((off / 512))+$((len / 512))
-		((off % 1024 + len % 1024)) || kib=$((off >> 10))+$((len >> 10)) || :
-		((off % 1024 + len % 1024 == 0)) || kib+=s
-		((flags & 1)) || kib=?$kib
+		kib=$((off >> 10))+$((len >> 10))
+		((off % 1024 + len % 1024 == 0)) || kib=$((off / 512))+$((len / 512))s
+		((flags & 1)) || kib="?$kib"
 		((flags & 2)) && kib=-$kib
 		out+="$kib "
 	done < <(cbw-ioctl extents $M/${2-dut} $1 ${3-})
