@@ -139,7 +139,7 @@ in_flight_first()
 }
 t "a write in flight when the first discard comes" in_flight_first
 
-# The same, with a cut between: in the half that is frozen, too.
+# The same, with a cut between, and a discard on either side of it.
 in_flight_cut()
 {
 	local rc=0 cut
@@ -148,11 +148,11 @@ in_flight_cut()
 	hook arm end-io sector 0 timeout_ms 20000
 	bg W op write 0 4K
 	hook_wait end-io && op discard 0 128K || return
-	cut=$(msg dut bitmap_rotate b) || return
+	cut=$(msg dut bitmap_rotate b) && op discard 0 128K || return
 	hook release end-io
 	bg_wait W 10 || return
 	expect "frozen" "$(extents b dut $cut)" "0+64 -64+64" || rc=1
-	expect "active" "$(extents b)" "0+64" || rc=1
+	expect "active" "$(extents b)" "0+64 -64+64" || rc=1
 	msg dut bitmap_commit b || rc=1
 	return $rc
 }
