@@ -28,25 +28,36 @@ MODULE_PARM_DESC(bitmap_limit_mib,
 
 static atomic64_t bits_total;
 
-static bool bits_admit(u64 bytes, const char *what)
+/* A second plane is worth having only if it keeps no memory from what has to be had. */
+static bool bits_admit(u64 bytes, bool plane)
 {
 	u64 limit = (u64)READ_ONCE(bitmap_limit_mib) << 20;
 
 	if (!limit)
 		limit = ((u64)totalram_pages() << PAGE_SHIFT) / 4;
+	if (plane)
+		limit /= 2;
 	if (atomic64_add_return(bytes, &bits_total) <= limit)
 		return true;
 	atomic64_sub(bytes, &bits_total);
-	DMWARN_LIMIT("%s of %llu KiB refused: the limit for all bitmaps is %llu MiB (parameter bitmap_limit_mib)",
-		     what, bytes >> 10, limit >> 20);
+	if (plane)
+		DMWARN_LIMIT("no memory of %llu KiB to tell what is discarded: up to half the limit of parameter bitmap_limit_mib is for that",
+			     bytes >> 10);
+	else
+		DMWARN_LIMIT("bitmap of %llu KiB refused: the limit for all bitmaps is %llu MiB (parameter bitmap_limit_mib)",
+			     bytes >> 10, limit >> 20);
 	return false;
 }
 
-static struct cbw_bits *bits_alloc(sector_t len, unsigned int shift, const char *what)
+static struct cbw_bits *bits_alloc(sector_t len, unsigned int shift, bool plane)
 {
-	/* Rather none than somebody killed for it, or a resume that tries for ever. */
-	const gfp_t gfp = GFP_KERNEL | __GFP_NOWARN | __GFP_RETRY_MAYFAIL;
-	struct cbw_bits *bits = kzalloc(sizeof(*bits), GFP_KERNEL);
+	/*
+	 * Rather none than somebody killed for it, or a resume that tries for ever; and a
+	 * discard waits for a plane.
+	 */
+	const gfp_t gfp = GFP_KERNEL | __GFP_NOWARN |
+			  (plane ? __GFP_NORETRY : __GFP_RETRY_MAYFAIL);
+	struct cbw_bits *bits = kzalloc(sizeof(*bits), plane ? gfp : GFP_KERNEL);
 
 	if (!bits)
 		return NULL;
@@ -56,7 +67,7 @@ static struct cbw_bits *bits_alloc(sector_t len, unsigned int shift, const char 
 	bits->nr = ((len - 1) >> shift) + 1;
 	bits->bytes = DIV_ROUND_UP_ULL(bits->nr, BITS_PER_LONG) *
 		      sizeof(unsigned long);
-	if (!bits_admit(bits->bytes, what))
+	if (!bits_admit(bits->bytes, plane))
 		goto free_bits;
 	/* kvzalloc() has nothing larger. */
 	if (bits->bytes <= INT_MAX)
@@ -64,7 +75,8 @@ static struct cbw_bits *bits_alloc(sector_t len, unsigned int shift, const char 
 	else
 		bits->words = __vmalloc(bits->bytes, gfp | __GFP_ZERO);
 	if (!bits->words) {
-		DMWARN_LIMIT("no memory for a %s of %zu KiB", what, bits->bytes >> 10);
+		DMWARN_LIMIT("no memory for a %s of %zu KiB",
+			     plane ? "plane of discards" : "bitmap", bits->bytes >> 10);
 		goto forget;
 	}
 	return bits;
@@ -85,7 +97,7 @@ free_bits:
  */
 struct cbw_bits *cbw_bits_alloc(sector_t len, unsigned int shift)
 {
-	return bits_alloc(len, shift, "bitmap");
+	return bits_alloc(len, shift, false);
 }
 
 /**
@@ -101,7 +113,7 @@ bool cbw_bits_add_plane(struct cbw_bits *bits)
 
 	if (bits->discarded)
 		return true;
-	plane = bits_alloc(bits->len, bits->shift, "plane for discards");
+	plane = bits_alloc(bits->len, bits->shift, true);
 	if (!plane)
 		return false;
 	/* Pairs with the READ_ONCE() of those who follow it. */
@@ -189,25 +201,27 @@ static void bits_clear_range(struct cbw_bits *bits, sector_t sector, sector_t nr
 }
 
 /**
- * cbw_bits_undiscard - there may be data in a range
- * @bits: the bitmap, in which it has been marked before
+ * cbw_bits_undiscard_ordered - there may be data in a range
+ * @bits: the bitmap, in which it has been marked before a full barrier
  * @sector: first sector
  * @nr: sectors, not 0
  *
- * Any context.
+ * Any context.  The barrier: either merge_discarded() sees that mark, or what it has set is
+ * seen here.
  */
-void cbw_bits_undiscard(struct cbw_bits *bits, sector_t sector, sector_t nr)
+void cbw_bits_undiscard_ordered(struct cbw_bits *bits, sector_t sector, sector_t nr)
 {
 	struct cbw_bits *plane = READ_ONCE(bits->discarded);
 
-	if (!plane)
-		return;
-	/*
-	 * Having marked the range: either merge_discarded() sees that mark, or what it has
-	 * set is seen here.
-	 */
+	if (plane)
+		bits_clear_range(plane, sector, nr);
+}
+
+/* The same, with the barrier. */
+void cbw_bits_undiscard(struct cbw_bits *bits, sector_t sector, sector_t nr)
+{
 	smp_mb();
-	bits_clear_range(plane, sector, nr);
+	cbw_bits_undiscard_ordered(bits, sector, nr);
 }
 
 /**
@@ -269,9 +283,9 @@ static void mark_data_word(struct cbw_bits *bits, u64 word, unsigned long mask)
 	struct cbw_bits *plane = READ_ONCE(bits->discarded);
 
 	bits_or_word(&bits->words[word], mask);
-	if (!plane)
+	if (!plane || !mask)
 		return;
-	smp_mb();	/* as in cbw_bits_undiscard() */
+	smp_mb();	/* as for cbw_bits_undiscard_ordered() */
 	bits_clear_word(&plane->words[word], mask);
 }
 
@@ -378,8 +392,9 @@ static void merge_run_discarded(struct cbw_bits *to, sector_t start, sector_t en
  * cbw_bits_merge - add all marks of a bitmap to another one
  * @to: may be marked by writes at the same time
  * @from: may be, too: what comes meanwhile is added or not; same size, any granularity
- * @discards: both of them have recorded all writes since the older one began to: then what
- *	was discarded in @from, and is not dirty in @to, is discarded there
+ * @discards: @to has recorded all writes since before anybody can have written to what
+ *	@from says is discarded, and records now: then what was discarded in @from, and is
+ *	not dirty in @to, is discarded there
  *
  * May sleep.  A granule of @to is marked if any part of it is in @from; as discarded only
  * if all of it is that.

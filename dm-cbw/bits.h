@@ -46,6 +46,7 @@ void cbw_bits_mark_data(struct cbw_bits *bits, sector_t sector, sector_t nr);
 bool cbw_bits_add_plane(struct cbw_bits *bits);
 void cbw_bits_discard(struct cbw_bits *bits, sector_t sector, sector_t nr);
 void cbw_bits_undiscard(struct cbw_bits *bits, sector_t sector, sector_t nr);
+void cbw_bits_undiscard_ordered(struct cbw_bits *bits, sector_t sector, sector_t nr);
 void cbw_bits_forget_discards(struct cbw_bits *bits);
 void cbw_bits_or(struct cbw_bits *to, const struct cbw_bits *from, bool discards);
 void cbw_bits_merge(struct cbw_bits *to, const struct cbw_bits *from, bool discards);

@@ -7,6 +7,7 @@
  *   cbw_config_mutex	every change of configuration: the lists of devices,
  *			bitmaps and snapshots, and every publication of an epoch.
  *			Never held while waiting for I/O or for an epoch to drain.
+ *			A device's first discard waits for it.
  *   bucket->lock	(irq) copies in flight of some regions of a snapshot, the writes
  *			that wait for them, and changes of those words of snap->done
  *   snap->lock		(irq) batches, slots and the chunk map of one snapshot
@@ -65,6 +66,8 @@ extern struct workqueue_struct *cbw_store_wq;
 extern struct workqueue_struct *cbw_wait_wq;
 /* Merges: many of them may wait for epochs, and keep nothing else waiting. */
 extern struct workqueue_struct *cbw_merge_wq;
+/* Memory for planes: discards wait for it. */
+extern struct workqueue_struct *cbw_discard_wq;
 /* Freezes: may hang with a file system. */
 extern struct workqueue_struct *cbw_freeze_wq;
 
@@ -102,7 +105,7 @@ struct cbw_mark {
  * @prev: with CBW_SLOW_GATE: the epoch it stands in for
  * @seq: position among the device's epochs, from 1
  * @slow: not 0: a write has to look at more than bitmaps and snapshots
- * @planes: some of its bitmaps have a second plane, for discards
+ * @planes: some of its bitmaps may have a second plane, for discards
  * @nr_marks: bitmaps to mark
  * @nr_snaps: snapshots to protect
  * @release_work: runs when this epoch and all older ones have drained
@@ -262,7 +265,7 @@ struct cbw_remap {
  * @txn_node: in a transaction, cbw_config_mutex
  * @txn_pair: memory for its publication, cbw_config_mutex
  * @discard_work: gives the bitmaps their second planes
- * @discards_seen: it has, or was asked to: a discard has come
+ * @discards_seen: a discard has come, so it was asked to; any context
  * @discards_ready: it has; read freely, set under @gate_lock
  * @discard_bios: discards that wait for it, @gate_lock
  * @gate_lock: guards @gate_bios
@@ -361,6 +364,7 @@ static inline bool cbw_bits_final(struct cbw_device *dev, const struct cbw_bits 
 /* ---- discard.c -------------------------------------------------------------- */
 
 void cbw_discards_init(struct cbw_device *dev);
+void cbw_discards_want(struct cbw_device *dev);
 void cbw_discards_prepare(struct cbw_device *dev, struct cbw_bits *bits);
 bool cbw_discards_park(struct cbw_device *dev, struct bio *bio);
 void cbw_discards_mark(const struct cbw_epoch *e, sector_t sector, sector_t nr);
@@ -452,6 +456,7 @@ struct cbw_bitmap_state {
  * @committing: what is merged back is the rest of a commit (CBW_COMMIT_ALWAYS)
  * @released_by: with @committing: the snapshot whose released chunks are left out, a
  *	reference; NULL: none
+ * @forget: a transaction stops it from recording: what it says of discards ends
  * @transient: never persist it
  * @abort_work: merges back
  * @name_len: bytes of @name
@@ -467,6 +472,7 @@ struct cbw_bitmap {
 	bool aborting;
 	bool committing;
 	struct cbw_snap *released_by;
+	bool forget;
 	bool transient;
 	struct work_struct abort_work;
 	unsigned int name_len;
@@ -574,6 +580,7 @@ void cbw_freeze_end(struct cbw_freeze *f);
 int cbw_merges_add(struct cbw_merges **list, struct cbw_device *dev, struct cbw_bits *to,
 		   struct cbw_device *from_dev, struct cbw_bits *from, bool rest,
 		   bool discards);
+void cbw_merges_frozen(struct cbw_merges *merges, const struct cbw_bits *to);
 void cbw_merges_forget(struct cbw_merges *merges);
 void cbw_merges_drop(struct cbw_merges *merges);
 void cbw_merges_begin(struct cbw_merges *merges);

@@ -9,13 +9,15 @@
  *			a discard that was sent down while it was in flight has set it, and
  *			nobody knows which of them the device did first
  *   a discard		that has failed, or ends when its epoch is over, clears what it has set
- *   a merge		never sets what is dirty already (merge_discarded() in bits.c)
+ *   a merge		sets nothing that is dirty already (merge_discarded() in bits.c), nor
+ *			in what does not record any more
  *   a gap		in what a bitmap has recorded makes it forget for good
  *
  * The planes take as much memory as the bitmaps, so a device gets them with its first
- * discard, which waits for that.  They come with a new epoch, so that a write in flight
- * ends under one that is over: that way it finds the planes that were not there when it
- * went down.
+ * discard, which waits for that if it may.  They come with a new epoch, so that a write in
+ * flight ends under one that is over: that way it finds the planes that were not there
+ * when it went down.  A bit is only ever set in memory that is recorded under an epoch
+ * built after the first discard was seen, and those all say that there may be planes.
  */
 #include "cbw.h"
 
@@ -41,6 +43,7 @@ static void discard_work(struct work_struct *work)
 	struct cbw_device *dev = container_of(work, struct cbw_device, discard_work);
 	struct bio_list parked;
 
+	cbw_hook_sleep(CBW_HOOK_DISCARD_WORK, 0, 1);
 	cbw_config_lock();
 	add_planes(dev);
 	spin_lock_irq(&dev->gate_lock);
@@ -73,6 +76,20 @@ void cbw_discards_prepare(struct cbw_device *dev, struct cbw_bits *bits)
 }
 
 /**
+ * cbw_discards_want - a discard has come: the bitmaps shall get planes
+ * @dev: the device; the discard is in flight in it
+ *
+ * Any context.
+ */
+void cbw_discards_want(struct cbw_device *dev)
+{
+	if (atomic_read(&dev->discards_seen) || atomic_xchg(&dev->discards_seen, 1))
+		return;
+	cbw_device_get(dev);
+	queue_work(cbw_discard_wq, &dev->discard_work);
+}
+
+/**
  * cbw_discards_park - let a discard wait for the planes
  * @dev: the device; the discard is in flight in it
  * @bio: the discard
@@ -88,11 +105,9 @@ bool cbw_discards_park(struct cbw_device *dev, struct bio *bio)
 	parked = !dev->discards_ready;
 	if (parked)
 		bio_list_add(&dev->discard_bios, bio);
+	/* Under the lock: once it is parked the discard may be gone, and the device. */
+	cbw_discards_want(dev);
 	spin_unlock_irqrestore(&dev->gate_lock, flags);
-	if (parked && !atomic_xchg(&dev->discards_seen, 1)) {
-		cbw_device_get(dev);
-		queue_work(cbw_wait_wq, &dev->discard_work);
-	}
 	return parked;
 }
 
@@ -124,6 +139,8 @@ void cbw_discards_unmark(const struct cbw_epoch *e, sector_t sector, sector_t nr
 {
 	unsigned int i;
 
+	/* Once for all of them; see there. */
+	smp_mb();
 	for (i = 0; i < e->nr_marks; i++)
-		cbw_bits_undiscard(e->marks[i].bits, sector, nr);
+		cbw_bits_undiscard_ordered(e->marks[i].bits, sector, nr);
 }

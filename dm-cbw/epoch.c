@@ -109,8 +109,6 @@ static void epoch_add_bits(struct cbw_epoch *e, struct cbw_bits *bits)
 	e->marks[i].bits = cbw_bits_get(bits);
 	e->marks[i].words = bits->words;
 	e->marks[i].shift = bits->shift;
-	if (bits->discarded)
-		e->planes = true;
 }
 
 static void epoch_group_bits(struct cbw_epoch *e)
@@ -134,6 +132,7 @@ static void epoch_build(struct cbw_device *dev, struct cbw_epoch *e)
 	lockdep_assert_held(&cbw_config_mutex);
 	e->dev = cbw_device_get(dev);
 	e->seq = ++dev->seq;
+	e->planes = atomic_read(&dev->discards_seen);
 	list_for_each_entry(b, &dev->bitmaps, node) {
 		struct cbw_bitmap_state *s = b->staged ? &b->next : &b->cur;
 

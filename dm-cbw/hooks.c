@@ -50,6 +50,7 @@ static struct point points[CBW_NR_HOOKS] = {
 	[CBW_HOOK_GATE_SEEN] = { "gate-seen" },
 	[CBW_HOOK_GATE_SHUT] = { "gate-shut" },
 	[CBW_HOOK_TXN_END] = { "txn-end" },
+	[CBW_HOOK_DISCARD_WORK] = { "discard-work" },
 	[CBW_HOOK_END_IO] = { "end-io" },
 	[CBW_HOOK_COPY_READ] = { "copy-read" },
 	[CBW_HOOK_STORE_WRITE] = { "store-write" },

@@ -27,6 +27,7 @@ enum cbw_hook {
 	CBW_HOOK_SNAP_STORE,	/* sleeps */
 	CBW_HOOK_ABORT_WORK,	/* sleeps */
 	CBW_HOOK_TXN_END,	/* sleeps; no sector */
+	CBW_HOOK_DISCARD_WORK,	/* sleeps; no sector */
 	CBW_NR_HOOKS
 };
 

@@ -13,6 +13,7 @@
 struct workqueue_struct *cbw_wq;
 struct workqueue_struct *cbw_store_wq;
 struct workqueue_struct *cbw_wait_wq;
+struct workqueue_struct *cbw_discard_wq;
 struct workqueue_struct *cbw_merge_wq;
 struct workqueue_struct *cbw_freeze_wq;
 
@@ -22,6 +23,9 @@ static void workqueues_destroy(void)
 		destroy_workqueue(cbw_freeze_wq);
 	if (cbw_merge_wq)
 		destroy_workqueue(cbw_merge_wq);
+	/* These queue works on cbw_wq. */
+	if (cbw_discard_wq)
+		destroy_workqueue(cbw_discard_wq);
 	if (cbw_wait_wq)
 		destroy_workqueue(cbw_wait_wq);
 	if (cbw_store_wq)
@@ -41,7 +45,9 @@ static int __init dm_cbw_init(void)
 	cbw_merge_wq = alloc_workqueue("cbw-merge", WQ_UNBOUND | WQ_MEM_RECLAIM,
 				       WQ_MAX_ACTIVE);
 	cbw_freeze_wq = alloc_workqueue("cbw-freeze", WQ_UNBOUND, WQ_MAX_ACTIVE);
-	if (!cbw_wq || !cbw_store_wq || !cbw_wait_wq || !cbw_merge_wq || !cbw_freeze_wq) {
+	cbw_discard_wq = alloc_workqueue("cbw-discard", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
+	if (!cbw_wq || !cbw_store_wq || !cbw_wait_wq || !cbw_merge_wq || !cbw_freeze_wq ||
+	    !cbw_discard_wq) {
 		r = -ENOMEM;
 		goto destroy;
 	}

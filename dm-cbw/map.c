@@ -135,12 +135,19 @@ static __always_inline bool epoch_get(struct cbw_epoch *e)
 	return percpu_ref_tryget_live_rcu(&e->ref);
 }
 
-/* The first discard waits until bitmaps can say what was discarded. */
+/*
+ * The first discard waits until bitmaps can say what was discarded.  Not one that must not
+ * wait, nor one that somebody who gets memory free waits for.
+ */
 static bool planes_wanted(struct cbw_device *dev, const struct cbw_epoch *e,
 			  const struct bio *bio)
 {
-	return e->nr_marks && !READ_ONCE(dev->discards_ready) &&
-	       !(bio->bi_opf & REQ_NOWAIT);
+	if (!e->nr_marks || READ_ONCE(dev->discards_ready))
+		return false;
+	if (!(bio->bi_opf & REQ_NOWAIT) && !(current->flags & PF_MEMALLOC))
+		return true;
+	cbw_discards_want(dev);
+	return false;
 }
 
 /*

@@ -133,6 +133,26 @@ int cbw_merges_add(struct cbw_merges **list, struct cbw_device *dev, struct cbw_
 	return 0;
 }
 
+/**
+ * cbw_merges_frozen - what the same transaction merges into is frozen by it
+ * @merges: its merges so far, or NULL
+ * @to: the memory
+ *
+ * The sources go on recording until the worker has come to them: what is discarded in them
+ * by then may not have been at the cut.
+ */
+void cbw_merges_frozen(struct cbw_merges *merges, const struct cbw_bits *to)
+{
+	struct cbw_merge *m;
+
+	lockdep_assert_held(&cbw_config_mutex);
+	if (!merges)
+		return;
+	list_for_each_entry(m, &merges->list, node)
+		if (m->to == to)
+			m->discards = false;
+}
+
 /* The transaction is given up.  @merges may be NULL. */
 void cbw_merges_drop(struct cbw_merges *merges)
 {

@@ -54,13 +54,14 @@ int cbw_resize_alloc(struct cbw_device *dev, struct cbw_target *ct)
 	for (i = 0; i < nr && !r; i++) {
 		struct cbw_bits *bits = cbw_bits_alloc(ct->ti->len, shifts[i]);
 
-		if (bits) {
-			cbw_discards_prepare(dev, bits);
+		if (bits)
 			ct->resize_bits[ct->nr_resize_bits++] = bits;
-		} else {
+		else
 			r = -ENOMEM;
-		}
 	}
+	/* What has to be had comes first. */
+	for (i = 0; i < ct->nr_resize_bits && !r; i++)
+		cbw_discards_prepare(dev, ct->resize_bits[i]);
 out:
 	kfree(shifts);
 	return r;

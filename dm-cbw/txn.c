@@ -270,7 +270,7 @@ int cbw_txn_enable(struct cbw_txn *txn, struct cbw_device *dev,
 	if (!enable || !b->next.enabled)
 		memset(&b->next.base, 0, sizeof(b->next.base));
 	if (!enable)
-		cbw_bits_forget_discards(b->next.active);
+		b->forget = true;
 	b->next.enabled = enable;
 	return 0;
 }
@@ -348,6 +348,7 @@ int cbw_txn_rename(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_name 
 	if (!renamed)
 		return -ENOMEM;
 	renamed->transient = b->transient;
+	renamed->forget = b->forget;
 	renamed->next = b->next;
 	memset(&b->next, 0, sizeof(b->next));
 	return 0;
@@ -370,6 +371,7 @@ int cbw_txn_rotate(struct cbw_txn *txn, struct cbw_device *dev,
 	if (!fresh)
 		return -ENOMEM;
 	b->next.frozen = b->next.active;
+	cbw_merges_frozen(txn->merges, b->next.frozen);
 	b->next.active = fresh;
 	b->next.frozen_seq = dev->seq;	/* the epoch that is about to be old */
 	b->next.cut = txn->cut;
@@ -414,11 +416,24 @@ int cbw_txn_start(struct cbw_txn *txn, struct cbw_snap *snap)
 	return 0;
 }
 
+/* Writes will go by that some bitmaps do not record: before the first of them can. */
+static void txn_forget(struct cbw_txn *txn)
+{
+	struct cbw_device *dev;
+	struct cbw_bitmap *b;
+
+	list_for_each_entry(dev, &txn->devs, txn_node)
+		list_for_each_entry(b, &dev->bitmaps, node)
+			if (b->forget && b->next.active)
+				cbw_bits_forget_discards(b->next.active);
+}
+
 static void bitmap_settle(struct cbw_bitmap *b, bool keep)
 {
 	struct cbw_device *dev = b->dev;
 
 	b->staged = false;
+	b->forget = false;
 	if (keep)
 		swap(b->cur, b->next);
 	cbw_state_drop(&b->next);
@@ -450,6 +465,7 @@ int cbw_txn_end(struct cbw_txn *txn, int err)
 		err = cbw_freeze_claim(txn->freeze);
 	}
 	if (!err) {
+		txn_forget(txn);
 		cbw_merges_begin(txn->merges);
 		cbw_publish(&txn->devs);
 		cbw_freeze_thaw(txn->freeze);

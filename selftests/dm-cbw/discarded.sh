@@ -41,6 +41,16 @@ extents()
 	echo "${out% }"
 }
 
+busy()
+{
+	[[ $(bitmap_get dut $1 flags) == *b* ]]
+}
+
+idle()
+{
+	! busy $1
+}
+
 # b has granules of 64 KiB, f of 4 KiB
 fresh()
 {
@@ -232,6 +242,32 @@ merged()
 }
 t "merge and copy" merged
 
+# The source goes on while the merge waits for W, and has a discard from after the cut. In
+# what is frozen at the cut there was data.
+merged_and_frozen()
+{
+	local rc=0 cut how
+
+	for how in copy:$M/dut:g:b "add:$M/dut:g merge:$M/dut:g:b"; do
+		bitmap_is dut g dirty none || msg dut bitmap_remove g || return
+		fresh && op write 0 64K && op discard 64K 64K || return
+		hook arm end-io sector 2048 timeout_ms 20000
+		bg W op write 1M 4K
+		hook_wait end-io || return
+		session_open
+		session_ask transaction $how rotate:$M/dut:g
+		until_true 5 busy g && op discard 0 64K || rc=1
+		hook release end-io
+		bg_wait W 10 && cut=$(session_reply) || { wrong "$how: $cut"; return; }
+		expect "$how, frozen" "$(extents g dut ${cut#ok })" "0+128 1024+64" || rc=1
+		expect "$how, source" "$(extents b)" "-0+128 1024+64" || rc=1
+		session_close
+		until_true 5 idle g || rc=1
+	done
+	return $rc
+}
+t "merged and frozen at one cut" merged_and_frozen
+
 # What is not recorded may be data.
 disabled()
 {
@@ -247,6 +283,20 @@ disabled()
 	return $rc
 }
 t "disable and enable" disabled
+
+# One that is given up leaves what was known; and without a gap all is known.
+not_disabled()
+{
+	local rc=0
+
+	fresh && op discard 0 128K || return
+	refused ENOENT cbw-ioctl transaction disable:$M/dut:b clear:$M/dut:nosuch || rc=1
+	expect "given up" "$(extents b)" "-0+128" || rc=1
+	cbw-ioctl transaction rotate:$M/dut:b >/dev/null || rc=1
+	until_true 5 idle b && expect "aborted" "$(extents b)" "-0+128" || rc=1
+	return $rc
+}
+t "a transaction that is given up" not_disabled
 
 # What an agent says is dirty is data.
 told()
@@ -296,11 +346,13 @@ no_memory()
 	local rc=0 limit=/sys/module/dm_cbw/parameters/bitmap_limit_mib large
 
 	nullb large 4096 512 && cbw large "$large" && fresh && msg large bitmap_add b granularity 512 || return
-	# the bitmap takes 1 MiB, and so would its plane
-	echo 2 >$limit
+	# the bitmap takes 1 MiB, and so would its plane; there would not be enough to rotate it
+	echo 3 >$limit
 	op discard 0 128K large || rc=1
-	echo 0 >$limit
 	expect "b" "$(extents b large)" "0+128" || rc=1
+	# that is for what has to be had
+	msg large bitmap_rotate b && expect "rotated" "$(extents b large)" "" && msg large bitmap_abort b || rc=1
+	echo 0 >$limit
 	op write 0 4K large && op discard 0 128K large || rc=1
 	expect "b, again" "$(extents b large)" "0+128" || rc=1
 	# what is new has it
@@ -311,21 +363,60 @@ no_memory()
 }
 t "no memory for it" no_memory
 
-# Reloaded while the first discard comes: it goes on, whoever is first.
-first_and_reload()
+# The first discard waits, and meanwhile the device is $1.
+meanwhile()
 {
-	local i rc=0
+	dm_remove dut2 && cbw dut2 "$origin2" $small && msg dut2 bitmap_add b || return
+	hook arm discard-work timeout_ms 20000
+	bg T op discard 0 64K dut2
+	bg U op write 128K 4K dut2
+	hook_wait discard-work && bg_wait U 5 || return
+	bg_ended T && { wrong "it did not wait"; return; }
+	"$@" || return
+	hook release discard-work
+	bg_wait T 10
+}
 
-	for i in 1 2 3 4 5 6; do
-		dm_remove dut2 && cbw dut2 "$origin2" $small && msg dut2 bitmap_add b || return
-		bg T op discard 0 64K dut2
-		dm_reload dut2 "0 $((i % 2 ? small : 10240)) cbw $origin2" && dm_suspend --noflush --nolockfs dut2 &&
-			dm_resume dut2 || rc=1
-		bg_wait T 10 || rc=1
-		[[ $(extents b dut2) == ?(-)0+64* ]] || { wrong "b: $(extents b dut2)"; rc=1; }
-	done
+# in the background: it waits for the discard
+suspended()
+{
+	dm_reload dut2 "0 $1 cbw $origin2" || return
+	bg S dm_suspend --nolockfs ${2-} dut2
+	not_yet 500 bg_ended S || wrong "a suspend that does not wait for what is in flight"
+}
+
+resumed()
+{
+	bg_wait S 10 && dm_resume dut2
+}
+
+first_meets()
+{
+	local rc=0
+
+	meanwhile suspended $small && resumed && expect "reloaded" "$(extents b dut2)" "-0+64 128+64" || rc=1
+	meanwhile suspended $small --noflush && resumed && expect "noflush" "$(extents b dut2)" "-0+64 128+64" || rc=1
+	meanwhile suspended 10240 && resumed && expect "resized" "$(extents b dut2)" "-0+64 128+64 4096+1024" || rc=1
+	meanwhile msg dut2 bitmap_rotate b && expect "rotated" "$(extents b dut2)" "-0+64" || rc=1
+	msg dut2 bitmap_abort b && expect "aborted" "$(extents b dut2)" "-0+64 128+64" || rc=1
+	meanwhile msg dut2 bitmap_remove b && msg dut2 bitmap_add b && op discard 0 64K dut2 &&
+		expect "added" "$(extents b dut2)" "-0+64" || rc=1
 	return $rc
 }
-t "the first discard, and a reload" first_and_reload
+t "the first discard, and what happens while it waits" first_meets
+
+# The device is forced away.
+first_and_gone()
+{
+	meanwhile forced_away || return
+	bg_wait R 10 && dm_forget dut2 && cbw dut2 "$origin2" $small
+}
+
+forced_away()
+{
+	bg R timeout 20 dmsetup remove --noudevsync --force dut2
+	nap 0.5
+}
+t "the first discard, and the device is removed" first_and_gone
 
 finish

@@ -44,6 +44,7 @@ model()
 	local rc=$?
 
 	cat "$CBW_TMP/model.out"
+	! grep -q ' discarded=0 ' "$CBW_TMP/model.out" || wrong "nothing was ever discarded" || rc=1
 	return $rc
 }
 t "$secs seconds of operations" model

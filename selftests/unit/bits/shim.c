@@ -51,7 +51,7 @@ static void drop(const void *p, u64 *live)
 
 void *kzalloc(size_t size, gfp_t gfp)
 {
-	if (gfp != GFP_KERNEL)
+	if ((gfp & ~(__GFP_NOWARN | __GFP_NORETRY)) != GFP_KERNEL)
 		shim_fail("kzalloc: flags %u", gfp);
 	return get(size, &shim_structs);
 }

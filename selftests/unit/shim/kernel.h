@@ -45,6 +45,7 @@ typedef unsigned int gfp_t;
 #define __GFP_NOMEMALLOC	8u
 #define __GFP_ZERO		16u
 #define __GFP_RETRY_MAYFAIL	32u
+#define __GFP_NORETRY		64u
 
 /* As the kernel does it on a machine that has no instruction for it. */
 static inline unsigned int hweight64(u64 w)
