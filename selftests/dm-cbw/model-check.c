@@ -153,13 +153,14 @@ static void discarded(const struct mdev *d, const struct bitmap *b, const struct
 }
 
 /* One that does not record does not know what becomes of what was discarded. */
-static bool flags_good(const struct bitmap *b, uint32_t flags)
+static bool flags_good(const struct bitmap *b, bool frozen, uint32_t flags)
 {
 	return flags == CBW_EXTENT_DIRTY ||
-	       (flags == (CBW_EXTENT_DIRTY | CBW_EXTENT_DISCARDED) && b->enabled);
+	       (flags == (CBW_EXTENT_DIRTY | CBW_EXTENT_DISCARDED) &&
+		(frozen ? b->told : b->enabled));
 }
 
-/* @still: nothing is in flight, and this is what has been recorded until now */
+/* @still: nothing is in flight, and nothing was written since this was recorded */
 static struct set *found(const struct mdev *d, const struct bitmap *b,
 			 const struct cbw_cut_id *cut, bool still)
 {
@@ -180,7 +181,7 @@ static struct set *found(const struct mdev *d, const struct bitmap *b,
 		if (e[i].offset < end || e[i].offset % g || !e[i].length ||
 		    e[i].offset + e[i].length > d->of->t.size ||
 		    (e[i].length % g && e[i].offset + e[i].length != d->of->t.size) ||
-		    !flags_good(b, e[i].flags) || e[i].reserved || granularity != g)
+		    !flags_good(b, !ctl_cut_none(cut), e[i].flags) || e[i].reserved || granularity != g)
 			mismatch("%s: '%s': extent %llu+%llu flags %u, granularity %u: bad",
 				 d->of->name, name_text(b->name), (ull)e[i].offset,
 				 (ull)e[i].length, e[i].flags, granularity);
@@ -223,7 +224,7 @@ static bool extents_differ(const struct mdev *d, const struct bitmap *b, unsigne
 
 	/* first the half that does not change */
 	if (b->is_frozen && !(how & CHECK_PINNED)) {
-		frozen = found(d, b, &b->cut, false);
+		frozen = found(d, b, &b->cut, !(how & CHECK_LOADED) && b->writes == load_writes());
 		differs = half_differs(d, b, &b->frozen, "frozen", frozen, false);
 	}
 	active = found(d, b, &none, !(how & (CHECK_LOADED | CHECK_PINNED)));

@@ -250,6 +250,8 @@ static void do_clear(struct txn *t, unsigned int dev, struct bitmap *b)
 
 static void do_enable(struct txn *t, struct bitmap *b, bool enable)
 {
+	if (!enable && b->enabled)
+		b->disabled = *t->cut;
 	if (!enable || !b->enabled)
 		memset(&b->base, 0, sizeof(b->base));
 	if (!b->enabled)
@@ -271,6 +273,8 @@ static int do_rotate(struct txn *t, unsigned int dev, unsigned int name)
 	b->active = fresh(t, dev, shift_of(b));
 	b->either = set_new(device[dev].nr);
 	b->is_frozen = true;
+	b->told = b->enabled || ctl_cut_same(&b->disabled, t->cut);
+	b->writes = load_writes();
 	b->cut = *t->cut;
 	b->owner = t->session < 0 ? OWNER_ANYONE : OWNER_SESSION;
 	b->session = t->session;

@@ -73,6 +73,9 @@ enum owner { OWNER_ANYONE, OWNER_SESSION };
  * @either: while it is frozen: has to be in one of the two halves
  * @since: when it began to record what it has, a tick
  * @rotated: when it was rotated last, and the time before that
+ * @disabled: the cut at which it stopped recording
+ * @told: while it is frozen: it recorded until its cut, so it may know of discards
+ * @writes: how many there had been then
  */
 struct bitmap {
 	unsigned int name;
@@ -84,6 +87,9 @@ struct bitmap {
 	enum owner owner;
 	int session;
 	uint64_t since, rotated[2];
+	struct cbw_cut_id disabled;
+	bool told;
+	uint64_t writes;
 };
 
 /* What does not change; writers look at it. */
