@@ -274,7 +274,8 @@ static int do_rotate(struct txn *t, unsigned int dev, unsigned int name)
 	b->either = set_new(device[dev].nr);
 	b->is_frozen = true;
 	b->told = b->enabled || ctl_cut_same(&b->disabled, t->cut);
-	b->writes = load_writes();
+	/* Writers may have some in flight that are not mapped yet. */
+	b->writes = load_running() || pin_active() ? UINT64_MAX : load_writes();
 	b->cut = *t->cut;
 	b->owner = t->session < 0 ? OWNER_ANYONE : OWNER_SESSION;
 	b->session = t->session;

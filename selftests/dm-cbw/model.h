@@ -75,7 +75,7 @@ enum owner { OWNER_ANYONE, OWNER_SESSION };
  * @rotated: when it was rotated last, and the time before that
  * @disabled: the cut at which it stopped recording
  * @told: while it is frozen: it recorded until its cut, so it may know of discards
- * @writes: how many there had been then
+ * @writes: how many there had been then; UINT64_MAX: not known
  */
 struct bitmap {
 	unsigned int name;
