@@ -1,18 +1,18 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 140
+# budget: 270
 #
 # Random operations on bitmaps and a model of them agree: see cbw-model.c. A mutation of the
-# module that it can notice takes it up to fifteen seconds on a busy machine; six times that
-# leaves little to luck.
+# module that it can notice takes it up to fifteen seconds on a busy machine; twelve times
+# that leaves little to luck.
 #
-#	model.sh [SEED [SECONDS]]	default 60 seconds
+#	model.sh [SEED [SECONDS]]	default 180 seconds
 # shellcheck disable=SC2317,SC2154,SC2119,SC2086
 . "${0%/*}/lib.sh"
 
 begin
 seed "${1-}"
-secs=${2:-60}
+secs=${2:-180}
 nullb origin1 4 512
 loopdev origin2 4 512
 nullb origin3 2 512
