@@ -138,16 +138,43 @@ void cbw_bits_put(struct cbw_bits *bits)
 	kfree(bits);
 }
 
-static void bits_or_word(unsigned long *word, unsigned long mask)
+/* A whole word is stored as such: then there is nothing in it that could get lost. */
+static __always_inline void bits_or_word(unsigned long *word, unsigned long mask)
 {
-	if ((READ_ONCE(*word) & mask) != mask)
+	if ((READ_ONCE(*word) & mask) == mask)
+		return;
+	if (mask == ~0UL)
+		WRITE_ONCE(*word, mask);
+	else
 		atomic_long_or(mask, (atomic_long_t *)word);
 }
 
-static void bits_clear_word(unsigned long *word, unsigned long mask)
+static __always_inline void bits_clear_word(unsigned long *word, unsigned long mask)
 {
 	if (READ_ONCE(*word) & mask)
 		atomic_long_andnot(mask, (atomic_long_t *)word);
+}
+
+/* Do @fn to the words of all granules that a range touches: which, and their bits in it. */
+static __always_inline void bits_for_range(struct cbw_bits *bits, sector_t sector, sector_t nr,
+					   void (*fn)(unsigned long *word, unsigned long mask))
+{
+	u64 first = sector >> bits->shift;
+	u64 last = min_t(u64, (sector + nr - 1) >> bits->shift, bits->nr - 1);
+	u64 word = first / BITS_PER_LONG, last_word = last / BITS_PER_LONG;
+	unsigned long head = BITMAP_FIRST_WORD_MASK(first);
+	unsigned long tail = BITMAP_LAST_WORD_MASK(last + 1);
+
+	if (first >= bits->nr)
+		return;
+	if (word == last_word) {
+		fn(&bits->words[word], head & tail);
+		return;
+	}
+	fn(&bits->words[word], head);
+	while (++word < last_word)
+		fn(&bits->words[word], ~0UL);
+	fn(&bits->words[word], tail);
 }
 
 /**
@@ -156,48 +183,11 @@ static void bits_clear_word(unsigned long *word, unsigned long mask)
  * @sector: first sector
  * @nr: sectors, not 0
  *
- * Any context.  Whole words are stored as such: they only ever gain bits.
+ * Any context.
  */
 void cbw_bits_mark_range(struct cbw_bits *bits, sector_t sector, sector_t nr)
 {
-	u64 first = sector >> bits->shift;
-	u64 last = min_t(u64, (sector + nr - 1) >> bits->shift, bits->nr - 1);
-	u64 word = first / BITS_PER_LONG, last_word = last / BITS_PER_LONG;
-	unsigned long head = BITMAP_FIRST_WORD_MASK(first);
-	unsigned long tail = BITMAP_LAST_WORD_MASK(last + 1);
-
-	if (first >= bits->nr)
-		return;
-	if (word == last_word) {
-		bits_or_word(&bits->words[word], head & tail);
-		return;
-	}
-	bits_or_word(&bits->words[word], head);
-	while (++word < last_word)
-		if (READ_ONCE(bits->words[word]) != ~0UL)
-			WRITE_ONCE(bits->words[word], ~0UL);
-	bits_or_word(&bits->words[word], tail);
-}
-
-/* The same for no granule that a range touches; of a second plane. */
-static void bits_clear_range(struct cbw_bits *bits, sector_t sector, sector_t nr)
-{
-	u64 first = sector >> bits->shift;
-	u64 last = min_t(u64, (sector + nr - 1) >> bits->shift, bits->nr - 1);
-	u64 word = first / BITS_PER_LONG, last_word = last / BITS_PER_LONG;
-	unsigned long head = BITMAP_FIRST_WORD_MASK(first);
-	unsigned long tail = BITMAP_LAST_WORD_MASK(last + 1);
-
-	if (first >= bits->nr)
-		return;
-	if (word == last_word) {
-		bits_clear_word(&bits->words[word], head & tail);
-		return;
-	}
-	bits_clear_word(&bits->words[word], head);
-	while (++word < last_word)
-		bits_clear_word(&bits->words[word], ~0UL);
-	bits_clear_word(&bits->words[word], tail);
+	bits_for_range(bits, sector, nr, bits_or_word);
 }
 
 /**
@@ -214,7 +204,7 @@ void cbw_bits_undiscard_ordered(struct cbw_bits *bits, sector_t sector, sector_t
 	struct cbw_bits *plane = READ_ONCE(bits->discarded);
 
 	if (plane)
-		bits_clear_range(plane, sector, nr);
+		bits_for_range(plane, sector, nr, bits_clear_word);
 }
 
 /* The same, with the barrier. */
