@@ -210,7 +210,7 @@ void cbw_bits_undiscard_ordered(struct cbw_bits *bits, sector_t sector, sector_t
 /* The same, with the barrier. */
 void cbw_bits_undiscard(struct cbw_bits *bits, sector_t sector, sector_t nr)
 {
-	smp_mb();
+	smp_mb();	/* see there */
 	cbw_bits_undiscard_ordered(bits, sector, nr);
 }
 
