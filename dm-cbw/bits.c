@@ -26,27 +26,39 @@ module_param(bitmap_limit_mib, ulong, 0644);
 MODULE_PARM_DESC(bitmap_limit_mib,
 		 "Most memory for all bitmaps together, in MiB (0: a quarter of the RAM)");
 
-static atomic64_t bits_total;
+/* Bytes: of bitmaps; of their second planes, which do not count against the limit. */
+static atomic64_t bits_total, planes_total;
 
-/* A second plane is worth having only if it keeps no memory from what has to be had. */
-static bool bits_admit(u64 bytes, bool plane)
+/*
+ * A second plane is worth having, but must keep no memory from what has to be had: there are
+ * some as long as all of it is within half of the limit.
+ */
+static bool bits_admit(const struct cbw_bits *bits)
 {
-	u64 limit = (u64)READ_ONCE(bitmap_limit_mib) << 20;
+	u64 limit = (u64)READ_ONCE(bitmap_limit_mib) << 20, bytes = bits->bytes;
 
 	if (!limit)
 		limit = ((u64)totalram_pages() << PAGE_SHIFT) / 4;
-	if (plane)
-		limit /= 2;
+	if (bits->is_plane) {
+		if (atomic64_add_return(bytes, &planes_total) +
+		    atomic64_read(&bits_total) <= limit / 2)
+			return true;
+		atomic64_sub(bytes, &planes_total);
+		DMWARN_LIMIT("no %llu KiB to tell what is discarded: that is for bitmaps within half of the limit, %llu MiB (parameter bitmap_limit_mib)",
+			     bytes >> 10, limit >> 21);
+		return false;
+	}
 	if (atomic64_add_return(bytes, &bits_total) <= limit)
 		return true;
 	atomic64_sub(bytes, &bits_total);
-	if (plane)
-		DMWARN_LIMIT("no memory of %llu KiB to tell what is discarded: up to half the limit of parameter bitmap_limit_mib is for that",
-			     bytes >> 10);
-	else
-		DMWARN_LIMIT("bitmap of %llu KiB refused: the limit for all bitmaps is %llu MiB (parameter bitmap_limit_mib)",
-			     bytes >> 10, limit >> 20);
+	DMWARN_LIMIT("bitmap of %llu KiB refused: the limit for all bitmaps is %llu MiB (parameter bitmap_limit_mib)",
+		     bytes >> 10, limit >> 20);
 	return false;
+}
+
+static void bits_unaccount(const struct cbw_bits *bits)
+{
+	atomic64_sub(bits->bytes, bits->is_plane ? &planes_total : &bits_total);
 }
 
 static struct cbw_bits *bits_alloc(sector_t len, unsigned int shift, bool plane)
@@ -62,12 +74,13 @@ static struct cbw_bits *bits_alloc(sector_t len, unsigned int shift, bool plane)
 	if (!bits)
 		return NULL;
 	refcount_set(&bits->ref, 1);
+	bits->is_plane = plane;
 	bits->shift = shift;
 	bits->len = len;
 	bits->nr = ((len - 1) >> shift) + 1;
 	bits->bytes = DIV_ROUND_UP_ULL(bits->nr, BITS_PER_LONG) *
 		      sizeof(unsigned long);
-	if (!bits_admit(bits->bytes, plane))
+	if (!bits_admit(bits))
 		goto free_bits;
 	/* kvzalloc() has nothing larger. */
 	if (bits->bytes <= INT_MAX)
@@ -82,7 +95,7 @@ static struct cbw_bits *bits_alloc(sector_t len, unsigned int shift, bool plane)
 	return bits;
 
 forget:
-	atomic64_sub(bits->bytes, &bits_total);
+	bits_unaccount(bits);
 free_bits:
 	kfree(bits);
 	return NULL;
@@ -133,7 +146,7 @@ void cbw_bits_put(struct cbw_bits *bits)
 	if (!bits || !refcount_dec_and_test(&bits->ref))
 		return;
 	cbw_bits_put(bits->discarded);
-	atomic64_sub(bits->bytes, &bits_total);
+	bits_unaccount(bits);
 	kvfree(bits->words);
 	kfree(bits);
 }

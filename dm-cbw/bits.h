@@ -17,6 +17,7 @@
  * @nr: granules
  * @len: size of the device in sectors; the last granule may be short
  * @bytes: bytes of @words, accounted
+ * @is_plane: it is the second plane of another one
  * @words: set with atomic operations or whole words of ones; read freely
  * @discarded: the second plane, which is of the same size: of the dirty granules, those
  *	whose content does not matter; NULL: none.  Set once, freed with this
@@ -34,6 +35,7 @@ struct cbw_bits {
 	u64 nr;
 	sector_t len;
 	size_t bytes;
+	bool is_plane;
 	unsigned long *words;
 	struct cbw_bits *discarded;
 	bool forgetful;

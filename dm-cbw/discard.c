@@ -10,7 +10,7 @@
  *			nobody knows which of them the device did first
  *   a discard		that has failed, or ends when its epoch is over, clears what it has set
  *   a merge		sets nothing that is dirty already (merge_discarded() in bits.c), nor
- *			in what does not record any more
+ *			in what a cut has frozen
  *   a gap		in what a bitmap has recorded makes it forget for good
  *
  * The planes take as much memory as the bitmaps, so a device gets them with its first

@@ -132,7 +132,6 @@ static void epoch_build(struct cbw_device *dev, struct cbw_epoch *e)
 	lockdep_assert_held(&cbw_config_mutex);
 	e->dev = cbw_device_get(dev);
 	e->seq = ++dev->seq;
-	e->planes = atomic_read(&dev->discards_seen);
 	list_for_each_entry(b, &dev->bitmaps, node) {
 		struct cbw_bitmap_state *s = b->staged ? &b->next : &b->cur;
 
@@ -140,6 +139,7 @@ static void epoch_build(struct cbw_device *dev, struct cbw_epoch *e)
 			epoch_add_bits(e, s->active);
 	}
 	epoch_group_bits(e);
+	e->planes = e->nr_marks && atomic_read(&dev->discards_seen);
 	list_for_each_entry(snap, &dev->snaps, node) {
 		if (!snap->start_seq && list_empty(&snap->txn_node))
 			continue;

@@ -112,8 +112,6 @@ static int resize_prepare(struct cbw_device *dev, struct cbw_target *ct,
 			r = -ENOMEM;
 			break;
 		}
-		/* Mostly it was, at the load. */
-		cbw_discards_prepare(dev, fresh[n]);
 		n++;
 		if (!cbw_bits_merged(old))
 			r = cbw_merges_add(merges, dev, fresh[n - 1], dev, old, true,
@@ -121,8 +119,12 @@ static int resize_prepare(struct cbw_device *dev, struct cbw_target *ct,
 		if (r)
 			break;
 	}
-	if (!r)
+	if (!r) {
+		/* Mostly that was done at the load; and what has to be had comes first. */
+		while (n)
+			cbw_discards_prepare(dev, fresh[--n]);
 		return 0;
+	}
 	cbw_merges_drop(*merges);
 	*merges = NULL;
 	/* For the next try. */

@@ -254,6 +254,7 @@ int cbw_txn_clear(struct cbw_txn *txn, struct cbw_device *dev,
 		return -ENOMEM;
 	cbw_bits_put(b->next.active);
 	b->next.active = fresh;
+	b->forget = !b->next.enabled;
 	/* What it will say is no longer "changed since the base". */
 	memset(&b->next.base, 0, sizeof(b->next.base));
 	return 0;
@@ -373,6 +374,7 @@ int cbw_txn_rotate(struct cbw_txn *txn, struct cbw_device *dev,
 	b->next.frozen = b->next.active;
 	cbw_merges_frozen(txn->merges, b->next.frozen);
 	b->next.active = fresh;
+	b->forget = !b->next.enabled;
 	b->next.frozen_seq = dev->seq;	/* the epoch that is about to be old */
 	b->next.cut = txn->cut;
 	b->next.owner = txn->session ? CBW_OWNER_SESSION :

@@ -343,7 +343,7 @@ t "needed chunks" needed
 # No memory for it: dirty and nothing else.
 no_memory()
 {
-	local rc=0 limit=/sys/module/dm_cbw/parameters/bitmap_limit_mib large
+	local b rc=0 limit=/sys/module/dm_cbw/parameters/bitmap_limit_mib large
 
 	nullb large 4096 512 && cbw large "$large" && fresh && msg large bitmap_add b granularity 512 || return
 	# the bitmap takes 1 MiB, and so would its plane; there would not be enough to rotate it
@@ -352,6 +352,18 @@ no_memory()
 	expect "b" "$(extents b large)" "0+128" || rc=1
 	# that is for what has to be had
 	msg large bitmap_rotate b && expect "rotated" "$(extents b large)" "" && msg large bitmap_abort b || rc=1
+	# nor does a plane that there is count against the limit
+	echo 7 >$limit
+	msg large bitmap_clear b && op discard 0 128K large && expect "b, 7 MiB" "$(extents b large)" "-0+128" || rc=1
+	for b in 1 2 3 4 5; do
+		msg large bitmap_add $b granularity 512 || rc=1
+	done
+	refused ENOMEM msg large bitmap_add 6 granularity 512 || rc=1
+	for b in 1 2 3 4 5; do
+		msg large bitmap_remove $b || rc=1
+	done
+	echo 3 >$limit
+	msg large bitmap_clear b && op discard 0 128K large || rc=1
 	echo 0 >$limit
 	op write 0 4K large && op discard 0 128K large || rc=1
 	expect "b, again" "$(extents b large)" "0+128" || rc=1

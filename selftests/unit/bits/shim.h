@@ -91,12 +91,18 @@ static inline long atomic_long_fetch_or(long mask, atomic_long_t *v)
 #define smp_mb()		__atomic_thread_fence(__ATOMIC_SEQ_CST)
 #define smp_store_release(p, v)	__atomic_store_n(p, v, __ATOMIC_RELEASE)
 
-/* The only such counter is what all bitmaps take; the tests look at it. */
+/* Such counters are what all bitmaps take; the tests look at the sum. */
 extern s64 shim_accounted;
 
 static inline s64 atomic64_add_return(s64 n, atomic64_t *v)
 {
-	return shim_accounted = __atomic_add_fetch(&v->val, n, __ATOMIC_SEQ_CST);
+	shim_accounted += n;
+	return __atomic_add_fetch(&v->val, n, __ATOMIC_SEQ_CST);
+}
+
+static inline s64 atomic64_read(const atomic64_t *v)
+{
+	return __atomic_load_n(&v->val, __ATOMIC_RELAXED);
 }
 
 static inline void atomic64_sub(s64 n, atomic64_t *v)
