@@ -132,7 +132,7 @@ static void freeze_work(struct work_struct *work)
 		freeze_hold(f);
 		r = cbw_bdev_thaw(cbw_bdev(&d->bdev));
 		if (r)
-			DMWARN_LIMIT("device %u:%u: the file system cannot be thawed: %d",
+			DMWARN_LIMIT("device %u:%u: somebody else thawed the file system, or has it frozen: %d",
 				     MAJOR(cbw_bdev(&d->bdev)->bd_dev),
 				     MINOR(cbw_bdev(&d->bdev)->bd_dev), r);
 	}

@@ -80,12 +80,40 @@ static inline void cbw_bdev_close(struct cbw_bdev_handle *h)
 #define CBW_OPEN_RW	(FMODE_READ | FMODE_WRITE)
 #endif
 
+/*
+ * A thaw that fails leaves the device counted as frozen, and as long as it is the next
+ * freeze does nothing and says that it has.  It fails if somebody else has thawed the file
+ * system meanwhile, and in 6.12 also if somebody else still has it frozen.
+ */
 #ifdef CBW_HAVE_BDEV_FREEZE
 #define cbw_bdev_freeze	bdev_freeze
-#define cbw_bdev_thaw	bdev_thaw
+
+static inline int cbw_bdev_thaw(struct block_device *bdev)
+{
+	int r = bdev_thaw(bdev);
+
+	if (r) {
+		mutex_lock(&bdev->bd_fsfreeze_mutex);
+		atomic_dec_if_positive(&bdev->bd_fsfreeze_count);
+		mutex_unlock(&bdev->bd_fsfreeze_mutex);
+	}
+	return r;
+}
 #else
 #define cbw_bdev_freeze	freeze_bdev
-#define cbw_bdev_thaw	thaw_bdev
+
+static inline int cbw_bdev_thaw(struct block_device *bdev)
+{
+	int r = thaw_bdev(bdev);
+
+	if (r) {
+		mutex_lock(&bdev->bd_fsfreeze_mutex);
+		if (bdev->bd_fsfreeze_count > 0)
+			bdev->bd_fsfreeze_count--;
+		mutex_unlock(&bdev->bd_fsfreeze_mutex);
+	}
+	return r;
+}
 #endif
 
 /* ---- queue limits ------------------------------------------------------------ */

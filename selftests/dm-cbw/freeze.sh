@@ -132,6 +132,33 @@ frozen_before()
 }
 t "frozen by somebody else" frozen_before
 
+# One is thawed by somebody else before the cut: what is frozen after that is frozen.
+thawed_meanwhile()
+{
+	local rc=0 i
+
+	msg dut2 bitmap_add b || return
+	for i in 1 2; do
+		hook arm txn-end timeout_ms 20000
+		bg T cbw-ioctl transaction freeze:60000 rotate:$M/dut2:b
+		hook_wait txn-end || return
+		frozen 2 || { echo "not frozen, round $i"; rc=1; }
+		((i == 2)) || fsfreeze -u "$CBW_TMP/m2" || rc=1
+		hook release txn-end
+		bg_wait T 10 && bg_wait Z2 10 || rc=1
+		# its session has ended
+		until_true 5 unfrozen || rc=1
+	done
+	msg dut2 bitmap_remove b || rc=1
+	return $rc
+}
+
+unfrozen()
+{
+	[[ $(bitmap_get dut2 b flags) != *b* ]]
+}
+t "thawed by somebody else" thawed_meanwhile
+
 # The writeback hangs: the caller is told in time, and all is thawed when it goes on.
 hangs()
 {
