@@ -10,7 +10,7 @@
 /* How often to look for writes held too long: within 10 % of the bound. */
 static unsigned long timeout_tick(const struct cbw_snap *snap)
 {
-	return max(1ul, msecs_to_jiffies(snap->timeout_ms / 20));
+	return max(1ul, msecs_to_jiffies(snap->timeout_ms / 40));
 }
 
 /* Park a write.  The lock of the list is held; any context. */
