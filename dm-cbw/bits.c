@@ -151,13 +151,16 @@ void cbw_bits_put(struct cbw_bits *bits)
 	kfree(bits);
 }
 
-/* A whole word is stored as such: then there is nothing in it that could get lost. */
+/*
+ * A whole word is stored as such: then there is nothing in it that could get lost.  Not with
+ * WRITE_ONCE(): where atomic operations are made of a lock, it could come between.
+ */
 static __always_inline void bits_or_word(unsigned long *word, unsigned long mask)
 {
 	if ((READ_ONCE(*word) & mask) == mask)
 		return;
 	if (mask == ~0UL)
-		WRITE_ONCE(*word, mask);
+		atomic_long_set((atomic_long_t *)word, mask);
 	else
 		atomic_long_or(mask, (atomic_long_t *)word);
 }
@@ -352,8 +355,15 @@ void cbw_bits_or(struct cbw_bits *to, const struct cbw_bits *from, bool discards
 	}
 }
 
-/* A run may be all of the device, and the granules small. */
-static void mark_run_data(struct cbw_bits *to, sector_t start, sector_t end)
+/**
+ * cbw_bits_mark_run - the same as cbw_bits_mark_data() for however many granules
+ * @to: the bitmap
+ * @start: first sector
+ * @end: the sector behind the last, more than @start
+ *
+ * May sleep: a run may be all of the device, and the granules small.
+ */
+void cbw_bits_mark_run(struct cbw_bits *to, sector_t start, sector_t end)
 {
 	const sector_t piece = (sector_t)SZ_1M << to->shift;
 
@@ -374,7 +384,7 @@ static void merge_run_discarded(struct cbw_bits *to, sector_t start, sector_t en
 	if (end == to->len)
 		last = to->nr;
 	if (first >= last) {
-		mark_run_data(to, start, end);
+		cbw_bits_mark_run(to, start, end);
 		return;
 	}
 	if (start < (sector_t)first << to->shift)
@@ -417,7 +427,7 @@ void cbw_bits_merge(struct cbw_bits *to, const struct cbw_bits *from, bool disca
 		if (gone && discards)
 			merge_run_discarded(to, start, end);
 		else
-			mark_run_data(to, start, end);
+			cbw_bits_mark_run(to, start, end);
 	}
 }
 
@@ -532,7 +542,7 @@ void cbw_bits_resize(struct cbw_bits *to, const struct cbw_bits *from)
 	cbw_bits_or(to, from, true);
 	/* A short last granule gets longer: it is as new as what follows. */
 	if (from->len < to->len)
-		mark_run_data(to, from->len, to->len);
+		cbw_bits_mark_run(to, from->len, to->len);
 }
 
 /* The first granule is in the lowest bit of the first byte. */

@@ -20,7 +20,8 @@
  * @is_plane: it is the second plane of another one
  * @words: set with atomic operations or whole words of ones; read freely
  * @discarded: the second plane, which is of the same size: of the dirty granules, those
- *	whose content does not matter; NULL: none.  Set once, freed with this
+ *	whose content does not matter; NULL: none.  Set once, under cbw_config_mutex or
+ *	before anybody else has this; freed with it
  * @forgetful: writes went by unrecorded, so the second plane says nothing any more; once
  *	set it stays
  *
@@ -45,6 +46,7 @@ struct cbw_bits *cbw_bits_alloc(sector_t len, unsigned int shift);
 void cbw_bits_put(struct cbw_bits *bits);
 void cbw_bits_mark_range(struct cbw_bits *bits, sector_t sector, sector_t nr);
 void cbw_bits_mark_data(struct cbw_bits *bits, sector_t sector, sector_t nr);
+void cbw_bits_mark_run(struct cbw_bits *to, sector_t start, sector_t end);
 bool cbw_bits_add_plane(struct cbw_bits *bits);
 void cbw_bits_discard(struct cbw_bits *bits, sector_t sector, sector_t nr);
 void cbw_bits_undiscard(struct cbw_bits *bits, sector_t sector, sector_t nr);

@@ -351,18 +351,10 @@ static int marks_check(const struct cbw_device *dev, const struct cbw_range *ran
 	return 0;
 }
 
-/* A range may be all of the device, and the granules small. */
 static void mark_one(struct cbw_bits *bits, const struct cbw_range *range)
 {
-	const sector_t piece = (sector_t)SZ_1M << bits->shift;
-	sector_t start = range->offset >> SECTOR_SHIFT;
-	sector_t end = ((range->offset + range->length - 1) >> SECTOR_SHIFT) + 1;
-
-	for (; end - start > piece; start += piece) {
-		cbw_bits_mark_data(bits, start, piece);
-		cond_resched();
-	}
-	cbw_bits_mark_data(bits, start, end - start);
+	cbw_bits_mark_run(bits, range->offset >> SECTOR_SHIFT,
+			  ((range->offset + range->length - 1) >> SECTOR_SHIFT) + 1);
 }
 
 /* So many ranges are marked before others get the mutex. */

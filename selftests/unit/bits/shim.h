@@ -74,6 +74,11 @@ static inline void atomic_long_or(long mask, atomic_long_t *v)
 	__atomic_fetch_or(&v->val, mask, __ATOMIC_RELAXED);
 }
 
+static inline void atomic_long_set(atomic_long_t *v, long n)
+{
+	__atomic_store_n(&v->val, n, __ATOMIC_RELAXED);
+}
+
 static inline void atomic_long_andnot(long mask, atomic_long_t *v)
 {
 	if (shim_meet)
