@@ -146,6 +146,8 @@ struct cbw_container_bitmap {
 #define CBW_BINDING_MAX		8192
 /* Places in one call. */
 #define CBW_PLACES_MAX		4096
+/* Bytes of an intent. */
+#define CBW_INTENT_LENGTH_MAX	(64u << 20)
 /* A region: 64 KiB to 1 GiB. */
 #define CBW_REGION_SHIFT_MIN	16
 #define CBW_REGION_SHIFT_MAX	30
@@ -167,7 +169,7 @@ struct cbw_container_bitmap {
  * @state_seq: the sequence number of the newest state there; that is in the slot
  *	@state_seq % 2, the kernel begins with the other one
  * @intent_offset: where the two intents lie
- * @intent_length: bytes of each of them
+ * @intent_length: bytes of each of them, at most CBW_INTENT_LENGTH_MAX
  * @region_shift: log2 of the bytes of a region, CBW_REGION_SHIFT_MIN to _MAX
  * @timeout_ms: how long a guest write may be held for the container; 0: the default
  * @policy: CBW_CONTAINER_CONTINUE or _HOLD
