@@ -213,6 +213,8 @@ begin()
 		ktap_done
 	fi
 	modprobe -a dm_mod loop
+	# the module's checksums; built in on newer kernels
+	modprobe libcrc32c 2>/dev/null
 	modprobe null_blk nr_devices=0
 	trap on_exit EXIT
 	if ! out=$(insmod "$module" 2>&1); then
