@@ -23,7 +23,7 @@ void q2_layer_free(struct q2_layer *l)
 	free(l->header);
 	free(l->backing_file);
 	free(l->backing_format);
-	free(l->zbuf);
+	q2_decompress_free(l);
 	free(l->path);
 	free(l->name);
 	free(l);
@@ -310,6 +310,9 @@ static int check_opts(const char *path, const struct qcow2_create_opts *o, uint3
 	if (cluster < QCOW2_MIN_CLUSTER || cluster > QCOW2_MAX_CLUSTER || cluster & (cluster - 1))
 		return q2_err(err, EINVAL, "%s: cluster_size %u is not a power of two within %u to %u", path,
 			      cluster, QCOW2_MIN_CLUSTER, QCOW2_MAX_CLUSTER);
+	if (o->compression > QCOW2_COMPRESSION_ZSTD)
+		return q2_err(err, EINVAL, "%s: compression %u is neither 0 (deflate) nor 1 (zstd)", path,
+			      o->compression);
 	bits = (unsigned int)__builtin_ctz(cluster);
 	l1 = q2_div_up(o->virtual_size, 2 * bits - 3);
 	if (l1 > QCOW2_MAX_L1_BYTES / 8)
@@ -437,6 +440,8 @@ int qcow2_create(const char *path, const struct qcow2_create_opts *opts,
 	l->cluster_bits = (unsigned int)__builtin_ctz(cluster);
 	l->l2_bits = l->cluster_bits - 3;
 	l->refcount_order = 4;
+	l->compression = opts->compression;
+	l->incompatible = l->compression ? Q2_INCOMPAT_COMPRESSION : 0;
 	l->l1_entries = (uint32_t)q2_div_up(l->size, l->cluster_bits + l->l2_bits);
 	l->l1 = calloc(l->l1_entries ? l->l1_entries : 1, 8);
 	if (!l->l1 || q2_cache_init(&l->l2, cluster, L2_CACHE_WRITE)) {
@@ -492,6 +497,7 @@ int qcow2_get_layer(struct qcow2_image *img, unsigned int layer, struct qcow2_la
 		.compatible = l->compatible,
 		.autoclear = l->autoclear,
 		.snapshots = l->snapshots,
+		.compression = l->compression,
 	};
 	pthread_mutex_unlock(&img->lock);
 	return 0;

@@ -69,6 +69,7 @@ struct q2_writer {
 	uint64_t reft_entries;
 	uint64_t reft_lo, reft_hi;	/* entries that differ from the disk's */
 	bool reft_moved;
+	uint64_t packed;	/* end of the last compressed cluster, room behind it */
 	struct q2_cache refb;	/* refcount blocks by index */
 	uint64_t l1_lo, l1_hi;	/* entries that differ from the disk's */
 	struct q2_span *frees;	/* to be freed once nothing on disk refers to them */
@@ -105,7 +106,9 @@ struct q2_layer {
 	struct qcow2_header_ext *ext;
 	unsigned int ext_count;
 	struct q2_cache l2;
-	uint8_t *zbuf;		/* one inflated cluster ... */
+	unsigned int compression;	/* QCOW2_COMPRESSION_* */
+	struct ZSTD_DCtx_s *zctx;
+	uint8_t *zbuf;		/* one decompressed cluster ... */
 	uint64_t zkey;		/* ... of this L2 entry, 0 = none */
 	struct q2_writer *w;	/* open for writing */
 };
@@ -170,6 +173,11 @@ int q2_read(struct qcow2_image *img, uint64_t off, uint8_t *buf, uint64_t len,
 void q2_compressed_place(const struct q2_layer *l, uint64_t entry,
 			 uint64_t *off, uint64_t *len);
 
+/* compress.c */
+int q2_decompress(struct q2_layer *l, uint64_t guest, uint64_t entry,
+		  struct qcow2_error *err);
+void q2_decompress_free(struct q2_layer *l);
+
 /* refcount.c */
 uint64_t q2_refcount_in(const void *block, unsigned int order, uint64_t idx);
 int q2_reft_load(struct q2_layer *l, uint64_t **table, uint64_t *entries,
@@ -183,13 +191,24 @@ int q2_alloc(struct q2_layer *l, uint64_t want, uint64_t *first, uint64_t *got,
 	     struct qcow2_error *err);
 int q2_alloc_contig(struct q2_layer *l, uint64_t n, uint64_t *first,
 		    struct qcow2_error *err);
+int q2_ref(struct q2_layer *l, uint64_t cluster, bool *counted,
+	   struct qcow2_error *err);
 int q2_free_later(struct q2_layer *l, uint64_t off, uint64_t len,
 		  struct qcow2_error *err);
 int q2_do_frees(struct q2_layer *l, struct qcow2_error *err);
 int q2_refb_write(struct q2_layer *l, struct qcow2_error *err);
 
 /* write.c */
+int q2_begin(struct q2_layer *l, struct qcow2_error *err);
 int q2_l2_evict(struct q2_layer *l, struct q2_ent *e, struct qcow2_error *err);
+int q2_l2_entry(struct q2_layer *l, uint64_t off, struct q2_ent **ent, uint64_t **p,
+		struct qcow2_error *err);
+void q2_l2_changed(struct q2_layer *l, struct q2_ent *e);
+void q2_set_l1(struct q2_layer *l, uint64_t idx, uint64_t cluster);
+int q2_drop_old(struct q2_layer *l, uint64_t entry, struct qcow2_error *err);
+
+/* packed.c */
+void q2_packed_flushed(struct q2_layer *l);
 
 static inline uint64_t q2_min(uint64_t a, uint64_t b)
 {

@@ -50,6 +50,10 @@ extern "C" {
 #define QCOW2_MAX_L1_BYTES	(32u << 20)	/* QEMU's limit */
 #define QCOW2_MAX_REFTABLE_BYTES (8u << 20)	/* QEMU's limit */
 
+/* How clusters are compressed: an image has one type */
+#define QCOW2_COMPRESSION_DEFLATE	0u
+#define QCOW2_COMPRESSION_ZSTD		1u
+
 /* Header extension types */
 #define QCOW2_EXT_END			0x00000000u
 #define QCOW2_EXT_BACKING_FORMAT	0xe2792acau
@@ -107,6 +111,8 @@ struct qcow2_header_ext {
  * @backing_format: "qcow2" or "raw"; must be given with @backing_file
  * @ext: @ext_count private header extensions, copied
  * @ext_count: 0 = none. All of the header must fit into one cluster.
+ * @compression: QCOW2_COMPRESSION_*, what compressed clusters will be; zstd
+ *	needs QEMU 5.1 to read the image, whether it has such clusters or not
  * @flags: QCOW2_CREATE_*
  * @mode: permissions of the new file (before umask), 0 = 0600
  */
@@ -117,6 +123,7 @@ struct qcow2_create_opts {
 	const char *backing_format;
 	const struct qcow2_header_ext *ext;
 	unsigned int ext_count;
+	unsigned int compression;
 	unsigned int flags;
 	unsigned int mode;
 };
@@ -158,8 +165,8 @@ int qcow2_create(const char *path, const struct qcow2_create_opts *opts,
  * %QCOW2_RUN_UNALLOCATED in qcow2_map() and -EOPNOTSUPP in qcow2_read().
  *
  * Refused by name (-EOPNOTSUPP): version 2, encryption, and the incompatible
- * features dirty, corrupt, external data file, compression type other than
- * deflate, extended L2 entries, and any unknown one. For writing also:
+ * features dirty, corrupt, external data file, extended L2 entries, and any
+ * unknown one; a compression type other than deflate and zstd. For writing also:
  * internal snapshots, refcounts that are not 16 bits wide.
  * Opening for writing clears the autoclear bits (bitmaps) with the first change,
  * as the format demands of who does not maintain them.
@@ -199,6 +206,7 @@ enum qcow2_format {
  * @backing_format: as it stands in the image, NULL = none (owned by the image)
  * @incompatible, @compatible, @autoclear: feature bits
  * @snapshots:	number of internal snapshots (they are not looked at)
+ * @compression: QCOW2_COMPRESSION_*, 0 for raw
  */
 struct qcow2_layer {
 	enum qcow2_format format;
@@ -213,6 +221,7 @@ struct qcow2_layer {
 	uint64_t compatible;
 	uint64_t autoclear;
 	uint32_t snapshots;
+	unsigned int compression;
 };
 
 /** qcow2_layers - number of layers, at least 1 */
@@ -362,6 +371,42 @@ int qcow2_set_zero(struct qcow2_image *img, uint64_t offset, uint64_t length,
  */
 int qcow2_write(struct qcow2_image *img, uint64_t offset, const void *buf,
 		size_t length, struct qcow2_error *err);
+
+/**
+ * qcow2_compress - compress one cluster
+ * @type:  QCOW2_COMPRESSION_*, that of the image, see struct qcow2_layer
+ * @level: 1 to 9 (deflate) or 22 (zstd), 0 = the usual one
+ * @in:    @cluster_size bytes; the caller fills the last cluster of an image up
+ *	   with zeros
+ * @out:   room for @cluster_size - 1 bytes
+ * @out_len: bytes in @out, less than @cluster_size
+ *
+ * No image, no lock, no state: as many threads as one likes may compress, while
+ * qcow2_write_compressed() takes the results.
+ *
+ * Return: 0; -E2BIG when it does not pay (the cluster did not become shorter: it
+ * is to be written plain), -EINVAL, -ENOMEM.
+ */
+int qcow2_compress(unsigned int type, int level, const void *in,
+		   size_t cluster_size, void *out, size_t *out_len);
+
+/**
+ * qcow2_write_compressed - put a compressed cluster into the file
+ * @offset: guest offset, multiple of the cluster size
+ * @data:   what qcow2_compress() made of the cluster's content with the image's
+ *	    compression type; it is not looked at
+ * @len:    1 to cluster size - 1
+ *
+ * Compressed clusters lie one behind the other, byte by byte; the first after a
+ * flush begins at a multiple of 4096 (or of the cluster size, if that is less),
+ * so that what is durable is not written again. What the guest cluster had
+ * before becomes free with the next flush. The data is written by the call: a
+ * failure leaves the guest cluster as it was. -EFBIG where the file has become
+ * too long for the place to be told (clusters of 2 MiB: 512 TiB), -EOPNOTSUPP
+ * with an external data file.
+ */
+int qcow2_write_compressed(struct qcow2_image *img, uint64_t offset,
+			   const void *data, size_t len, struct qcow2_error *err);
 
 /**
  * qcow2_flush - make everything so far durable, in crash-safe order
