@@ -87,6 +87,9 @@ static int flush(struct q2_layer *l, struct qcow2_error *err)
 	uint64_t i;
 	int ret;
 
+	ret = l->data ? q2_sync(l->data, err) : 0;
+	if (ret)
+		return ret;
 	if (!w->dirty)
 		return q2_sync(l, err);
 

@@ -124,13 +124,10 @@ static int refuse_features(struct q2_layer *l, struct qcow2_error *err)
 		return q2_err(err, EOPNOTSUPP,
 			      "%s: incompatible feature bit 0 (dirty) is set: refcounts are stale; run `qemu-img check -r all`",
 			      l->name);
-	if (bits & Q2_INCOMPAT_DATA_FILE)
-		return q2_err(err, EOPNOTSUPP,
-			      "%s: incompatible feature bit 2 (external data file) is not supported", l->name);
 	if (bits & Q2_INCOMPAT_EXTL2)
 		return q2_err(err, EOPNOTSUPP,
 			      "%s: incompatible feature bit 4 (extended L2 entries) is not supported", l->name);
-	bits &= ~Q2_INCOMPAT_COMPRESSION;
+	bits &= ~(Q2_INCOMPAT_COMPRESSION | Q2_INCOMPAT_DATA_FILE);
 	if (!bits)
 		return 0;
 	bit = (unsigned int)__builtin_ctzll(bits);
@@ -171,6 +168,22 @@ static int parse_compression(struct q2_layer *l, uint32_t length, struct qcow2_e
 			      "%s: header: compression_type %u is not supported, only 0 (deflate) and 1 (zstd)",
 			      l->name, l->compression);
 	return 0;
+}
+
+static int parse_data_file(struct q2_layer *l, struct qcow2_error *err)
+{
+	const struct qcow2_header_ext *ext = find_ext(l, QCOW2_EXT_DATA_FILE);
+
+	if (!q2_has_data_file(l))
+		return 0;
+	if (!ext)
+		return q2_err(err, EUCLEAN,
+			      "%s: header: incompatible feature bit 2 (external data file), and no extension 0x%08x that names the file",
+			      l->name, QCOW2_EXT_DATA_FILE);
+	if (!ext->len || ext->len > QCOW2_MAX_BACKING_NAME)
+		return q2_err(err, EUCLEAN, "%s: header: data file name of %u bytes, not 1 to %u", l->name, ext->len,
+			      QCOW2_MAX_BACKING_NAME);
+	return take_string(l, ext->data, ext->len, "data file name", &l->data_file, err);
 }
 
 static bool overlap(uint64_t a, uint64_t alen, uint64_t b, uint64_t blen)
@@ -311,6 +324,8 @@ int q2_header_parse(struct q2_layer *l, struct qcow2_error *err)
 	if (ret)
 		return ret;
 	ret = parse_compression(l, length, err);
+	if (!ret)
+		ret = parse_data_file(l, err);
 	if (ret)
 		return ret;
 	if (l->refcount_order > 6)
@@ -376,6 +391,8 @@ int q2_header_build(struct q2_layer *l, const struct qcow2_create_opts *opts,
 	if (backing_len)
 		p = put_ext(p, end, QCOW2_EXT_BACKING_FORMAT, opts->backing_format,
 			    strlen(opts->backing_format));
+	if (opts->data_file)
+		p = put_ext(p, end, QCOW2_EXT_DATA_FILE, opts->data_file, strlen(opts->data_file));
 	for (i = 0; i < opts->ext_count; i++)
 		p = put_ext(p, end, opts->ext[i].type, opts->ext[i].data, opts->ext[i].len);
 	p = put_ext(p, end, QCOW2_EXT_END, NULL, 0);
@@ -384,6 +401,8 @@ int q2_header_build(struct q2_layer *l, const struct qcow2_create_opts *opts,
 			      "%s: header extensions and backing file name do not fit into one cluster of %u bytes: take a larger cluster_size",
 			      l->name, l->cluster_size);
 	ret = parse_ext(l, Q2_HEADER_LEN, (size_t)(p - h), err);
+	if (!ret)
+		ret = parse_data_file(l, err);
 	if (ret || !backing_len)
 		return ret;
 	put64(h + H_BACKING_OFF, (uint64_t)(p - h));

@@ -84,6 +84,8 @@ static int decode(struct q2_layer *l, uint64_t guest, uint64_t entry, uint64_t n
 	uint64_t off, len;
 	const char *what;
 
+	if (q2_has_data_file(l))
+		return q2_data_decode(l, guest, entry, need, x, err);
 	x->host = 0;
 	x->entry = entry;
 	if (entry & Q2_COMPRESSED) {
@@ -236,7 +238,7 @@ int q2_read(struct qcow2_image *img, uint64_t off, uint8_t *buf, uint64_t len,
 			memset(buf, 0, x.length);
 			break;
 		case QCOW2_RUN_DATA:
-			ret = q2_pread(l, buf, x.length, x.host, "data", err);
+			ret = q2_pread(q2_data_of(l), buf, x.length, x.host, "data", err);
 			break;
 		case QCOW2_RUN_COMPRESSED:
 			ret = q2_decompress(l, off, x.entry, err);
@@ -277,7 +279,7 @@ static void to_run(struct qcow2_image *img, uint64_t off, const struct q2_extent
 		.length = x->length,
 		.type = x->type,
 		.layer = layer,
-		.fd = data ? img->layers[layer]->fd : -1,
+		.fd = data ? q2_data_of(img->layers[layer])->fd : -1,
 		.host_offset = data ? x->host : 0,
 	};
 }

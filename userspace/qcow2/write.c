@@ -121,6 +121,9 @@ int q2_drop_old(struct q2_layer *l, uint64_t entry, struct qcow2_error *err)
 {
 	uint64_t off, len;
 
+	/* clusters of a data file are not counted */
+	if (q2_has_data_file(l))
+		return 0;
 	if (entry & Q2_COMPRESSED) {
 		q2_compressed_place(l, entry, &off, &len);
 		return q2_free_later(l, off, len, err);
@@ -138,6 +141,8 @@ static int alloc_write(struct q2_layer *l, uint64_t off, uint64_t len, uint64_t 
 	struct q2_ent *e;
 	int ret;
 
+	if (q2_has_data_file(l))
+		return q2_data_alloc(l, off, len, host, got, err);
 	want = q2_min(q2_div_up(len, l->cluster_bits), mask + 1 - in);
 	ret = l2_for_write(l, cluster >> l->l2_bits, &e, err);
 	if (ret)
@@ -188,11 +193,15 @@ static int set_zero(struct q2_layer *l, uint64_t off, uint64_t len, struct qcow2
 {
 	uint64_t cluster = off >> l->cluster_bits, end = cluster + q2_div_up(len, l->cluster_bits);
 	uint64_t mask = (1ull << l->l2_bits) - 1;
+	bool done;
+	int ret;
 
+	ret = q2_data_zero(l, off, len, &done, err);
+	if (ret || done)
+		return ret;
 	while (cluster < end) {
 		uint64_t idx = cluster >> l->l2_bits, stop = q2_min(end, (idx + 1) << l->l2_bits);
 		struct q2_ent *e;
-		int ret;
 
 		if (!(l->l1[idx] & Q2_OFFSET_MASK) && !l->backing_file) {
 			cluster = stop;
@@ -224,6 +233,7 @@ static int set_zero(struct q2_layer *l, uint64_t off, uint64_t len, struct qcow2
 /* may layer 0 be changed? The first change is announced on disk. */
 int q2_begin(struct q2_layer *l, struct qcow2_error *err)
 {
+	uint64_t keep = 0;
 	int ret;
 
 	if (!l->w)
@@ -233,10 +243,12 @@ int q2_begin(struct q2_layer *l, struct qcow2_error *err)
 			      l->name);
 	if (l->w->begun)
 		return 0;
-	if (l->autoclear) {
+	if (q2_has_data_file(l))
+		keep |= Q2_AUTOCLEAR_DATA_RAW;
+	if (l->autoclear & ~keep) {
 		uint64_t old = l->autoclear;
 
-		l->autoclear = 0;
+		l->autoclear &= keep;
 		q2_header_update(l->header, l);
 		ret = q2_pwrite(l, l->header, Q2_V3_HEADER_LEN, 0, "the header", err);
 		if (!ret)
@@ -303,7 +315,7 @@ int qcow2_set_zero(struct qcow2_image *img, uint64_t off, uint64_t len, struct q
 
 static int has_own(struct q2_layer *l, uint64_t off, bool *yes, struct qcow2_error *err)
 {
-	uint64_t cluster = off >> l->cluster_bits, mask = (1ull << l->l2_bits) - 1;
+	uint64_t cluster = off >> l->cluster_bits, mask = (1ull << l->l2_bits) - 1, entry;
 	struct q2_ent *e;
 	int ret;
 
@@ -311,9 +323,11 @@ static int has_own(struct q2_layer *l, uint64_t off, bool *yes, struct qcow2_err
 	if (!(l->l1[cluster >> l->l2_bits] & Q2_OFFSET_MASK))
 		return 0;
 	ret = q2_l2_get(l, cluster >> l->l2_bits, &e, err);
-	if (!ret)
-		*yes = own(be64toh(((uint64_t *)e->buf)[cluster & mask]));
-	return ret;
+	if (ret)
+		return ret;
+	entry = be64toh(((uint64_t *)e->buf)[cluster & mask]);
+	*yes = q2_has_data_file(l) ? entry & Q2_COPIED : own(entry);
+	return 0;
 }
 
 /* @len bytes within one cluster, that does not become whole by them */
@@ -333,7 +347,7 @@ static int write_part(struct qcow2_image *img, uint64_t off, const uint8_t *buf,
 	if (ret)
 		return ret;
 	if (x.type == QCOW2_RUN_DATA && inplace)
-		return q2_pwrite(l, buf, len, x.host + in, "data", err);
+		return q2_pwrite(q2_data_of(l), buf, len, x.host + in, "data", err);
 	if (!*bounce)
 		*bounce = malloc(l->cluster_size);
 	if (!*bounce)
@@ -346,7 +360,8 @@ static int write_part(struct qcow2_image *img, uint64_t off, const uint8_t *buf,
 	ret = alloc_write(l, start, valid, &host, &got, err);
 	if (ret)
 		return ret;
-	return q2_pwrite(l, *bounce, l->cluster_size, host, "data", err);
+	/* a data file is as long as the guest, and may be a device */
+	return q2_pwrite(q2_data_of(l), *bounce, l->data ? valid : l->cluster_size, host, "data", err);
 }
 
 int qcow2_write(struct qcow2_image *img, uint64_t off, const void *data, size_t length,
@@ -371,7 +386,7 @@ int qcow2_write(struct qcow2_image *img, uint64_t off, const void *data, size_t 
 			n = off + len == l->size ? len : len & ~(uint64_t)(l->cluster_size - 1);
 			ret = alloc_write(l, off, n, &host, &n, err);
 			if (!ret)
-				ret = q2_pwrite(l, buf, n, host, "data", err);
+				ret = q2_pwrite(q2_data_of(l), buf, n, host, "data", err);
 		} else {
 			ret = write_part(img, off, buf, n, &bounce, err);
 		}
