@@ -139,9 +139,10 @@ static int flush(struct q2_layer *l, struct qcow2_error *err)
 	w->l1_hi = w->reft_hi = 0;
 	w->reft_moved = false;
 	w->fresh = false;
-	q2_packed_flushed(l);
 
 	ret = q2_do_frees(l, err);
+	if (!ret)
+		ret = q2_packed_flushed(l, err);
 	if (!ret)
 		ret = q2_refb_write(l, err);
 	if (!ret)

@@ -73,6 +73,8 @@ static int write_compressed(struct q2_layer *l, uint64_t guest, const void *data
 	if (ret)
 		return ret;
 	l->w->packed = off + len;
+	/* the place may have had another cluster once, with the same entry */
+	l->zkey = 0;
 	/* last of all, since what the entry had is given up here */
 	ret = q2_l2_entry(l, guest, &e, &p, err);
 	if (!ret)
@@ -84,12 +86,17 @@ static int write_compressed(struct q2_layer *l, uint64_t guest, const void *data
 	return 0;
 }
 
-/* a flush is through */
-void q2_packed_flushed(struct q2_layer *l)
+/* a flush is through, and has freed what it could: perhaps the cluster with room in it */
+int q2_packed_flushed(struct q2_layer *l, struct qcow2_error *err)
 {
-	uint64_t mask = q2_min(BLOCK, l->cluster_size) - 1;
+	uint64_t mask = q2_min(BLOCK, l->cluster_size) - 1, at = (l->w->packed + mask) & ~mask;
+	uint16_t count = 0;
+	int ret = 0;
 
-	l->w->packed = (l->w->packed + mask) & ~mask;
+	if (!q2_aligned(l, at))
+		ret = q2_refcount_get(l, at >> l->cluster_bits, &count, err);
+	l->w->packed = count ? at : 0;
+	return ret;
 }
 
 int qcow2_write_compressed(struct qcow2_image *img, uint64_t off, const void *data, size_t len,

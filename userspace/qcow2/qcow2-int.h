@@ -215,6 +215,8 @@ int q2_ref(struct q2_layer *l, uint64_t cluster, bool *counted,
 int q2_free_later(struct q2_layer *l, uint64_t off, uint64_t len,
 		  struct qcow2_error *err);
 int q2_do_frees(struct q2_layer *l, struct qcow2_error *err);
+int q2_refcount_get(struct q2_layer *l, uint64_t cluster, uint16_t *count,
+		    struct qcow2_error *err);
 int q2_refb_write(struct q2_layer *l, struct qcow2_error *err);
 
 /* write.c */
@@ -227,7 +229,7 @@ void q2_set_l1(struct q2_layer *l, uint64_t idx, uint64_t cluster);
 int q2_drop_old(struct q2_layer *l, uint64_t entry, struct qcow2_error *err);
 
 /* packed.c */
-void q2_packed_flushed(struct q2_layer *l);
+int q2_packed_flushed(struct q2_layer *l, struct qcow2_error *err);
 
 static inline uint64_t q2_min(uint64_t a, uint64_t b)
 {

@@ -415,6 +415,22 @@ int q2_do_frees(struct q2_layer *l, struct qcow2_error *err)
 	return 0;
 }
 
+/* 0 where no block counts */
+int q2_refcount_get(struct q2_layer *l, uint64_t cluster, uint16_t *count, struct qcow2_error *err)
+{
+	uint64_t idx = cluster >> refb_bits(l);
+	struct q2_ent *e;
+	int ret;
+
+	*count = 0;
+	if (idx >= l->w->reft_entries || !l->w->reft[idx])
+		return 0;
+	ret = get_block(l, idx, &e, err);
+	if (!ret)
+		*count = be16toh(*count_of(l, e, cluster));
+	return ret;
+}
+
 int q2_refb_write(struct q2_layer *l, struct qcow2_error *err)
 {
 	struct q2_ent *e;
