@@ -205,6 +205,75 @@ static void many_in_a_cluster(void **state)
 	check_clean(path);
 }
 
+static uint64_t table_entry(const uint8_t *file, uint64_t off)
+{
+	uint64_t v;
+
+	memcpy(&v, file + off, 8);
+	return be64toh(v);
+}
+
+/* L2 entry of guest cluster @nr, without the highest bits */
+static uint64_t l2_entry(const uint8_t *file, unsigned int nr)
+{
+	uint64_t l2 = table_entry(file, table_entry(file, 40)) & ~(1ull << 63);
+
+	return table_entry(file, l2 + nr * 8) & ~(3ull << 62);
+}
+
+/* the next compressed cluster is in the same cluster of the file, but not in the same block */
+static void durable_is_left_alone(void **state)
+{
+	const char *path = scratch("blocks.qcow2");
+	struct qcow2_image *img = NULL;
+	uint8_t data[100], *file;
+	uint64_t at[6];
+	unsigned int i;
+	size_t len;
+
+	(void)state;
+	memset(data, 0x55, sizeof(data));
+	ok(qcow2_create(path, &(struct qcow2_create_opts){ .virtual_size = 16 * 65536 }, &img, err));
+	for (i = 0; i < 5; i++) {
+		ok(qcow2_write_compressed(img, i * 65536, data, sizeof(data), err));
+		if (i & 1)
+			ok(qcow2_flush(img, err));
+	}
+	/* all that the cluster had is replaced: it is free, and so is the room in it */
+	for (i = 0; i < 5; i++)
+		ok(qcow2_set_zero(img, i * 65536, 65536, err));
+	ok(qcow2_write_compressed(img, 6 * 65536, data, sizeof(data), err));
+	ok(qcow2_set_zero(img, 6 * 65536, 65536, err));
+	ok(qcow2_flush(img, err));
+	ok(qcow2_write_compressed(img, 5 * 65536, data, sizeof(data), err));
+	ok(qcow2_flush(img, err));
+	qcow2_close(img);
+	check_clean(path);
+	file = read_file(path, &len);
+	at[5] = l2_entry(file, 5) & 0xffffffff;
+	assert_int_equal(at[5] % 65536, 0);
+	free(file);
+
+	ok(qcow2_create(path, &(struct qcow2_create_opts){ .virtual_size = 16 * 65536 }, &img, err));
+	for (i = 0; i < 5; i++) {
+		ok(qcow2_write_compressed(img, i * 65536, data, sizeof(data), err));
+		if (i & 1)
+			ok(qcow2_flush(img, err));
+	}
+	ok(qcow2_flush(img, err));
+	qcow2_close(img);
+	check_clean(path);
+	file = read_file(path, &len);
+	for (i = 0; i < 5; i++)
+		at[i] = l2_entry(file, i) & 0xffffffff;
+	free(file);
+	assert_int_equal(at[0] % 65536, 0);
+	assert_int_equal(at[1], at[0] + 100);
+	assert_int_equal(at[2], at[0] + 4096);
+	assert_int_equal(at[3], at[2] + 100);
+	assert_int_equal(at[4], at[2] + 4096);
+}
+
 static void arguments(void **state)
 {
 	uint8_t in[4096], out[4096];
@@ -581,6 +650,7 @@ int main(void)
 		cmocka_unit_test(ours_read_by_qemu),
 		cmocka_unit_test(theirs_read_by_us),
 		cmocka_unit_test(many_in_a_cluster),
+		cmocka_unit_test(durable_is_left_alone),
 		cmocka_unit_test(arguments),
 		cmocka_unit_test(threads),
 		cmocka_unit_test(bad_frames),
