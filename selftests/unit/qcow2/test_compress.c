@@ -91,7 +91,7 @@ static void ours_read_by_qemu(void **state)
 		uint8_t *ref;
 
 		type = i & 1;
-		size = (cs == 512 ? 1 : cs < MIB ? 4 : 24) * MIB + 512 * 3;
+		size = (cs == 512 ? 1 : cs < MIB ? 2 : 10) * MIB + 512 * 3;
 		ref = malloc(size);
 		assert_non_null(ref);
 		mixture(ref, size, i);
@@ -136,7 +136,7 @@ static void ours_read_by_qemu(void **state)
 static void theirs_read_by_us(void **state)
 {
 	static const uint32_t sizes[] = { 512, 4096, 65536, 2 << 20 };
-	uint64_t size = 5 * MIB + 1536;
+	uint64_t size = 3 * MIB + 1536;
 	uint8_t *ref = malloc(size);
 	char path[512], raw[512];
 	unsigned int i, k;
