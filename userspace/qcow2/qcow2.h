@@ -499,7 +499,8 @@ struct qcow2_check_report {
  * the check was done, whatever it found; an error when it could not be done
  * (-EOPNOTSUPP with internal snapshots). Bitmaps are counted when they are valid
  * (autoclear bit 0). Data in an external data file has no refcounts; that it is
- * there is looked at if the file is open. Memory: 2 bytes per cluster of the file, where it is used.
+ * there is looked at if the file is open. Memory: 2 bytes per cluster of the
+ * file, where it is used.
  */
 int qcow2_check(struct qcow2_image *img, unsigned int layer,
 		struct qcow2_check_report *report, struct qcow2_error *err);
