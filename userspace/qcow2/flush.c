@@ -87,6 +87,9 @@ static int flush(struct q2_layer *l, struct qcow2_error *err)
 	uint64_t i;
 	int ret;
 
+	ret = l->data ? q2_sync(l->data, err) : 0;
+	if (ret)
+		return ret;
 	if (!w->dirty)
 		return q2_sync(l, err);
 
@@ -138,6 +141,8 @@ static int flush(struct q2_layer *l, struct qcow2_error *err)
 	w->fresh = false;
 
 	ret = q2_do_frees(l, err);
+	if (!ret)
+		ret = q2_packed_flushed(l, err);
 	if (!ret)
 		ret = q2_refb_write(l, err);
 	if (!ret)

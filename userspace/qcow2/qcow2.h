@@ -24,7 +24,8 @@
  *		of a change of the metadata), as they come.
  * Trust:	whatever is in an image file is checked before it is used; a
  *		hostile image yields an error, never a wild access. The name of
- *		the backing file is in the image too: see %QCOW2_OPEN_SAME_DIR.
+ *		the backing file is in the image too, and that of a data file:
+ *		see %QCOW2_OPEN_SAME_DIR.
  * Threads:	an image may be used by several threads, each call takes the
  *		image's lock (also for its I/O); only qcow2_close() must be
  *		alone. Different images are independent. No global state.
@@ -49,6 +50,10 @@ extern "C" {
 #define QCOW2_MAX_BACKING_NAME	1023u	/* bytes, without the NUL */
 #define QCOW2_MAX_L1_BYTES	(32u << 20)	/* QEMU's limit */
 #define QCOW2_MAX_REFTABLE_BYTES (8u << 20)	/* QEMU's limit */
+
+/* How clusters are compressed: an image has one type */
+#define QCOW2_COMPRESSION_DEFLATE	0u
+#define QCOW2_COMPRESSION_ZSTD		1u
 
 /* Header extension types */
 #define QCOW2_EXT_END			0x00000000u
@@ -94,6 +99,7 @@ struct qcow2_header_ext {
 /* flags of struct qcow2_create_opts */
 #define QCOW2_CREATE_EXCL	(1u << 0)  /* -EEXIST if the file exists; else it is emptied */
 #define QCOW2_CREATE_NO_BACKING	(1u << 1)  /* record the backing file, do not open it */
+#define QCOW2_CREATE_NO_DATA_FILE (1u << 8)  /* record the data file, neither open nor make it */
 
 /**
  * struct qcow2_create_opts - what qcow2_create() shall make; zero = default
@@ -107,6 +113,19 @@ struct qcow2_header_ext {
  * @backing_format: "qcow2" or "raw"; must be given with @backing_file
  * @ext: @ext_count private header extensions, copied
  * @ext_count: 0 = none. All of the header must fit into one cluster.
+ * @compression: QCOW2_COMPRESSION_*, what compressed clusters will be; zstd
+ *	needs QEMU 5.1 to read the image, whether it has such clusters or not
+ * @data_file: name of an external data file as it is to stand in the image, NULL =
+ *	none. A relative name means relative to the directory of the new image here,
+ *	but to the working directory in QEMU (7.2, 10.0): who wants both gives an
+ *	absolute one. A file or device that exists is taken with what it has, and never
+ *	emptied; else it is made. Files are extended to @virtual_size, a device must
+ *	have it.
+ * @data_file_raw: @data_file alone is the guest's disk too, now and whatever is
+ *	written: all of it is data at once (what it has is what the guest reads).
+ *	Needs an L2 entry for each cluster, which is written here: 8 bytes (1 TiB:
+ *	128 MiB with clusters of 64 KiB, 4 MiB with clusters of 2 MiB). Not with
+ *	@backing_file.
  * @flags: QCOW2_CREATE_*
  * @mode: permissions of the new file (before umask), 0 = 0600
  */
@@ -117,6 +136,9 @@ struct qcow2_create_opts {
 	const char *backing_format;
 	const struct qcow2_header_ext *ext;
 	unsigned int ext_count;
+	unsigned int compression;
+	const char *data_file;
+	bool data_file_raw;
 	unsigned int flags;
 	unsigned int mode;
 };
@@ -142,7 +164,9 @@ int qcow2_create(const char *path, const struct qcow2_create_opts *opts,
 /* flags of qcow2_open() */
 #define QCOW2_OPEN_WRITE	(1u << 0)  /* layer 0 writable; the others never are */
 #define QCOW2_OPEN_NO_BACKING	(1u << 1)  /* layer 0 alone; see below */
-#define QCOW2_OPEN_SAME_DIR	(1u << 2)  /* refuse backing names that contain a '/' (for chains of doubtful origin) */
+#define QCOW2_OPEN_SAME_DIR	(1u << 2)  /* refuse backing names that contain a '/' (for chains of doubtful origin);
+					    * names of data files too */
+#define QCOW2_OPEN_NO_DATA_FILE	(1u << 8)  /* data files are not opened: metadata alone; see below */
 
 /**
  * qcow2_open - open an image and its backing chain
@@ -157,12 +181,20 @@ int qcow2_create(const char *path, const struct qcow2_create_opts *opts,
  * With %QCOW2_OPEN_NO_BACKING ranges that only the backing file could tell are
  * %QCOW2_RUN_UNALLOCATED in qcow2_map() and -EOPNOTSUPP in qcow2_read().
  *
+ * An external data file is opened as the image that names it is (for writing or
+ * not); a relative name is resolved as that of a backing file. With
+ * %QCOW2_OPEN_NO_DATA_FILE everything works that needs no data of the guest:
+ * qcow2_map() and qcow2_read() are -EOPNOTSUPP where the data file has it, as are
+ * qcow2_alloc_write() and qcow2_write(). -ELOOP if a data file is another file of
+ * the image or its chain too.
+ *
  * Refused by name (-EOPNOTSUPP): version 2, encryption, and the incompatible
- * features dirty, corrupt, external data file, compression type other than
- * deflate, extended L2 entries, and any unknown one. For writing also:
+ * features dirty, corrupt, extended L2 entries, and any unknown one; a
+ * compression type other than deflate and zstd. For writing also:
  * internal snapshots, refcounts that are not 16 bits wide.
  * Opening for writing clears the autoclear bits (bitmaps) with the first change,
- * as the format demands of who does not maintain them.
+ * as the format demands of who does not maintain them; but for that of a raw data
+ * file, which stays what it is.
  */
 int qcow2_open(const char *path, unsigned int flags, struct qcow2_image **img,
 	       struct qcow2_error *err);
@@ -199,6 +231,10 @@ enum qcow2_format {
  * @backing_format: as it stands in the image, NULL = none (owned by the image)
  * @incompatible, @compatible, @autoclear: feature bits
  * @snapshots:	number of internal snapshots (they are not looked at)
+ * @compression: QCOW2_COMPRESSION_*, 0 for raw
+ * @data_file:	name of the external data file as it stands in the image, NULL =
+ *		none (owned by the image)
+ * @data_fd:	its descriptor, -1 if there is none or it is not open; else as @fd
  */
 struct qcow2_layer {
 	enum qcow2_format format;
@@ -213,6 +249,9 @@ struct qcow2_layer {
 	uint64_t compatible;
 	uint64_t autoclear;
 	uint32_t snapshots;
+	unsigned int compression;
+	const char *data_file;
+	int data_fd;
 };
 
 /** qcow2_layers - number of layers, at least 1 */
@@ -233,6 +272,13 @@ uint32_t qcow2_cluster_size(const struct qcow2_image *img);
 
 /** qcow2_fd - descriptor of layer 0, see struct qcow2_layer */
 int qcow2_fd(const struct qcow2_image *img);
+
+/**
+ * qcow2_data_fd - descriptor of the file that has the guest's data of layer 0
+ *
+ * That of the external data file (-1 if it is not open), without one qcow2_fd().
+ */
+int qcow2_data_fd(const struct qcow2_image *img);
 
 /**
  * qcow2_get_ext - find a header extension of layer @layer
@@ -270,7 +316,8 @@ enum qcow2_run_type {
  * @type:	see enum qcow2_run_type
  * @layer:	the layer that decides; %QCOW2_LAYER_NONE when no layer has the
  *		range (it is then ZERO, or UNALLOCATED, see there)
- * @fd:		file of that layer for DATA, else -1; never to be closed
+ * @fd:		file of that layer for DATA (its data file, if it has one), else -1;
+ *		never to be closed
  * @host_offset: place in @fd for DATA, else 0. The range host_offset to
  *		host_offset + length lies within the file (of a writable
  *		layer: within what is allocated, the file is extended by flush).
@@ -325,7 +372,7 @@ int qcow2_read(struct qcow2_image *img, uint64_t offset, void *buf,
  * @length:  bytes, at least 1; a multiple of the cluster size, or up to the end
  *	     of the image: only whole clusters, since nothing fills the rest from
  *	     the backing file (use qcow2_write() for parts)
- * @host_offset: where in qcow2_fd() to write, multiple of the cluster size
+ * @host_offset: where in qcow2_data_fd() to write, multiple of the cluster size
  * @got:     bytes that are contiguous there, from the beginning of the range, at
  *	     least one cluster (or all, if that is less), at most @length
  *
@@ -335,7 +382,9 @@ int qcow2_read(struct qcow2_image *img, uint64_t offset, void *buf,
  * end of the last cluster (O_DIRECT and a size that is not aligned). A range
  * that is allocated already is given again (overwritten in place), unless it is
  * compressed. Reading a range between alloc and write gives whatever is there.
- * New clusters are appended to the file in the order of the calls.
+ * New clusters are appended to the file in the order of the calls. With an
+ * external data file the place is @offset, in that file; a file (not a device)
+ * has been extended to it, and becomes longer than the guest if more is written.
  */
 int qcow2_alloc_write(struct qcow2_image *img, uint64_t offset,
 		      uint64_t length, uint64_t *host_offset, uint64_t *got,
@@ -347,7 +396,8 @@ int qcow2_alloc_write(struct qcow2_image *img, uint64_t offset,
  * @length: multiple of the cluster size, or up to the end of the image; 0 is fine
  *
  * Without a backing file unallocated clusters read as zeros anyway and stay
- * unallocated. A cluster that had a place keeps it for a later write.
+ * unallocated. A cluster that had a place keeps it for a later write. A raw data
+ * file is zeroed itself, at once (a hole, where that can be had).
  */
 int qcow2_set_zero(struct qcow2_image *img, uint64_t offset, uint64_t length,
 		   struct qcow2_error *err);
@@ -364,12 +414,49 @@ int qcow2_write(struct qcow2_image *img, uint64_t offset, const void *buf,
 		size_t length, struct qcow2_error *err);
 
 /**
+ * qcow2_compress - compress one cluster
+ * @type:  QCOW2_COMPRESSION_*, that of the image, see struct qcow2_layer
+ * @level: 1 to 9 (deflate) or 22 (zstd), 0 = the usual one
+ * @in:    @cluster_size bytes; the caller fills the last cluster of an image up
+ *	   with zeros
+ * @out:   room for @cluster_size - 1 bytes
+ * @out_len: bytes in @out, less than @cluster_size
+ *
+ * No image, no lock, no state: as many threads as one likes may compress, while
+ * qcow2_write_compressed() takes the results.
+ *
+ * Return: 0; -E2BIG when it does not pay (the cluster did not become shorter: it
+ * is to be written plain), -EINVAL, -ENOMEM.
+ */
+int qcow2_compress(unsigned int type, int level, const void *in,
+		   size_t cluster_size, void *out, size_t *out_len);
+
+/**
+ * qcow2_write_compressed - put a compressed cluster into the file
+ * @offset: guest offset, multiple of the cluster size
+ * @data:   what qcow2_compress() made of the cluster's content with the image's
+ *	    compression type; it is not looked at
+ * @len:    1 to cluster size - 1
+ *
+ * Compressed clusters lie one behind the other, byte by byte; the first after a
+ * flush begins at a multiple of 4096 (or of the cluster size, if that is less),
+ * so that what is durable is not written again. What the guest cluster had
+ * before becomes free with the next flush. The data is written by the call: a
+ * failure leaves the guest cluster as it was. -EFBIG where the file has become
+ * too long for the place to be told (clusters of 2 MiB: 512 TiB), -EOPNOTSUPP
+ * with an external data file.
+ */
+int qcow2_write_compressed(struct qcow2_image *img, uint64_t offset,
+			   const void *data, size_t len, struct qcow2_error *err);
+
+/**
  * qcow2_flush - make everything so far durable, in crash-safe order
  *
- * Data, refcounts and new L2 tables, fsync; what refers to them (refcount table,
- * then L1, L2 tables that were durable already, header), fsync. After a crash the image is
- * as the previous flush left it (apart from ranges overwritten in place), with
- * leaked clusters at most; before the first flush it has no header.
+ * The data file, fsync. Data, refcounts and new L2 tables, fsync; what refers to
+ * them (refcount table, then L1, L2 tables that were durable already, header),
+ * fsync. After a crash the image is as the previous flush left it (apart from
+ * ranges overwritten in place), with leaked clusters at most; before the first
+ * flush it has no header.
  *
  * All ranges from qcow2_alloc_write() must have been written, i.e. the writes
  * have completed, and nobody allocates or writes meanwhile. After a failure
@@ -411,15 +498,16 @@ struct qcow2_check_report {
  * Reads the file, so changes that were not flushed are -EBUSY. Return: 0 when
  * the check was done, whatever it found; an error when it could not be done
  * (-EOPNOTSUPP with internal snapshots). Bitmaps are counted when they are valid
- * (autoclear bit 0). Memory: 2 bytes per cluster of the file, where it is used.
+ * (autoclear bit 0). Data in an external data file has no refcounts; that it is
+ * there is looked at if the file is open. Memory: 2 bytes per cluster of the
+ * file, where it is used.
  */
 int qcow2_check(struct qcow2_image *img, unsigned int layer,
 		struct qcow2_check_report *report, struct qcow2_error *err);
 
 /*
- * To come: bitmaps (qcow2_bitmap_*), compressed writes (qcow2_write_compressed),
- * external data files, change of the backing file. None of them changes what
- * is above.
+ * To come: bitmaps (qcow2_bitmap_*), change of the backing file. None of them
+ * changes what is above.
  */
 
 #ifdef __cplusplus

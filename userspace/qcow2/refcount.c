@@ -299,6 +299,26 @@ again:
 	return 0;
 }
 
+/* one more use of a cluster that is in use; *counted: there was room for it in the count */
+int q2_ref(struct q2_layer *l, uint64_t cluster, bool *counted, struct qcow2_error *err)
+{
+	struct q2_ent *e;
+	uint16_t *p;
+	int ret;
+
+	ret = get_block(l, cluster >> refb_bits(l), &e, err);
+	if (ret)
+		return ret;
+	p = count_of(l, e, cluster);
+	*counted = be16toh(*p) < UINT16_MAX;
+	if (*counted) {
+		*p = htobe16((uint16_t)(be16toh(*p) + 1));
+		e->dirty = true;
+		l->w->dirty = true;
+	}
+	return 0;
+}
+
 /*
  * A larger table, elsewhere. It must be able to count itself, and the blocks
  * that it takes: twice the size is plenty, but the first time in an image with
@@ -393,6 +413,22 @@ int q2_do_frees(struct q2_layer *l, struct qcow2_error *err)
 	}
 	w->nr_frees = 0;
 	return 0;
+}
+
+/* 0 where no block counts */
+int q2_refcount_get(struct q2_layer *l, uint64_t cluster, uint16_t *count, struct qcow2_error *err)
+{
+	uint64_t idx = cluster >> refb_bits(l);
+	struct q2_ent *e;
+	int ret;
+
+	*count = 0;
+	if (idx >= l->w->reft_entries || !l->w->reft[idx])
+		return 0;
+	ret = get_block(l, idx, &e, err);
+	if (!ret)
+		*count = be16toh(*count_of(l, e, cluster));
+	return ret;
 }
 
 int q2_refb_write(struct q2_layer *l, struct qcow2_error *err)
