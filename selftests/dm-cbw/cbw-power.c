@@ -15,9 +15,10 @@
  *		[--mutate flush|fua|both[:ID]]... [--discard any|zeros] ID=BASE:OUT...
  *	cbw-power revert BASE:OUT...		OUT as BASE again
  *
- * BASE is the device as it was when logging began.  OUT is made equal to it, by
- * comparing where either has data, whoever has written to it, and then gets what is
- * written below: all the same bytes for the same seed.
+ * BASE is the device as it was when logging began.  OUT is made equal to it, whoever has
+ * written to it, and then gets what is written below: all the same bytes for the same seed.
+ * OUT.undo has what was written and its time, which no other writer leaves as it is: as
+ * long as it fits only that is taken back, else all data is compared.
  *
  * At the cut all with a number up to SEQ has happened.  A write is durable when it was
  * completed and is FUA, or was completed before the submission of a flush of the same
@@ -41,6 +42,7 @@
 #include <getopt.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "../powerlog/powerlog.h"
@@ -65,11 +67,30 @@ struct mutation {
 	bool flush, fua;
 };
 
+struct range {
+	uint64_t off, len;
+};
+
+/* OUT.undo; the ranges follow */
+struct undo {
+	uint64_t magic;
+	uint64_t ino, size;	/* of the base */
+	int64_t sec, nsec;
+	int64_t token;		/* nanoseconds of the output's time, at second UNDO_TIME */
+	uint64_t nr;
+};
+
+#define UNDO_MAGIC	0x6f646e7572776f70ull
+#define UNDO_TIME	1000000
+
 struct image {
 	uint32_t id;
 	const char *base, *out;
 	int base_fd, out_fd;
 	uint64_t size;
+	struct stat base_stat;
+	struct range *patch;	/* what was written since it was equal */
+	uint64_t patches, room;
 };
 
 static struct {
@@ -343,15 +364,99 @@ static void image_open(struct image *im)
 		die(EXIT_USAGE, "%s and %s have to be regular files", im->base, im->out);
 	if (base.st_dev == out.st_dev && base.st_ino == out.st_ino)
 		die(EXIT_USAGE, "%s is both base and output", im->base);
+	im->base_stat = base;
 	im->size = base.st_size;
 	if (out.st_size != base.st_size && ftruncate(im->out_fd, im->size))
 		die(EXIT_IO, "%s: %s", im->out, strerror(errno));
+}
+
+static const char *undo_path(const struct image *im)
+{
+	static char path[4096];
+
+	if (snprintf(path, sizeof(path), "%s.undo", im->out) >= (int)sizeof(path))
+		die(EXIT_USAGE, "%s: too long a name", im->out);
+	return path;
+}
+
+static void undo_head(const struct image *im, struct undo *u)
+{
+	*u = (struct undo){
+		.magic = UNDO_MAGIC, .ino = im->base_stat.st_ino, .size = im->size,
+		.sec = im->base_stat.st_mtim.tv_sec, .nsec = im->base_stat.st_mtim.tv_nsec,
+	};
+}
+
+/* Takes back what we did, if nobody else did anything; in any case it is not known from here on. */
+static bool undo(const struct image *im)
+{
+	int fd = open(undo_path(im), O_RDONLY | O_CLOEXEC);
+	struct undo u, want;
+	struct range r;
+	struct stat st;
+	bool ok;
+
+	if (fd < 0)
+		return false;
+	undo_head(im, &want);
+	ok = !read_full(fd, &u, sizeof(u), 0) && !fstat(im->out_fd, &st);
+	want.token = u.token;
+	want.nr = u.nr;
+	ok = ok && !memcmp(&u, &want, sizeof(u)) && st.st_mtim.tv_sec == UNDO_TIME &&
+	     st.st_mtim.tv_nsec == u.token;
+	if (unlink(undo_path(im)))
+		die(EXIT_IO, "%s: %s", undo_path(im), strerror(errno));
+	for (uint64_t i = 0; ok && i < u.nr; i++) {
+		get(fd, "what to undo", &r, sizeof(r), sizeof(u) + i * sizeof(r));
+		copy_range(im, r.off, r.off + r.len);
+	}
+	close(fd);
+	return ok;
+}
+
+static void patched(struct image *im, uint64_t off, uint64_t len)
+{
+	struct range *last = im->patches ? &im->patch[im->patches - 1] : NULL;
+
+	if (last && last->off + last->len == off) {
+		last->len += len;
+		return;
+	}
+	if (im->patches == im->room) {
+		im->room = im->room * 2 + 64;
+		im->patch = realloc(im->patch, im->room * sizeof(*im->patch));
+		if (!im->patch)
+			die(EXIT_IO, "no memory");
+	}
+	im->patch[im->patches++] = (struct range){ off, len };
+}
+
+static void undo_write(const struct image *im)
+{
+	struct timespec now, times[2] = { { .tv_nsec = UTIME_OMIT }, { .tv_sec = UNDO_TIME } };
+	int fd = open(undo_path(im), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	struct undo u;
+	int ret;
+
+	undo_head(im, &u);
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	u.token = times[1].tv_nsec = now.tv_nsec;
+	u.nr = im->patches;
+	if (fd < 0)
+		die(EXIT_IO, "%s: %s", undo_path(im), strerror(errno));
+	ret = write_full(fd, &u, sizeof(u), 0);
+	if (!ret)
+		ret = write_full(fd, im->patch, im->patches * sizeof(*im->patch), sizeof(u));
+	if (ret || close(fd) || futimens(im->out_fd, times))
+		die(EXIT_IO, "%s: it cannot be written", undo_path(im));
 }
 
 static void revert(const struct image *im)
 {
 	uint64_t pos = 0, from, to, hole_from, hole_to;
 
+	if (undo(im))
+		return;
 	while (pos < im->size) {
 		if (!next_data(im, im->base_fd, pos, &from, &to))
 			from = to = im->size;
@@ -539,8 +644,9 @@ static void place(struct cell **table, const struct op *op, uint32_t nr)
 	}
 }
 
-static void write_run(const struct image *im, const struct op *op, uint64_t s, uint64_t n)
+static void write_run(struct image *im, const struct op *op, uint64_t s, uint64_t n)
 {
+	patched(im, s * SECTOR, n * SECTOR);
 	if (op->r->type == POWERLOG_WRITE)
 		put(im, data_of(op->r) + (s - op->r->sector) * SECTOR, n * SECTOR, s * SECTOR);
 	else
@@ -548,7 +654,7 @@ static void write_run(const struct image *im, const struct op *op, uint64_t s, u
 }
 
 /* Runs of sectors of the same operation. */
-static void write_table(const struct image *im, struct cell **table, const struct op *ops)
+static void write_table(struct image *im, struct cell **table, const struct op *ops)
 {
 	uint64_t parts = (im->size / SECTOR + CHUNK - 1) / CHUNK, i, s, start = 0;
 	uint32_t in = 0, op;
@@ -768,6 +874,8 @@ int main(int argc, char **argv)
 			replay(&im);
 		else
 			revert(&im);
+		undo_write(&im);
+		free(im.patch);
 		close(im.base_fd);
 		close(im.out_fd);
 	}

@@ -1,11 +1,13 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 30
+# budget: 60
 #
 # What judges power cuts is judged: the log of two devices, and the images of what they may
 # hold after a cut. What a flush or FUA of that device made durable is always there, all else
 # is seen to be there, to be lost, and to be torn; a file system holds what it promised, and
 # not on a device that forgets what was flushed.
+#
+#	power-self.sh [SEED [CUTS]]	default 1, and 10 of the file system
 # shellcheck disable=SC2317,SC2154,SC2119,SC2086,SC2034
 . "${0%/*}/lib.sh"
 . "${0%/*}/power.bash"
@@ -14,6 +16,7 @@ begin
 power_begin 32
 # the same each time: what is seen only sometimes is
 seed "${1:-1}"
+cuts=${2:-10}
 LOG=$CBW_TMP/log
 SEEDS=12
 
@@ -260,14 +263,14 @@ fs_cuts()
 {
 	local seq n=0
 
-	for seq in $(power_points "$LOG" 10 $SEED); do
+	for seq in $(power_points "$LOG" $cuts $SEED); do
 		power_replay "$LOG" $seq $((SEED + n)) || return
 		[[ -n ${fsloop-} ]] || power_loop fsloop 1 || return
 		fs_judge $seq || wrong "at $seq, seed $((SEED + n))" || return
 		n=$((n + 1))
 	done
 }
-t "a file system is whole and has what was synced, at 10 cuts" fs_cuts
+t "a file system is whole and has what was synced, at $cuts cuts" fs_cuts
 
 fs_forgets()
 {
