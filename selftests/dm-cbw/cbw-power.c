@@ -12,7 +12,8 @@
  *						completions of flushes, the others random
  *	cbw-power save DEV IMAGE		sparse
  *	cbw-power replay LOG --at SEQ [--seed N] [--sector B] [--choice MODE]
- *		[--mutate flush|fua|both[:ID]]... [--discard any|zeros] ID=BASE:OUT...
+ *		[--mutate flush|fua|both[:ID]]... [--discard any|zeros]
+ *		[--order N] ID=BASE:OUT...
  *	cbw-power revert BASE:OUT...		OUT as BASE again
  *
  * BASE is the device as it was when logging began.  OUT is made equal to it, whoever has
@@ -29,7 +30,9 @@
  * writes put there, or was there before, unless a durable write came after that.  A flush
  * with data is one submitted before its data.  What a write that failed put there
  * is never durable.  A discard makes zeros, or does nothing, which no flush changes
- * (--discard zeros: it is as a write of zeros).
+ * (--discard zeros: it is as a write of zeros).  With --order the order of those that were in
+ * flight together is drawn from N, so that it is the same for all seeds and all cuts after
+ * both: who compares with what a device was read to hold has that from a replay, too.
  *
  * MODE, of what is not durable, is drawn from the seed for each device: none, all,
  * only-one, all-but-one, prefix (of the order of events), whole (of each bio all or
@@ -94,7 +97,8 @@ struct image {
 };
 
 static struct {
-	uint64_t at, seed, from, to;
+	uint64_t at, seed, order, from, to;
+	bool ordered;
 	uint32_t sector;
 	int mode;
 	bool discard_zeros;
@@ -488,6 +492,7 @@ struct op {
 	enum fate fate;
 	uint64_t chance;	/* of a sector's being there, of 2^32 */
 	uint64_t salt;
+	uint64_t order;		/* salt of its key */
 };
 
 /* What is seen of a sector: the one with the largest key. */
@@ -538,6 +543,7 @@ static struct op *ops_of(const struct image *im, uint32_t *nr)
 		op->durable = done(r, o.at) &&
 			      ((r->flags & POWERLOG_FUA && !m.fua) || r->complete < flushed);
 		op->salt = mix(mix(o.seed, im->id), r->submit);
+		op->order = o.ordered ? mix(mix(o.order, im->id), r->submit) : op->salt;
 	}
 	*nr = n;
 	return ops;
@@ -622,7 +628,7 @@ static struct cell *cell_of(struct cell **table, uint64_t sector)
 static void place(struct cell **table, const struct op *op, uint32_t nr)
 {
 	uint64_t s = op->r->sector, end = s + op->r->sectors, unit = o.sector / SECTOR, stop, salt;
-	uint64_t key = key_of(op, op->salt);
+	uint64_t key = key_of(op, op->order);
 	struct cell *c;
 
 	for (; s < end; s = stop) {
@@ -634,7 +640,8 @@ static void place(struct cell **table, const struct op *op, uint32_t nr)
 			salt = mix(op->salt, s / unit + 100);
 			if ((salt & 0xffffffff) >= op->chance)
 				continue;
-			key = key_of(op, salt);
+			if (!o.ordered)
+				key = key_of(op, salt);
 		}
 		for (; s < stop; s++) {
 			c = cell_of(table, s);
@@ -789,6 +796,7 @@ static void options(int argc, char **argv)
 		{ "at", 1, NULL, 'a' },	    { "seed", 1, NULL, 's' },
 		{ "sector", 1, NULL, 'S' }, { "choice", 1, NULL, 'c' },
 		{ "mutate", 1, NULL, 'm' }, { "discard", 1, NULL, 'd' },
+		{ "order", 1, NULL, 'o' },
 		{ "from", 1, NULL, 'f' },   { "to", 1, NULL, 't' },
 		{ 0 },
 	};
@@ -813,6 +821,10 @@ static void options(int argc, char **argv)
 			break;
 		case 'd':
 			o.discard_zeros = !strcmp(optarg, "zeros");
+			break;
+		case 'o':
+			o.order = parse_size(optarg);
+			o.ordered = true;
 			break;
 		case 'f':
 			o.from = parse_size(optarg);

@@ -26,10 +26,19 @@ setup()
 	echo 40 >/sys/module/dm_cbw/parameters/checkpoint_ms
 }
 
-# reference BASE: the volume as it is, nothing is in flight
-reference()
+# As null_blk does it. What was in flight together has one order, which the references have.
+MODEL=(--discard zeros --order 1)
+
+# references: what the backups are, as the volume was at each cut. Nothing was in flight then.
+references()
 {
-	cbw-power save "$origin" "$CBW_TMP/ref-$1"
+	local cut seq
+
+	while read -r cut; do
+		seq=$(power_seq "$LOG" "cut $cut")
+		power_replay "$LOG" "$seq" 1 --choice all "${MODEL[@]}" >/dev/null &&
+			cp --sparse=always "$(power_image 1)" "$CBW_TMP/ref-$cut" || return
+	done <"$CBW_TMP/cuts"
 }
 
 flusher()
@@ -57,7 +66,9 @@ scenario()
 	BURST=0
 	rm -f "$CBW_TMP"/ref-*
 	blkdiscard -zf /dev/mapper/po 2>/dev/null && blkdiscard -zf /dev/mapper/pc 2>/dev/null || return
-	power_start fresh && reference 00000000000000000000000000000000 || return
+	: >"$CBW_TMP/cuts"
+	power_start fresh && truncate -s 16M "$CBW_TMP/ref-00000000000000000000000000000000" ||
+		return
 	boxed dev /dev/mapper/po /dev/mapper/pc --region 262144 &&
 		msg dev bitmap_add a granularity 4096 && msg dev bitmap_add b granularity 32768 || return
 	power_mark ready
@@ -65,7 +76,8 @@ scenario()
 	for i in 1 2 3; do
 		burst 0.4 || return
 		# "a" has backups, "b" is differential to the beginning
-		cut=$(msg dev bitmap_rotate a) && reference "$cut" || return
+		cut=$(msg dev bitmap_rotate a) && power_mark "cut $cut" || return
+		echo "$cut" >>"$CBW_TMP/cuts"
 		burst 0.3 || return
 		if ((i == 2)); then
 			msg dev bitmap_abort a
@@ -80,7 +92,7 @@ scenario()
 	unset "BG[flusher]"
 	cbw-box detach /dev/mapper/dev && dm_remove dev || return
 	power_mark stopped
-	power_stop "$LOG"
+	power_stop "$LOG" && references
 }
 
 # judged NAME: of what the images hold. 4: there is no such bitmap, which is not wrong
@@ -103,8 +115,7 @@ cut_at_event()
 {
 	local name rc
 
-	# as null_blk does it, and the references have it
-	power_replay "$LOG" "$1" $((SEED + $1)) --discard zeros "${@:2}" >/dev/null || return
+	power_replay "$LOG" "$1" $((SEED + $1)) "${MODEL[@]}" "${@:2}" >/dev/null || return
 	for name in a b c; do
 		judged $name >"$CBW_TMP/judged"
 		rc=$?
@@ -137,7 +148,7 @@ exact()
 	local seq
 
 	seq=$(power_seq "$LOG" stopped)
-	power_replay "$LOG" "$seq" "$SEED" --discard zeros >/dev/null && cbw-box state "$(power_image 2)" | grep clean ||
+	power_replay "$LOG" "$seq" "$SEED" "${MODEL[@]}" >/dev/null && cbw-box state "$(power_image 2)" | grep clean ||
 		return
 	[[ $(cbw-box state "$(power_image 2)" | grep -c "coarse 0\$") == 2 ]] || return
 	judged a && judged b
@@ -149,7 +160,7 @@ goes_on()
 	local seq o c
 
 	for seq in $(power_points "$LOG" 2 "$SEED" --from "$(power_seq "$LOG" ready)"); do
-		power_replay "$LOG" "$seq" "$SEED" --discard zeros >/dev/null || return
+		power_replay "$LOG" "$seq" "$SEED" "${MODEL[@]}" >/dev/null || return
 		o=$(losetup --show -f --direct-io=off "$(power_image 1)") &&
 			c=$(losetup --show -f "$(power_image 2)") || return
 		boxed again "$o" "$c" && load_start load again -- --sync 2 --max-iops 200 &&
