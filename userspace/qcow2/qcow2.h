@@ -14,7 +14,8 @@
  *		then @err, if not NULL, holds a text that names file, field and
  *		value. @err is left alone on success. Out parameters are left
  *		alone on failure, unless the function says otherwise.
- *		Codes in use: EINVAL (the caller's argument), EUCLEAN (the file
+ *		Codes in use: EINVAL (the caller's argument), EBUSY (not now, see there),
+ *		ENODATA (qcow2_bitmap_place()), EUCLEAN (the file
  *		contradicts the format: damaged, cut short or hostile), EOPNOTSUPP
  *		(well formed, but uses what this library does not do), ELOOP (the
  *		backing chain is a loop or too deep), ENOENT, EACCES, EIO, ENOSPC,
@@ -49,6 +50,8 @@ extern "C" {
 #define QCOW2_MAX_BACKING_NAME	1023u	/* bytes, without the NUL */
 #define QCOW2_MAX_L1_BYTES	(32u << 20)	/* QEMU's limit */
 #define QCOW2_MAX_REFTABLE_BYTES (8u << 20)	/* QEMU's limit */
+#define QCOW2_MAX_BITMAPS	65535u	/* QEMU's limit */
+#define QCOW2_MAX_BITMAP_NAME	1023u	/* bytes, without the NUL */
 
 /* Header extension types */
 #define QCOW2_EXT_END			0x00000000u
@@ -57,6 +60,7 @@ extern "C" {
 #define QCOW2_EXT_BITMAPS		0x23852875u
 #define QCOW2_EXT_CRYPTO		0x0537be77u
 #define QCOW2_EXT_DATA_FILE		0x44415441u
+#define QCOW2_EXT_PADDING		0x43425750u	/* ours: no content, may be there more than once */
 
 /**
  * struct qcow2_error - what went wrong
@@ -82,11 +86,16 @@ struct qcow2_image;
  *	  qcow2_create()
  * @len:	bytes in @data, without the padding to 8 the format asks for
  * @data:	content; when given to qcow2_create() it is copied
+ * @data_offset: where in the file @data lies, in what qcow2_get_ext() fills in.
+ *		When given to qcow2_create(): where it has to lie, a multiple of
+ *		8 within the first cluster, 0 = anywhere; what is left open in
+ *		front becomes %QCOW2_EXT_PADDING.
  */
 struct qcow2_header_ext {
 	uint32_t type;
 	uint32_t len;
 	const void *data;
+	uint64_t data_offset;
 };
 
 /* ---- create, open, close ---------------------------------------------- */
@@ -94,6 +103,7 @@ struct qcow2_header_ext {
 /* flags of struct qcow2_create_opts */
 #define QCOW2_CREATE_EXCL	(1u << 0)  /* -EEXIST if the file exists; else it is emptied */
 #define QCOW2_CREATE_NO_BACKING	(1u << 1)  /* record the backing file, do not open it */
+#define QCOW2_CREATE_BITMAPS	(1u << 2)  /* keep a slot for the bitmaps extension, see qcow2_edit_commit() */
 
 /**
  * struct qcow2_create_opts - what qcow2_create() shall make; zero = default
@@ -143,6 +153,7 @@ int qcow2_create(const char *path, const struct qcow2_create_opts *opts,
 #define QCOW2_OPEN_WRITE	(1u << 0)  /* layer 0 writable; the others never are */
 #define QCOW2_OPEN_NO_BACKING	(1u << 1)  /* layer 0 alone; see below */
 #define QCOW2_OPEN_SAME_DIR	(1u << 2)  /* refuse backing names that contain a '/' (for chains of doubtful origin) */
+#define QCOW2_OPEN_REUSE	(1u << 3)  /* with WRITE: free clusters first, from the beginning of the file; else new ones are appended */
 
 /**
  * qcow2_open - open an image and its backing chain
@@ -161,8 +172,16 @@ int qcow2_create(const char *path, const struct qcow2_create_opts *opts,
  * features dirty, corrupt, external data file, compression type other than
  * deflate, extended L2 entries, and any unknown one. For writing also:
  * internal snapshots, refcounts that are not 16 bits wide.
- * Opening for writing clears the autoclear bits (bitmaps) with the first change,
- * as the format demands of who does not maintain them.
+ *
+ * The first change clears the autoclear bits, as the format demands of who does
+ * not maintain what they stand for: all but that of bitmaps; that one, too, when
+ * guest data is changed and a bitmap that records (%QCOW2_BITMAP_AUTO, not
+ * %QCOW2_BITMAP_IN_USE) would miss it, or the bitmaps cannot be read. The image
+ * has no bitmaps then, and qcow2_repair() gives back their clusters. A damaged
+ * bitmap directory does not keep an image from being opened: only the calls for
+ * bitmaps fail.
+ * %QCOW2_OPEN_REUSE trusts the refcounts: a cluster in use that they call free
+ * would be overwritten. See qcow2_check().
  */
 int qcow2_open(const char *path, unsigned int flags, struct qcow2_image **img,
 	       struct qcow2_error *err);
@@ -237,12 +256,48 @@ int qcow2_fd(const struct qcow2_image *img);
 /**
  * qcow2_get_ext - find a header extension of layer @layer
  * @type: extension type
- * @ext:  filled in; @ext->data is owned by the image
+ * @ext:  filled in; @ext->data is owned by the image, and valid until a call
+ *	  of qcow2_set_ext() or qcow2_edit_commit()
  *
  * Return: 0, -ENOENT, or -EINVAL for a bad @layer.
  */
 int qcow2_get_ext(struct qcow2_image *img, unsigned int layer, uint32_t type,
 		  struct qcow2_header_ext *ext);
+
+/**
+ * qcow2_ext_offset - where in the file the data of a header extension lies
+ * @type:   extension type; of the image (layer 0)
+ * @offset: the absolute offset
+ *
+ * Return: 0 or -ENOENT. Tools that rewrite the header (QEMU, when bitmaps change)
+ * move extensions: who relies on a place asks, and restores it by qcow2_set_ext().
+ */
+int qcow2_ext_offset(struct qcow2_image *img, uint32_t type, uint64_t *offset);
+
+/**
+ * qcow2_set_ext - add or replace a private header extension
+ * @type:   not one of QCOW2_EXT_*
+ * @data:   @len bytes, copied
+ * @data_offset: where in the file @data has to begin, as in struct
+ *	    qcow2_header_ext; 0 = anywhere
+ *
+ * For an image that is open for writing. Flushes first, as qcow2_flush() does,
+ * then the header cluster is arranged anew and written by one write: the
+ * extensions of backing format, bitmaps (or their slot) and data file, then those
+ * that were there, then this one. What had padding in front keeps its place if
+ * that is possible, what has to lie at @data_offset does. A feature name table
+ * is left out when there is no room. The backing file name comes last.
+ *
+ * A power cut in the middle of that write can tear the header, unlike all else
+ * that the library does: do it when the image is made (in an image that was not
+ * flushed yet nothing is written), or with a copy at hand.
+ *
+ * The caller may write the data in place, through qcow2_fd(), where it lies
+ * behind the first 512 bytes of the file: the library writes them only here, and
+ * in the case qcow2_edit_commit() names, and both read them again before.
+ */
+int qcow2_set_ext(struct qcow2_image *img, uint32_t type, const void *data,
+		  uint32_t len, uint64_t data_offset, struct qcow2_error *err);
 
 /* ---- read ------------------------------------------------------------- */
 
@@ -391,6 +446,11 @@ int qcow2_flush(struct qcow2_image *img, struct qcow2_error *err);
  * @total_clusters: guest size in clusters
  * @end_offset:	 end of the last cluster in use
  * @first:	 text of the first corruption or else leak; empty if none
+ * @bitmaps:	 bitmaps in the directory (0 if it is damaged: a corruption)
+ * @bitmaps_in_use: of these, in use: not valid, whoever changed them did not end
+ * @bitmaps_inconsistent: of these, with a table that is damaged (a corruption),
+ *		 or, in use, not of the image's size
+ * @leaks_fixed: clusters that qcow2_repair() corrected
  */
 struct qcow2_check_report {
 	uint64_t corruptions;
@@ -401,6 +461,10 @@ struct qcow2_check_report {
 	uint64_t total_clusters;
 	uint64_t end_offset;
 	char first[256];
+	uint32_t bitmaps;
+	uint32_t bitmaps_in_use;
+	uint32_t bitmaps_inconsistent;
+	uint64_t leaks_fixed;
 };
 
 /**
@@ -410,16 +474,197 @@ struct qcow2_check_report {
  *
  * Reads the file, so changes that were not flushed are -EBUSY. Return: 0 when
  * the check was done, whatever it found; an error when it could not be done
- * (-EOPNOTSUPP with internal snapshots). Bitmaps are counted when they are valid
+ * (-EOPNOTSUPP with internal snapshots, or bitmaps that
+ * use what this library does not know). Bitmaps are counted when they are valid
  * (autoclear bit 0). Memory: 2 bytes per cluster of the file, where it is used.
  */
 int qcow2_check(struct qcow2_image *img, unsigned int layer,
 		struct qcow2_check_report *report, struct qcow2_error *err);
 
+/* flags of qcow2_repair() */
+#define QCOW2_REPAIR_LEAKS	(1u << 0)  /* lower refcounts that are too high */
+
+/**
+ * qcow2_repair - correct refcounts of the image, which is open for writing
+ * @flags:  %QCOW2_REPAIR_LEAKS, has to be given
+ * @report: what was found, as by qcow2_check(), and how much was corrected; also
+ *	    filled in with -EUCLEAN
+ *
+ * -EUCLEAN, and nothing is touched, if there is any corruption: then it is not
+ * certain what is in use. -EBUSY with changes that were not flushed, or while
+ * bitmaps are edited. A guest cluster or L2 table in use once, with a higher
+ * refcount, stays as it is, and a leak: its COPIED flag would have to change with
+ * the refcount. After a crash less was corrected, no more than that.
+ */
+int qcow2_repair(struct qcow2_image *img, unsigned int flags,
+		 struct qcow2_check_report *report, struct qcow2_error *err);
+
+/* ---- bitmaps (of layer 0) ---------------------------------------------- */
+
+#define QCOW2_BITMAP_IN_USE	(1u << 0)  /* not valid: being changed, or whoever did so was cut off */
+#define QCOW2_BITMAP_AUTO	(1u << 1)  /* enabled: records the writes to the image */
+
+/**
+ * struct qcow2_bitmap - facts about one bitmap
+ * @name:	any bytes but NUL, no certain encoding; followed by a NUL, owned by
+ *		the image, valid until a commit, or until the bitmaps are dropped
+ *		because guest data is changed (see qcow2_open())
+ * @name_len:	bytes in @name, 1 to %QCOW2_MAX_BITMAP_NAME
+ * @flags:	QCOW2_BITMAP_*
+ * @granularity_bits: one bit stands for 2^granularity_bits bytes; 9 to 31
+ * @granules:	bits: the size of the image by the granularity, rounded up
+ * @bytes:	of the bitmap as it is stored: granule n is bit n % 8 (0 is the
+ *		least significant) of byte n / 8
+ * @table_entries, @table_offset: where the table is that names its clusters
+ */
+struct qcow2_bitmap {
+	const char *name;
+	uint16_t name_len;
+	uint32_t flags;
+	uint8_t granularity_bits;
+	uint64_t granules;
+	uint64_t bytes;
+	uint32_t table_entries;
+	uint64_t table_offset;
+};
+
+/**
+ * qcow2_bitmap_count - how many bitmaps are there
+ *
+ * The directory is read and checked as a whole by the first call that wants it:
+ * one bad entry is an error of all of them (EUCLEAN, or EOPNOTSUPP for extra data,
+ * unknown flags and types). An image whose autoclear bit 0 is not set has none.
+ */
+int qcow2_bitmap_count(struct qcow2_image *img, unsigned int *nr,
+		       struct qcow2_error *err);
+
+/**
+ * qcow2_get_bitmap - facts about one bitmap
+ * @i: 0 to the count - 1, else -EINVAL; in the order of the directory
+ */
+int qcow2_get_bitmap(struct qcow2_image *img, unsigned int i,
+		     struct qcow2_bitmap *b);
+
+/** qcow2_find_bitmap - the number of the bitmap of that name, or -ENOENT */
+int qcow2_find_bitmap(struct qcow2_image *img, const char *name, size_t len,
+		      unsigned int *i);
+
+/**
+ * qcow2_bitmap_read - read the bits
+ * @offset: of the bytes described in struct qcow2_bitmap
+ * @buf:    @len bytes, offset + len <= bytes; undefined after a failure
+ *
+ * Bits behind the last granule come as 0. Bitmaps in use can be read, too: what
+ * it is worth is the caller's to judge.
+ */
+int qcow2_bitmap_read(struct qcow2_image *img, unsigned int i, uint64_t offset,
+		      void *buf, size_t len, struct qcow2_error *err);
+
+/**
+ * qcow2_bitmap_place - where in the file the bits lie, if they lie in one piece
+ * @host_offset: of the first byte. The clusters are all there, one after the other.
+ *
+ * Return: 0, -ENODATA if not, or an error.
+ */
+int qcow2_bitmap_place(struct qcow2_image *img, unsigned int i,
+		       uint64_t *host_offset, struct qcow2_error *err);
+
+/**
+ * struct qcow2_bitmaps_edit - a new bitmap directory in the making (opaque)
+ *
+ * It begins with no bitmaps; what is not kept or added is gone after the commit.
+ * Until then the image has the old ones. One edit at a time (-EBUSY); it has to
+ * end, by commit or abort, before the image is closed.
+ */
+struct qcow2_bitmaps_edit;
+
+/**
+ * qcow2_bitmaps_edit_begin - begin to make a new directory
+ *
+ * The image is open for writing. The old bitmaps must be sound: directory, tables,
+ * and refcounts of 1 for what they take (-EUCLEAN). Guest data should not be
+ * written until the commit: bitmaps that record would miss it (-EBUSY if old
+ * ones would).
+ */
+int qcow2_bitmaps_edit_begin(struct qcow2_image *img,
+			     struct qcow2_bitmaps_edit **edit,
+			     struct qcow2_error *err);
+
+/** qcow2_edit_keep - take over old bitmap @i, with these flags */
+int qcow2_edit_keep(struct qcow2_bitmaps_edit *edit, unsigned int i,
+		    uint32_t flags, struct qcow2_error *err);
+
+/** qcow2_edit_keep_as - take over old bitmap @i, with another name */
+int qcow2_edit_keep_as(struct qcow2_bitmaps_edit *edit, unsigned int i,
+		       const char *name, size_t len, uint32_t flags,
+		       struct qcow2_error *err);
+
+/**
+ * qcow2_edit_clusters - data clusters that a bitmap of the image takes
+ * @granularity_bits: 9 to 31
+ */
+uint64_t qcow2_edit_clusters(const struct qcow2_image *img,
+			     unsigned int granularity_bits);
+
+/**
+ * qcow2_edit_alloc - get clusters that lie in a row
+ * @host_offset: where they begin
+ *
+ * For qcow2_edit_add_at() of the same edit; the commit frees those that no
+ * bitmap took. Before they are written they hold anything.
+ */
+int qcow2_edit_alloc(struct qcow2_bitmaps_edit *edit, uint64_t clusters,
+		     uint64_t *host_offset, struct qcow2_error *err);
+
+/**
+ * qcow2_edit_add - a new bitmap in new clusters, which lie in a row
+ * @name:  @len bytes, 1 to %QCOW2_MAX_BITMAP_NAME, no NUL, no other bitmap's in the
+ *	   new directory; copied
+ * @flags: QCOW2_BITMAP_*
+ * @host_offset: where in qcow2_fd() they begin. Before the commit the caller writes
+ *	   qcow2_edit_clusters() whole clusters there (zeros behind the bits).
+ */
+int qcow2_edit_add(struct qcow2_bitmaps_edit *edit, const char *name, size_t len,
+		   unsigned int granularity_bits, uint32_t flags,
+		   uint64_t *host_offset, struct qcow2_error *err);
+
+/**
+ * qcow2_edit_add_at - a new bitmap in clusters that are there
+ * @host_offset: multiple of the cluster size. qcow2_edit_clusters() clusters from
+ *	   there on are data of old bitmaps (several, in part, as they lie) that
+ *	   are not kept, or came from qcow2_edit_alloc(), and no other bitmap of
+ *	   the new directory has them; else -EINVAL.
+ */
+int qcow2_edit_add_at(struct qcow2_bitmaps_edit *edit, const char *name,
+		      size_t len, unsigned int granularity_bits, uint32_t flags,
+		      uint64_t host_offset, struct qcow2_error *err);
+
+/**
+ * qcow2_edit_commit - replace the old directory by the new one, on disk
+ * @edit: is gone afterwards, also after a failure
+ *
+ * What the bitmaps hold was written. Does what qcow2_flush() does, so what is said
+ * there holds. Then the header is made to name the new directory, by one write of
+ * the first 512 bytes of the file, and what only the old bitmaps had is freed.
+ * After a crash the image has the old bitmaps or the new ones, with leaked
+ * clusters at most. After a failure that is one of the two, too; if it came
+ * when the header was written nothing more can be written (-ESHUTDOWN).
+ *
+ * Where the bitmaps extension does not lie within the first 512 bytes, in images
+ * that other tools made or that were not created with %QCOW2_CREATE_BITMAPS, the
+ * header is arranged anew the first time: see qcow2_set_ext().
+ */
+int qcow2_edit_commit(struct qcow2_bitmaps_edit *edit, struct qcow2_error *err);
+
+/**
+ * qcow2_edit_abort - drop the new directory
+ * @edit: may be NULL; is gone afterwards. The next flush frees its clusters.
+ */
+void qcow2_edit_abort(struct qcow2_bitmaps_edit *edit);
+
 /*
- * To come: bitmaps (qcow2_bitmap_*), compressed writes (qcow2_write_compressed),
- * external data files, change of the backing file. None of them changes what
- * is above.
+ * To come: compressed writes (qcow2_write_compressed), external data files, change
+ * of the backing file. None of them changes what is above.
  */
 
 #ifdef __cplusplus

@@ -221,19 +221,9 @@ static int begin(struct q2_layer *l, struct qcow2_error *err)
 			      l->name);
 	if (l->w->begun)
 		return 0;
-	if (l->autoclear) {
-		uint64_t old = l->autoclear;
-
-		l->autoclear = 0;
-		q2_header_update(l->header, l);
-		ret = q2_pwrite(l, l->header, Q2_V3_HEADER_LEN, 0, "the header", err);
-		if (!ret)
-			ret = q2_sync(l, err);
-		if (ret) {
-			l->autoclear = old;
-			return ret;
-		}
-	}
+	ret = q2_drop_autoclear(l, true, err);
+	if (ret)
+		return ret;
 	l->w->begun = true;
 	return 0;
 }
