@@ -286,6 +286,8 @@ found:
 	if (q2_overlaps_meta(l, *first << l->cluster_bits, run << l->cluster_bits, &what))
 		return q2_err(err, EUCLEAN, "%s: clusters from %llu on have a refcount of 0, but the %s is there; see `qemu-img check`",
 			      l->name, ull(*first), what);
+	/* the file may have ended in the middle of the last cluster */
+	l->file_size = q2_max(l->file_size, (*first + run) << l->cluster_bits);
 	return take(l, *first, run, err);
 }
 
