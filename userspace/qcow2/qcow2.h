@@ -390,7 +390,8 @@ int qcow2_read(struct qcow2_image *img, uint64_t offset, void *buf,
  * end of the last cluster (O_DIRECT and a size that is not aligned). A range
  * that is allocated already is given again (overwritten in place), unless it is
  * compressed. Reading a range between alloc and write gives whatever is there.
- * New clusters are appended to the file in the order of the calls.
+ * New clusters are appended to the file in the order of the calls, or, with
+ * %QCOW2_OPEN_REUSE, are the lowest free ones.
  */
 int qcow2_alloc_write(struct qcow2_image *img, uint64_t offset,
 		      uint64_t length, uint64_t *host_offset, uint64_t *got,
