@@ -3,7 +3,7 @@
 # make                    user space, and the module if this machine has a
 #                         kernel build directory (KDIR)
 # make module KDIR=...    the module alone; DEBUG=1: with delay hooks; W=1, C=1
-# make check              unit tests, VM cases on the stable kernel, bars
+# make check              unit tests, a minute of fuzzing, VM cases on the stable kernel, bars
 # make check CASES='a b'  only these cases
 # make check-long         with the cases that take longer
 # make check-kernels      the VM cases on the stable, backports and sid kernels

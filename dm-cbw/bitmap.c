@@ -91,6 +91,8 @@ void cbw_state_drop(struct cbw_bitmap_state *state)
 {
 	cbw_bits_put(state->active);
 	cbw_bits_put(state->frozen);
+	cbw_disk_put(state->disk);
+	state->disk = NULL;
 	state->active = NULL;
 	state->frozen = NULL;
 }
@@ -292,6 +294,7 @@ int cbw_bitmap_commit(struct cbw_device *dev, struct cbw_bitmap *only,
 
 		if ((only && b != only) || !frozen_at(b, cut, through))
 			continue;
+		cbw_disk_keep(s->disk, s->frozen, s->frozen_seq);
 		cbw_bits_put(s->frozen);
 		state_thaw(s, true);
 	}
@@ -342,6 +345,8 @@ static void bitmap_abort_work(struct work_struct *work)
 
 	cbw_config_lock();
 	released_by = b->released_by;
+	if (b->committing)
+		cbw_disk_keep(b->cur.disk, frozen, b->cur.frozen_seq);
 	b->released_by = NULL;
 	state_thaw(&b->cur, b->committing);
 	b->committing = false;

@@ -74,6 +74,7 @@ static struct cbw_bits *bits_alloc(sector_t len, unsigned int shift, bool plane)
 	if (!bits)
 		return NULL;
 	refcount_set(&bits->ref, 1);
+	INIT_LIST_HEAD(&bits->kept_node);
 	bits->is_plane = plane;
 	bits->shift = shift;
 	bits->len = len;
@@ -147,34 +148,125 @@ void cbw_bits_put(struct cbw_bits *bits)
 		return;
 	cbw_bits_put(bits->discarded);
 	bits_unaccount(bits);
+	kvfree(bits->touched);
 	kvfree(bits->words);
 	kfree(bits);
+}
+
+static u64 bits_blocks(const struct cbw_bits *bits)
+{
+	return ((bits->nr - 1) >> CBW_BITS_BLOCK_SHIFT) + 1;
+}
+
+/**
+ * cbw_bits_persist - it is to be written to a container
+ * @bits: the bitmap; nobody marks it yet
+ *
+ * May sleep.  All of it has still to be written.  Without memory to know what has changed,
+ * it is always all of it.
+ */
+void cbw_bits_persist(struct cbw_bits *bits)
+{
+	u64 words = DIV_ROUND_UP_ULL(bits_blocks(bits), BITS_PER_LONG);
+
+	if (!bits->touched)
+		bits->touched = kvzalloc(words * sizeof(unsigned long), GFP_KERNEL | __GFP_NOWARN);
+	if (bits->touched)
+		memset(bits->touched, 0xff, words * sizeof(unsigned long));
+	bits->persistent = true;
+}
+
+/**
+ * cbw_bits_touch - bits have been set
+ * @bits: the bitmap
+ * @first: first granule
+ * @last: last one
+ *
+ * Any context.  Either who writes the block sees the bits, or it is seen here that it has
+ * taken the block's mark away, and that is set again.
+ */
+void cbw_bits_touch(struct cbw_bits *bits, u64 first, u64 last)
+{
+	unsigned long *touched = bits->touched;
+	u64 block = first >> CBW_BITS_BLOCK_SHIFT;
+
+	if (!touched)
+		return;
+	smp_mb();	/* pairs with cbw_bits_fetch_touched() */
+	for (; block <= last >> CBW_BITS_BLOCK_SHIFT; block++)
+		if (!test_bit(block, touched))
+			set_bit(block, touched);
+}
+
+/* Has a block changed since the last time?  To be asked before it is read. */
+bool cbw_bits_fetch_touched(struct cbw_bits *bits, u64 block)
+{
+	if (!bits->touched)
+		return true;
+	if (block >= bits_blocks(bits) || !test_bit(block, bits->touched))
+		return false;
+	clear_bit(block, bits->touched);
+	smp_mb__after_atomic();
+	return true;
+}
+
+/* What is in @from was written together with @to, and shall be so no longer. */
+void cbw_bits_touch_like(struct cbw_bits *to, const struct cbw_bits *from)
+{
+	u64 granule = 0, nr = min(to->nr, from->nr);
+
+	for (;;) {
+		granule = data_race(find_next_bit(from->words, nr, granule));
+		if (granule >= nr)
+			return;
+		cbw_bits_touch(to, granule, granule);
+		granule = ((granule >> CBW_BITS_BLOCK_SHIFT) + 1) << CBW_BITS_BLOCK_SHIFT;
+	}
+}
+
+/* Is every granule that a range touches marked already? */
+bool cbw_bits_all_set(const struct cbw_bits *bits, sector_t sector, sector_t nr)
+{
+	u64 first = sector >> bits->shift;
+	u64 end = min_t(u64, (sector + nr - 1) >> bits->shift, bits->nr - 1) + 1;
+
+	if (first >= end)
+		return true;
+	/* Bits are only ever set. */
+	return data_race(find_next_zero_bit(bits->words, end, first)) >= end;
 }
 
 /*
  * A whole word is stored as such: then there is nothing in it that could get lost.  Not with
  * WRITE_ONCE(): where atomic operations are made of a lock, it could come between.
  */
-static __always_inline void bits_or_word(unsigned long *word, unsigned long mask)
+static __always_inline bool bits_or_word(unsigned long *word, unsigned long mask)
 {
 	if ((READ_ONCE(*word) & mask) == mask)
-		return;
+		return false;
 	if (mask == ~0UL)
 		atomic_long_set((atomic_long_t *)word, mask);
 	else
 		atomic_long_or(mask, (atomic_long_t *)word);
+	return true;
 }
 
-static __always_inline void bits_clear_word(unsigned long *word, unsigned long mask)
+static __always_inline bool bits_clear_word(unsigned long *word, unsigned long mask)
 {
-	if (READ_ONCE(*word) & mask)
-		atomic_long_andnot(mask, (atomic_long_t *)word);
+	if (!(READ_ONCE(*word) & mask))
+		return false;
+	atomic_long_andnot(mask, (atomic_long_t *)word);
+	return true;
 }
 
-/* Do @fn to the words of all granules that a range touches: which, and their bits in it. */
-static __always_inline void bits_for_range(struct cbw_bits *bits, sector_t sector, sector_t nr,
-					   void (*fn)(unsigned long *word, unsigned long mask))
+/*
+ * Do @fn to the words of all granules that a range touches: which, and their bits in it.
+ * Returns whether it has changed any of them.
+ */
+static __always_inline bool bits_for_range(struct cbw_bits *bits, sector_t sector, sector_t nr,
+					   bool (*fn)(unsigned long *word, unsigned long mask))
 {
+	bool changed;
 	u64 first = sector >> bits->shift;
 	u64 last = min_t(u64, (sector + nr - 1) >> bits->shift, bits->nr - 1);
 	u64 word = first / BITS_PER_LONG, last_word = last / BITS_PER_LONG;
@@ -182,15 +274,13 @@ static __always_inline void bits_for_range(struct cbw_bits *bits, sector_t secto
 	unsigned long tail = BITMAP_LAST_WORD_MASK(last + 1);
 
 	if (first >= bits->nr)
-		return;
-	if (word == last_word) {
-		fn(&bits->words[word], head & tail);
-		return;
-	}
-	fn(&bits->words[word], head);
+		return false;
+	if (word == last_word)
+		return fn(&bits->words[word], head & tail);
+	changed = fn(&bits->words[word], head);
 	while (++word < last_word)
-		fn(&bits->words[word], ~0UL);
-	fn(&bits->words[word], tail);
+		changed |= fn(&bits->words[word], ~0UL);
+	return changed | fn(&bits->words[word], tail);
 }
 
 /**
@@ -203,7 +293,9 @@ static __always_inline void bits_for_range(struct cbw_bits *bits, sector_t secto
  */
 void cbw_bits_mark_range(struct cbw_bits *bits, sector_t sector, sector_t nr)
 {
-	bits_for_range(bits, sector, nr, bits_or_word);
+	if (bits_for_range(bits, sector, nr, bits_or_word) && bits->persistent)
+		cbw_bits_touch(bits, sector >> bits->shift,
+			       min_t(u64, (sector + nr - 1) >> bits->shift, bits->nr - 1));
 }
 
 /**
@@ -288,7 +380,8 @@ static void mark_data_word(struct cbw_bits *bits, u64 word, unsigned long mask)
 {
 	struct cbw_bits *plane = READ_ONCE(bits->discarded);
 
-	bits_or_word(&bits->words[word], mask);
+	if (bits_or_word(&bits->words[word], mask) && bits->persistent)
+		cbw_bits_touch(bits, word * BITS_PER_LONG, word * BITS_PER_LONG);
 	if (!plane || !mask)
 		return;
 	smp_mb();	/* as for cbw_bits_undiscard_ordered() */
@@ -314,6 +407,8 @@ static void merge_discarded(struct cbw_bits *to, u64 word, unsigned long mask)
 		atomic_long_or(mask, (atomic_long_t *)&plane->words[word]);
 	/* Fully ordered. */
 	old = atomic_long_fetch_or(mask, &words[word]);
+	if (to->persistent)
+		cbw_bits_touch(to, word * BITS_PER_LONG, word * BITS_PER_LONG);
 	if (plane)
 		bits_clear_word(&plane->words[word], mask & old);
 }
@@ -414,16 +509,31 @@ static void merge_run_discarded(struct cbw_bits *to, sector_t start, sector_t en
  */
 void cbw_bits_merge(struct cbw_bits *to, const struct cbw_bits *from, bool discards)
 {
+	if (to == from)
+		return;
+	if (to->shift == from->shift)
+		cbw_bits_or(to, from, discards);
+	else
+		cbw_bits_merge_covered(to, from, discards, NULL, NULL);
+}
+
+/**
+ * cbw_bits_merge_covered - the same, with something to be done before bits are set
+ * @to: as above
+ * @from: as above
+ * @discards: as above
+ * @cover: called with each range whose granules are about to be marked; NULL: nothing
+ * @data: for @cover
+ */
+void cbw_bits_merge_covered(struct cbw_bits *to, const struct cbw_bits *from, bool discards,
+			    void (*cover)(void *data, sector_t sector, sector_t nr), void *data)
+{
 	sector_t start, end = 0;
 	bool gone;
 
-	if (to == from)
-		return;
-	if (to->shift == from->shift) {
-		cbw_bits_or(to, from, discards);
-		return;
-	}
 	while (cbw_bits_next_extent(from, end, &start, &end, &gone)) {
+		if (cover)
+			cover(data, start, end - start);
 		if (gone && discards)
 			merge_run_discarded(to, start, end);
 		else

@@ -6,6 +6,7 @@
 #define DM_CBW_BITS_H
 
 #include <linux/atomic.h>
+#include <linux/list.h>
 #include <linux/refcount.h>
 #include <linux/types.h>
 
@@ -22,6 +23,10 @@
  * @discarded: the second plane, which is of the same size: of the dirty granules, those
  *	whose content does not matter; NULL: none.  Set once, under cbw_config_mutex or
  *	before anybody else has this; freed with it
+ * @persistent: it is to be written to a container; set before anybody marks it
+ * @touched: with @persistent: blocks of @words that have changed and were not written; NULL:
+ *	any may have.  Set once, as @persistent
+ * @kept_node: memory has dropped it, and what is on disk needs it still; cbw_config_mutex
  * @forgetful: writes went by unrecorded, so the second plane says nothing any more; once
  *	set it stays
  *
@@ -39,8 +44,14 @@ struct cbw_bits {
 	bool is_plane;
 	unsigned long *words;
 	struct cbw_bits *discarded;
+	bool persistent;
+	unsigned long *touched;
+	struct list_head kept_node;
 	bool forgetful;
 };
+
+/* log2 of the granules in one block of a container, 4096 bytes. */
+#define CBW_BITS_BLOCK_SHIFT	15
 
 struct cbw_bits *cbw_bits_alloc(sector_t len, unsigned int shift);
 void cbw_bits_put(struct cbw_bits *bits);
@@ -48,12 +59,19 @@ void cbw_bits_mark_range(struct cbw_bits *bits, sector_t sector, sector_t nr);
 void cbw_bits_mark_data(struct cbw_bits *bits, sector_t sector, sector_t nr);
 void cbw_bits_mark_run(struct cbw_bits *to, sector_t start, sector_t end);
 bool cbw_bits_add_plane(struct cbw_bits *bits);
+void cbw_bits_persist(struct cbw_bits *bits);
+void cbw_bits_touch(struct cbw_bits *bits, u64 first, u64 last);
+bool cbw_bits_fetch_touched(struct cbw_bits *bits, u64 block);
+void cbw_bits_touch_like(struct cbw_bits *to, const struct cbw_bits *from);
+bool cbw_bits_all_set(const struct cbw_bits *bits, sector_t sector, sector_t nr);
 void cbw_bits_discard(struct cbw_bits *bits, sector_t sector, sector_t nr);
 void cbw_bits_undiscard(struct cbw_bits *bits, sector_t sector, sector_t nr);
 void cbw_bits_undiscard_ordered(struct cbw_bits *bits, sector_t sector, sector_t nr);
 void cbw_bits_forget_discards(struct cbw_bits *bits);
 void cbw_bits_or(struct cbw_bits *to, const struct cbw_bits *from, bool discards);
 void cbw_bits_merge(struct cbw_bits *to, const struct cbw_bits *from, bool discards);
+void cbw_bits_merge_covered(struct cbw_bits *to, const struct cbw_bits *from, bool discards,
+			    void (*cover)(void *data, sector_t sector, sector_t nr), void *data);
 u64 cbw_bits_dirty_bytes(const struct cbw_bits *a, const struct cbw_bits *b);
 bool cbw_bits_next_run(const struct cbw_bits *bits, sector_t from,
 		       sector_t *start, sector_t *end);

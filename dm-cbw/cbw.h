@@ -49,6 +49,8 @@
 #include "hooks.h"
 
 struct cbw_batch;
+struct cbw_container;
+struct cbw_disk;
 struct cbw_device;
 struct cbw_origin;
 struct cbw_session;
@@ -70,6 +72,8 @@ extern struct workqueue_struct *cbw_merge_wq;
 extern struct workqueue_struct *cbw_discard_wq;
 /* Freezes: may hang with a file system. */
 extern struct workqueue_struct *cbw_freeze_wq;
+/* Writes to containers: each may take as long as its timeout. */
+extern struct workqueue_struct *cbw_container_wq;
 
 /* ---- epoch.c --------------------------------------------------------------- */
 
@@ -105,6 +109,8 @@ struct cbw_mark {
  * @prev: with CBW_SLOW_GATE: the epoch it stands in for
  * @seq: position among the device's epochs, from 1
  * @slow: not 0: a write has to look at more than bitmaps and snapshots
+ * @container: bits of persistent bitmaps are set only where it has an intent; NULL: there
+ *	is none.  The device's, valid while a write is in flight
  * @planes: some of its bitmaps may have a second plane, for discards
  * @nr_marks: bitmaps to mark
  * @nr_snaps: snapshots to protect
@@ -120,6 +126,7 @@ struct cbw_epoch {
 	struct cbw_epoch *prev;
 	u64 seq;
 	unsigned int slow;
+	struct cbw_container *container;
 	bool planes;
 	unsigned int nr_marks;
 	unsigned int nr_snaps;
@@ -192,6 +199,7 @@ struct cbw_origin {
  * @ti: the instance
  * @dev: a reference
  * @dd: the origin, opened by this instance
+ * @container: the device its container lies on, opened by this instance; NULL: none
  * @origin: what this instance publishes as dev->origin when it is resumed
  * @live: it was resumed, cbw_config_mutex
  * @resize_bits: memory for bitmaps if it changes the device's size; of the load, the
@@ -204,6 +212,7 @@ struct cbw_target {
 	struct dm_target *ti;
 	struct cbw_device *dev;
 	struct dm_dev *dd;
+	struct dm_dev *container;
 	struct cbw_origin *origin;
 	bool live;
 	struct cbw_bits *resize_bits[CBW_BITMAPS_MAX];
@@ -264,6 +273,8 @@ struct cbw_remap {
  * @nr_snaps: their number, cbw_config_mutex
  * @txn_node: in a transaction, cbw_config_mutex
  * @txn_pair: memory for its publication, cbw_config_mutex
+ * @container: where its bitmaps survive; NULL: none.  Set once, before the device is live;
+ *	cbw_config_mutex
  * @discard_work: gives the bitmaps their second planes
  * @discards_seen: a discard has come, so it was asked to; any context
  * @discards_ready: it has; read freely, set under @gate_lock
@@ -300,6 +311,7 @@ struct cbw_device {
 	unsigned int nr_snaps;
 	struct list_head txn_node;
 	struct cbw_epoch_pair txn_pair;
+	struct cbw_container *container;
 
 	struct work_struct discard_work;
 	atomic_t discards_seen;
@@ -370,6 +382,43 @@ bool cbw_discards_park(struct cbw_device *dev, struct bio *bio);
 void cbw_discards_mark(const struct cbw_epoch *e, sector_t sector, sector_t nr);
 void cbw_discards_unmark(const struct cbw_epoch *e, sector_t sector, sector_t nr);
 
+/* ---- container.c, intent.c, checkpoint.c, space.c ------------------------------- */
+
+void cbw_container_resume(struct cbw_device *dev);
+void cbw_container_suspended(struct cbw_device *dev);
+void cbw_container_resized(struct cbw_device *dev);
+void cbw_container_end(struct cbw_device *dev);
+void cbw_container_free(struct cbw_device *dev);
+void cbw_container_put(struct cbw_container *c);
+int cbw_container_init(void);
+void cbw_container_exit(void);
+u64 cbw_container_kick(struct cbw_container *c, bool retire);
+int cbw_container_wait(struct cbw_container *c, u64 asked);
+struct cbw_container *cbw_container_live(struct cbw_device *dev);
+struct cbw_container *cbw_container_sync_begin(struct cbw_device *dev);
+int cbw_container_sync(struct cbw_container *c);
+int cbw_container_sync_end(struct cbw_container *c, int err);
+bool cbw_container_ready(struct cbw_device *dev);
+bool cbw_container_fits(const struct cbw_device *dev, const struct block_device *bdev);
+u32 cbw_state_length(struct cbw_container *c, u32 more);
+
+bool cbw_intents_ok(struct cbw_container *c, sector_t sector, sector_t nr);
+bool cbw_intents_park(struct cbw_container *c, struct bio *bio);
+void cbw_intents_wake(struct cbw_device *dev);
+void cbw_intents_begin(struct cbw_container *c);
+void cbw_intents_end(struct cbw_container *c);
+void cbw_intents_want(struct cbw_container *c, sector_t sector, sector_t nr);
+void cbw_intents_cover(struct cbw_container *c, sector_t sector, sector_t nr);
+
+struct cbw_disk *cbw_disk_alloc(struct cbw_container *c, u64 bytes);
+struct cbw_disk *cbw_disk_get(struct cbw_disk *disk);
+void cbw_disk_put(struct cbw_disk *disk);
+void cbw_disk_keep(struct cbw_disk *disk, struct cbw_bits *bits, u64 seq);
+int cbw_disk_sync(struct cbw_disk *disk);
+bool cbw_disk_demote(struct cbw_disk *disk);
+void cbw_disk_promote(struct cbw_disk *disk);
+bool cbw_disk_persistent(const struct cbw_disk *disk);
+
 /* ---- resize.c --------------------------------------------------------------- */
 
 int cbw_resize_alloc(struct cbw_device *dev, struct cbw_target *ct);
@@ -430,6 +479,7 @@ enum cbw_owner {
  * @owner: who may commit
  * @session: with CBW_OWNER_SESSION; compared, not followed
  * @snap: the snapshot that was started with this bitmap; compared, not followed
+ * @disk: its place in the device's container, a reference; NULL: none
  */
 struct cbw_bitmap_state {
 	bool present;
@@ -442,6 +492,7 @@ struct cbw_bitmap_state {
 	enum cbw_owner owner;
 	struct cbw_session *session;
 	struct cbw_snap *snap;
+	struct cbw_disk *disk;
 };
 
 /**
@@ -530,6 +581,9 @@ struct cbw_freeze;
  * @session: owner of what it rotates; NULL: by message or by a snapshot's resume
  * @merges: what is to be merged when it is done; NULL: nothing
  * @freeze: what has to be frozen at the cut, the caller's; NULL: nothing
+ * @syncs: containers to be written before it is acknowledged: struct cbw_sync
+ * @sync: there is something that needs it
+ * @demote: a place whose state has to say first that the bitmap has no base, a reference
  * @wait: an abort that has to end first, a reference
  * @wait_merge: a bitmap's memory into which a merge has to end first, a reference
  * @wait_dev: its device, a reference
@@ -541,6 +595,9 @@ struct cbw_txn {
 	struct cbw_session *session;
 	struct cbw_merges *merges;
 	struct cbw_freeze *freeze;
+	struct list_head syncs;
+	bool sync;
+	struct cbw_disk *demote;
 	struct cbw_bitmap *wait;
 	struct cbw_bits *wait_merge;
 	struct cbw_device *wait_dev;

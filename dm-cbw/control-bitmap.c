@@ -41,6 +41,8 @@ static void entry_fill(struct cbw_bitmap *b, const struct cbw_dirty_set *dirty,
 		e->flags |= CBW_BITMAP_ENABLED;
 	if (cbw_bitmap_busy(b))
 		e->flags |= CBW_BITMAP_BUSY;
+	if (cbw_disk_persistent(b->cur.disk))
+		e->flags |= CBW_BITMAP_PERSISTENT;
 	e->dirty_bytes = cbw_dirty_bytes(dirty, b);
 	e->base = b->cur.base;
 	e->cut = b->cur.cut;
@@ -294,10 +296,50 @@ static int load_into(const struct cbw_bitmap_load *cmd, struct cbw_bitmap *b,
 	return r;
 }
 
+/* The container of a device, a reference; NULL: none.  What is marked goes there first. */
+static struct cbw_container *get_container(struct cbw_devno no)
+{
+	struct cbw_container *c;
+	struct cbw_device *dev;
+
+	cbw_config_lock();
+	dev = cbw_control_device(no);
+	c = dev ? cbw_container_sync_begin(dev) : NULL;
+	cbw_config_unlock();
+	if (c)
+		cbw_intents_begin(c);
+	return c;
+}
+
+/* Marked, with @err: now the bits themselves.  Returns that, 0 or -EINTR. */
+static int put_container(struct cbw_container *c, int err)
+{
+	if (c)
+		cbw_intents_end(c);
+	return cbw_container_sync_end(c, err);
+}
+
+/* The regions of all that may be marked by bits that are not checked yet. */
+static void cover_load(struct cbw_container *c, const struct cbw_bitmap_load *cmd,
+		       const unsigned long *data)
+{
+	u64 span = (u64)cmd->granularity * 64, at = cmd->offset, i;
+
+	if (!c || !is_power_of_2(cmd->granularity) || cmd->offset >> 62)
+		return;
+	for (i = 0; i < cmd->data_len / 8; i++, at += span)
+		if (data[i])
+			cbw_intents_want(c, at >> SECTOR_SHIFT, span >> SECTOR_SHIFT);
+	for (i = 0, at = cmd->offset; i < cmd->data_len / 8; i++, at += span)
+		if (data[i])
+			cbw_intents_cover(c, at >> SECTOR_SHIFT, span >> SECTOR_SHIFT);
+}
+
 int cbw_do_bitmap_load(struct cbw_session *session, void *arg)
 {
 	bool base = ((struct cbw_bitmap_load *)arg)->flags & CBW_LOAD_BASE;
 	struct cbw_bitmap_load *cmd = arg;
+	struct cbw_container *c;
 	struct cbw_bitmap *b;
 	struct cbw_name name;
 	struct cbw_txn txn;
@@ -321,12 +363,15 @@ int cbw_do_bitmap_load(struct cbw_session *session, void *arg)
 	do {
 		struct cbw_device *dev;
 
+		c = get_container(cmd->dev);
+		cover_load(c, cmd, data);
 		/* Nothing is published: there is no cut. */
 		cbw_txn_begin(&txn, session);
 		dev = cbw_control_device(cmd->dev);
 		b = dev ? cbw_txn_settled_bitmap(&txn, dev, name) : ERR_PTR(-ENODEV);
 		r = IS_ERR(b) ? PTR_ERR(b) : load_into(cmd, b, data);
 		cbw_txn_end(&txn, -ECANCELED);
+		r = put_container(c, r);
 		r = cbw_txn_retry(&txn, r);
 	} while (r == -EAGAIN && !fatal_signal_pending(current));
 	if (r == -EAGAIN)
@@ -390,9 +435,24 @@ static int marks_do(const struct cbw_mark_dirty *cmd, const struct cbw_name *nam
 	return 0;
 }
 
+/* What is not within the device is refused after that. */
+static void cover_marks(struct cbw_container *c, const struct cbw_range *ranges, u32 nr)
+{
+	u32 i;
+
+	for (i = 0; c && i < nr; i++) {
+		u64 first = ranges[i].offset >> SECTOR_SHIFT;
+		u64 last = (ranges[i].offset + ranges[i].length - 1) >> SECTOR_SHIFT;
+
+		if (last >= first)
+			cbw_intents_cover(c, first, last - first + 1);
+	}
+}
+
 int cbw_do_mark_dirty(struct cbw_session *session, void *arg)
 {
 	struct cbw_mark_dirty *cmd = arg;
+	struct cbw_container *c;
 	struct cbw_range *ranges;
 	struct cbw_name name = {};
 	u32 done = 0;
@@ -411,13 +471,16 @@ int cbw_do_mark_dirty(struct cbw_session *session, void *arg)
 		r = PTR_ERR(ranges);
 		goto free_name;
 	}
+	c = get_container(cmd->dev);
 	for (; done < cmd->nr_ranges && !r; done += MARKS_AT_ONCE) {
+		cover_marks(c, ranges + done, min(cmd->nr_ranges - done, MARKS_AT_ONCE));
 		cbw_config_lock();
 		r = marks_do(cmd, &name, ranges + done, cmd->nr_ranges - done);
 		cbw_config_unlock();
 		if (!r && fatal_signal_pending(current))
 			r = -EINTR;
 	}
+	r = put_container(c, r);
 	kvfree(ranges);
 free_name:
 	kfree(name.s);

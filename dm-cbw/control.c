@@ -27,10 +27,14 @@ union cbw_cmd_buffer {
 	struct cbw_bitmap_load bitmap_load;
 	struct cbw_mark_dirty mark_dirty;
 	struct cbw_stats stats;
+	struct cbw_container_attach container_attach;
+	struct cbw_container_detach container_detach;
+	struct cbw_container_info container_info;
+	struct cbw_container_grow container_grow;
 };
 
 /* Numbers that do not fit are those of no device. */
-static dev_t to_devt(struct cbw_devno no)
+dev_t cbw_control_devt(struct cbw_devno no)
 {
 	dev_t devt = MKDEV(no.major, no.minor);
 
@@ -39,14 +43,14 @@ static dev_t to_devt(struct cbw_devno no)
 
 struct cbw_device *cbw_control_device(struct cbw_devno no)
 {
-	dev_t devt = to_devt(no);
+	dev_t devt = cbw_control_devt(no);
 
 	return devt ? cbw_device_find(devt) : NULL;
 }
 
 static struct cbw_snap *find_snap(struct cbw_devno no)
 {
-	dev_t devt = to_devt(no);
+	dev_t devt = cbw_control_devt(no);
 
 	return devt ? cbw_snap_find(devt) : NULL;
 }
@@ -327,6 +331,7 @@ static int find_cut(struct cbw_devno no, const struct cbw_cut_id *cut,
 
 static int cbw_do_commit(struct cbw_session *session, void *arg)
 {
+	struct cbw_container *container = NULL;
 	struct cbw_commit *cmd = arg;
 	struct cbw_device *dev;
 	struct cbw_snap *snap;
@@ -341,18 +346,22 @@ static int cbw_do_commit(struct cbw_session *session, void *arg)
 	r = find_cut(cmd->dev, &cmd->cut, &dev, &snap);
 	if (r)
 		goto unlock;
+	container = cbw_container_sync_begin(dev);
 	switch (cmd->mode) {
 	case CBW_COMMIT_ON_SUCCESS:
 		r = cbw_bitmap_commit(dev, NULL, &cmd->cut, session, snap);
 		break;
 	case CBW_COMMIT_NEVER:
-		return cbw_abort_cut(dev, &cmd->cut, snap);	/* unlocks */
+		r = cbw_abort_cut(dev, &cmd->cut, snap);	/* unlocks */
+		goto sync;
 	case CBW_COMMIT_ALWAYS:
-		return cbw_commit_always(dev, &cmd->cut, session, snap);	/* unlocks */
+		r = cbw_commit_always(dev, &cmd->cut, session, snap);	/* unlocks */
+		goto sync;
 	}
 unlock:
 	cbw_config_unlock();
-	return r;
+sync:
+	return cbw_container_sync_end(container, r);
 }
 
 static int cbw_do_abort(struct cbw_session *session, void *arg)
@@ -518,6 +527,10 @@ static const struct call calls[] = {
 	CALL(CBW_CMD_BITMAP_LOAD, bitmap_load, reserved),
 	CALL(CBW_CMD_MARK_DIRTY, mark_dirty, ranges),
 	CALL(CBW_CMD_STATS, stats, out_hist),
+	CALL(CBW_CMD_CONTAINER_ATTACH, container_attach, places),
+	CALL(CBW_CMD_CONTAINER_DETACH, container_detach, binding),
+	CALL(CBW_CMD_CONTAINER_INFO, container_info, out_free),
+	CALL(CBW_CMD_CONTAINER_GROW, container_grow, places),
 };
 
 static long control_ioctl(struct file *file, unsigned int cmd, unsigned long arg)

@@ -173,16 +173,45 @@ static const char *origin_in_use(struct cbw_device *self, dev_t devt)
 	list_for_each_entry(dev, &cbw_devices, node) {
 		spin_lock_irq(&dev->inst_lock);
 		list_for_each_entry(ct, &dev->instances, node)
-			if (dev != self && ct->dd->bdev->bd_dev == devt)
+			if ((dev != self && ct->dd->bdev->bd_dev == devt) ||
+			    (ct->container && ct->container->bdev->bd_dev == devt))
 				used = true;
 		spin_unlock_irq(&dev->inst_lock);
 	}
 	if (used)
-		return "The origin is that of another device with a cbw table";
+		return "The origin is that of another device with a cbw table, or a container";
 	list_for_each_entry(snap, &cbw_snaps, all_node)
 		if (snap->store_dev->bd_dev == devt)
 			return "The origin is the store of a snapshot";
 	return NULL;
+}
+
+/* The container of a device is that of all its tables, and nobody else's anything. */
+static const char *container_misfit(struct cbw_device *self, struct cbw_target *new)
+{
+	struct block_device *bdev = new->container ? new->container->bdev : NULL;
+	struct cbw_target *ct;
+	const char *what;
+
+	lockdep_assert_held(&cbw_config_mutex);
+	if (self && !cbw_container_fits(self, bdev))
+		return "The device has a container, which all its tables have to name";
+	if (!bdev)
+		return NULL;
+	if (bdev == new->dd->bdev)
+		return "The container is the origin";
+	if (self && self->container)
+		return NULL;
+	if (cbw_bdev_in_use(bdev->bd_dev, &what))
+		return "The container is in use as an origin, a store or another container";
+	if (!self)
+		return NULL;
+	spin_lock_irq(&self->inst_lock);
+	list_for_each_entry(ct, &self->instances, node)
+		if (ct->live)
+			what = "The device is live without a container";
+	spin_unlock_irq(&self->inst_lock);
+	return what;
 }
 
 /**
@@ -200,6 +229,8 @@ struct cbw_device *cbw_device_attach(struct dm_target *ti,
 	cbw_config_lock();
 	dev = device_find_md(dm_table_get_md(ti->table));
 	ti->error = (char *)origin_in_use(dev, ct->dd->bdev->bd_dev);
+	if (!ti->error)
+		ti->error = (char *)container_misfit(dev, ct);
 	if (ti->error) {
 		cbw_config_unlock();
 		return ERR_PTR(-EBUSY);
@@ -270,6 +301,8 @@ void cbw_device_detach(struct cbw_target *ct)
 		cbw_event(CBW_EVENT_SOURCE_GONE, dev->devt, NULL, CBW_REASON_NONE);
 	wake_up_all(&dev->waitq);
 	cbw_config_unlock();
+	if (foreign || last)
+		cbw_container_end(dev);
 	if (!last) {
 		if (foreign)
 			cbw_bitmaps_destroy(dev);
@@ -285,6 +318,7 @@ void cbw_device_detach(struct cbw_target *ct)
 	cbw_config_unlock();
 	wait_event(dev->waitq, cbw_released(dev, dev->seq));
 	wait_event(dev->waitq, !atomic_read(&dev->copy_reads));
+	cbw_container_free(dev);
 	cbw_device_put(dev);
 }
 
@@ -334,7 +368,7 @@ bool cbw_bdev_in_use(dev_t devt, const char **what)
 	struct cbw_device *dev;
 	struct cbw_target *ct;
 	struct cbw_snap *snap;
-	bool origin = false;
+	bool origin = false, container = false;
 
 	lockdep_assert_held(&cbw_config_mutex);
 	*what = NULL;
@@ -345,9 +379,13 @@ bool cbw_bdev_in_use(dev_t devt, const char **what)
 		list_for_each_entry(ct, &dev->instances, node)
 			if (ct->dd->bdev->bd_dev == devt)
 				origin = true;
+			else if (ct->container && ct->container->bdev->bd_dev == devt)
+				container = true;
 		spin_unlock_irq(&dev->inst_lock);
 		if (origin)
 			*what = "The store is the origin of a device with a cbw table";
+		if (container)
+			*what = "The store is the container of a device with a cbw table";
 	}
 	list_for_each_entry(snap, &cbw_snaps, all_node) {
 		if (snap->store_dev->bd_dev == devt)

@@ -139,6 +139,7 @@ static void epoch_build(struct cbw_device *dev, struct cbw_epoch *e)
 			epoch_add_bits(e, s->active);
 	}
 	epoch_group_bits(e);
+	e->container = cbw_container_live(dev);
 	e->planes = e->nr_marks && atomic_read(&dev->discards_seen);
 	list_for_each_entry(snap, &dev->snaps, node) {
 		if (!snap->start_seq && list_empty(&snap->txn_node))

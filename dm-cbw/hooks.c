@@ -58,6 +58,12 @@ static struct point points[CBW_NR_HOOKS] = {
 	[CBW_HOOK_SNAP_ORIGIN] = { "snap-origin" },
 	[CBW_HOOK_SNAP_STORE] = { "snap-store" },
 	[CBW_HOOK_ABORT_WORK] = { "abort-work" },
+	[CBW_HOOK_INTENT_WRITE] = { "intent-write" },
+	[CBW_HOOK_INTENT_DONE] = { "intent-done" },
+	[CBW_HOOK_CP_FLIP] = { "cp-flip" },
+	[CBW_HOOK_CP_PAGES] = { "cp-pages" },
+	[CBW_HOOK_CP_STATE] = { "cp-state" },
+	[CBW_HOOK_CP_RETIRE] = { "cp-retire" },
 };
 
 static DEFINE_SPINLOCK(hooks_lock);

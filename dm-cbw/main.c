@@ -16,6 +16,7 @@ struct workqueue_struct *cbw_wait_wq;
 struct workqueue_struct *cbw_discard_wq;
 struct workqueue_struct *cbw_merge_wq;
 struct workqueue_struct *cbw_freeze_wq;
+struct workqueue_struct *cbw_container_wq;
 
 static void workqueues_destroy(void)
 {
@@ -24,6 +25,8 @@ static void workqueues_destroy(void)
 	if (cbw_merge_wq)
 		destroy_workqueue(cbw_merge_wq);
 	/* These queue works on cbw_wq. */
+	if (cbw_container_wq)
+		destroy_workqueue(cbw_container_wq);
 	if (cbw_discard_wq)
 		destroy_workqueue(cbw_discard_wq);
 	if (cbw_wait_wq)
@@ -46,8 +49,10 @@ static int __init dm_cbw_init(void)
 				       WQ_MAX_ACTIVE);
 	cbw_freeze_wq = alloc_workqueue("cbw-freeze", WQ_UNBOUND, WQ_MAX_ACTIVE);
 	cbw_discard_wq = alloc_workqueue("cbw-discard", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
+	cbw_container_wq = alloc_workqueue("cbw-container", WQ_UNBOUND | WQ_MEM_RECLAIM,
+					   WQ_MAX_ACTIVE);
 	if (!cbw_wq || !cbw_store_wq || !cbw_wait_wq || !cbw_merge_wq || !cbw_freeze_wq ||
-	    !cbw_discard_wq) {
+	    !cbw_discard_wq || !cbw_container_wq) {
 		r = -ENOMEM;
 		goto destroy;
 	}
@@ -60,11 +65,16 @@ static int __init dm_cbw_init(void)
 	r = dm_register_target(&cbw_snap_target_type);
 	if (r)
 		goto unregister;
-	r = cbw_control_init();
+	r = cbw_container_init();
 	if (r)
 		goto unregister_snap;
+	r = cbw_control_init();
+	if (r)
+		goto container;
 	return 0;
 
+container:
+	cbw_container_exit();
 unregister_snap:
 	dm_unregister_target(&cbw_snap_target_type);
 unregister:
@@ -79,6 +89,7 @@ destroy:
 static void __exit dm_cbw_exit(void)
 {
 	cbw_control_exit();
+	cbw_container_exit();
 	dm_unregister_target(&cbw_snap_target_type);
 	dm_unregister_target(&cbw_target_type);
 	cbw_hooks_exit();

@@ -14,6 +14,8 @@
  *   cbw_remap()		when the copies are done the write comes here (by remap.c)
  *			and is mapped from the start, under the epoch of that moment
  *   gate_park()	the gate is shut (epoch.c): park until it opens
+ *   cbw_intents_park()	bits would be set where the container has no intent (intent.c): park
+ *			until it has
  *   cbw_discards_park()	the device's first discard: park until there is memory for
  *			what is discarded (discard.c)
  *
@@ -29,6 +31,7 @@ enum verdict {
 	SWALLOW,	/* a discard of needed chunks: done without being passed down */
 	GATE,		/* the gate is shut */
 	PLANES,		/* a discard that has to wait for memory */
+	INTENT,		/* it has to wait for the container */
 	HELD,		/* parked: not the caller's any more */
 	STARVED,	/* the same, and what came free was not enough for it */
 	RETRY,		/* what it had to wait for is there by now */
@@ -99,9 +102,39 @@ static void count_discard(const struct cbw_epoch *e, sector_t sector, sector_t n
 	atomic64_add((u64)nr << SECTOR_SHIFT, &e->dev->stats.discards);
 }
 
-/* Test first: a bit that is set already costs no exclusive cache line. */
-static __always_inline void mark(const struct cbw_epoch *e, sector_t sector,
-				 sector_t nr)
+/*
+ * Set the bit of a persistent bitmap.  Any other bit that the write would set needs the same
+ * intents, so when they are not there it has set none yet.
+ */
+static noinline bool mark_persistent(const struct cbw_mark *m, u64 granule, sector_t sector,
+				     sector_t nr, struct cbw_container *c)
+{
+	bool ok = !c || cbw_intents_ok(c, sector, nr);
+
+	if (ok || !cbw_cured(16)) {
+		set_bit(granule, m->words);
+		cbw_bits_touch(m->bits, granule, granule);
+	}
+	return ok;
+}
+
+/* The same for several granules. */
+static noinline bool mark_range(const struct cbw_mark *m, sector_t sector, sector_t nr,
+				struct cbw_container *c)
+{
+	if (c && m->bits->persistent && !cbw_bits_all_set(m->bits, sector, nr) &&
+	    !cbw_intents_ok(c, sector, nr) && cbw_cured(16))
+		return false;
+	cbw_bits_mark_range(m->bits, sector, nr);
+	return true;
+}
+
+/*
+ * Test first: a bit that is set already costs no exclusive cache line.  @c: bits are set only
+ * where it has intents, false: it has not; NULL: wherever.
+ */
+static __always_inline bool mark(const struct cbw_epoch *e, sector_t sector,
+				 sector_t nr, struct cbw_container *c)
 {
 	const struct cbw_mark *m = e->marks, *end;
 	u64 first, last;
@@ -111,19 +144,29 @@ static __always_inline void mark(const struct cbw_epoch *e, sector_t sector,
 		last = (sector + nr - 1) >> m->shift;
 		if (likely(first == last)) {
 			do {
-				if (!test_bit(first, m->words))
+				if (test_bit(first, m->words))
+					continue;
+				if (likely(!m->bits->persistent))
 					set_bit(first, m->words);
+				else if (!mark_persistent(m, first, sector, nr, c))
+					return false;
 			} while (++m < end);
 		} else {
 			for (; m < end; m++)
-				cbw_bits_mark_range(m->bits, sector, nr);
+				if (!mark_range(m, sector, nr, c))
+					return false;
 		}
 	}
+	return true;
 }
 
+/*
+ * Without looking for intents: until all such writes have ended the container keeps what
+ * they marked when they went down (checkpoint.c).
+ */
 static noinline void mark_again(const struct cbw_epoch *e, const struct cbw_io *io)
 {
-	mark(e, io->sector, io->nr);
+	mark(e, io->sector, io->nr, NULL);
 }
 
 /*
@@ -278,8 +321,13 @@ again:
 	if (unlikely(!epoch_get(e)))
 		goto again;
 	cbw_hook_spin(CBW_HOOK_MAP_EPOCH, sector, nr);
+	if (unlikely(!mark(e, sector, nr, e->container))) {
+		percpu_ref_put(&e->ref);
+		verdict = bio->bi_opf & REQ_NOWAIT ? AGAIN :
+			  cbw_giving_back(dev) ? BACK : INTENT;
+		goto out;
+	}
 	io->epoch = e;
-	mark(e, sector, nr);
 	if (unlikely(e->planes)) {
 		if (discard)
 			cbw_discards_mark(e, sector, nr);
@@ -365,6 +413,14 @@ static noinline int map_slow(struct cbw_device *dev, struct bio *bio,
 		accept_part(bio);
 		cbw_io(bio)->hold_start = ktime_get();
 		if (!cbw_discards_park(dev, bio))
+			remap_one(dev, bio);
+		return DM_MAPIO_SUBMITTED;
+	case INTENT:
+		if (bio_op(bio) == REQ_OP_DISCARD)
+			accept_part(bio);
+		bio->bi_opf &= ~REQ_POLLED;
+		cbw_io(bio)->hold_start = ktime_get();
+		if (!cbw_intents_park(dev->container, bio))
 			remap_one(dev, bio);
 		return DM_MAPIO_SUBMITTED;
 	case GATE:
@@ -576,6 +632,10 @@ bool cbw_remap(struct cbw_device *dev, struct bio *bio, const struct cbw_snap *t
 			break;
 		case PLANES:
 			if (cbw_discards_park(dev, bio))
+				return true;
+			break;
+		case INTENT:
+			if (cbw_intents_park(dev->container, bio))
 				return true;
 			break;
 		case HELD:

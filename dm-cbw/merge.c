@@ -68,6 +68,46 @@ static void merge_free(struct cbw_merge *m)
 	kfree(m);
 }
 
+static void merge_cover(void *data, sector_t sector, sector_t nr)
+{
+	cbw_intents_cover(data, sector, nr);
+}
+
+/* Into a bitmap that survives: its container has the intents first. */
+static void merge_covered(struct cbw_container *c, struct cbw_merge *m)
+{
+	sector_t start, end = 0;
+
+	cbw_intents_begin(c);
+	/* All of them are asked for at once. */
+	while (cbw_bits_next_run(m->from, end, &start, &end))
+		cbw_intents_want(c, start, end - start);
+	cbw_bits_merge_covered(m->to, m->from, m->discards, merge_cover, c);
+	cbw_intents_end(c);
+}
+
+static void merge_do(struct cbw_merge *m)
+{
+	struct cbw_container *c = NULL;
+
+	if (m->to->persistent) {
+		cbw_config_lock();
+		c = cbw_container_sync_begin(m->dev);
+		cbw_config_unlock();
+	}
+	if (c)
+		merge_covered(c, m);
+	else
+		cbw_bits_merge(m->to, m->from, m->discards);
+	/* Who sees it go sees the marks; pairs with cbw_bits_merged(). */
+	atomic_dec_return_release(&m->to->merges);
+	/* Its base may have waited for that. */
+	if (c) {
+		cbw_container_kick(c, false);
+		cbw_container_put(c);
+	}
+}
+
 static void merge_work(struct work_struct *work)
 {
 	struct cbw_merges *merges = container_of(work, struct cbw_merges, work);
@@ -79,9 +119,7 @@ static void merge_work(struct work_struct *work)
 				   cbw_released(m->from_dev, m->from_seq));
 		if (m->rest)
 			wait_event(m->from_dev->waitq, cbw_bits_merged(m->from));
-		cbw_bits_merge(m->to, m->from, m->discards);
-		/* Who sees it go sees the marks; pairs with cbw_bits_merged(). */
-		atomic_dec_return_release(&m->to->merges);
+		merge_do(m);
 		wake_up_all(&m->dev->waitq);
 		merge_free(m);
 	}

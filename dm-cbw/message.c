@@ -38,13 +38,16 @@ static int parse_add(unsigned int argc, char **argv, u32 *granularity, u32 *flag
 
 static int message_commit(struct cbw_device *dev, struct cbw_name name)
 {
+	struct cbw_container *container;
 	struct cbw_bitmap *b;
 	int r;
 
 	cbw_config_lock();
+	container = cbw_container_sync_begin(dev);
 	b = cbw_bitmap_find(dev, name);
 	r = !b ? -ENOENT : cbw_bitmap_commit(dev, b, NULL, NULL, NULL);
 	cbw_config_unlock();
+	r = cbw_container_sync_end(container, r);
 	if (r != -ESTALE)
 		return r;
 	return bad("bitmap_commit: the bitmap is not rotated");

@@ -146,11 +146,14 @@ static void resize_do(struct cbw_device *dev, struct cbw_target *ct, struct cbw_
 	LIST_HEAD(devs);
 
 	list_for_each_entry(b, &dev->bitmaps, node) {
+		if (b->cur.disk)
+			cbw_bits_persist(*fresh);
 		cbw_bits_resize(*fresh, b->cur.active);
 		swap(b->cur.active, *fresh);
 		fresh++;
 	}
 	dev->len = ct->ti->len;
+	cbw_container_resized(dev);
 	list_for_each_entry(snap, &dev->snaps, node)
 		if (shrinks && snap->start_seq)
 			cbw_snap_break(snap, CBW_REASON_SOURCE_RESIZED);

@@ -4,6 +4,8 @@
  *
  *   0 <len> cbw <origin> [<#features> <feature>...]
  *
+ * with the feature `container <dev>'.
+ *
  * Ioctls of the origin are not passed through (no prepare_ioctl): a command sent to
  * the device below could write without being tracked.
  */
@@ -18,7 +20,7 @@
 #define WRITE_ZEROES_SECTORS	(1u << (20 - SECTOR_SHIFT))
 #define DISCARD_SECTORS		(1u << (26 - SECTOR_SHIFT))
 
-static int parse_features(struct dm_target *ti, struct dm_arg_set *as)
+static int parse_features(struct dm_target *ti, struct dm_arg_set *as, const char **container)
 {
 	static const struct dm_arg count[] = {
 		{ 0, 2, "Bad number of features: 0 to 2 words" },
@@ -33,9 +35,15 @@ static int parse_features(struct dm_target *ti, struct dm_arg_set *as)
 		const char *name = dm_shift_arg(as);
 
 		if (!strcasecmp(name, "container")) {
-			ti->error = "Feature container is not supported by this version";
-			return -EOPNOTSUPP;
+			if (left != 2) {
+				ti->error = "Feature container needs a block device";
+				return -EINVAL;
+			}
+			*container = dm_shift_arg(as);
+			left = 0;
 		}
+	}
+	if (left) {
 		ti->error = "Unknown feature";
 		return -EINVAL;
 	}
@@ -46,8 +54,31 @@ static int parse_features(struct dm_target *ti, struct dm_arg_set *as)
 	return 0;
 }
 
+/*
+ * The container stays the same over all tables.  A device that goes on without the one it has
+ * would leave it as if it were complete.
+ */
+static int open_container(struct dm_target *ti, struct cbw_target *ct, const char *path)
+{
+	int r;
+
+	if (!path)
+		return 0;
+	r = dm_get_device(ti, path, CBW_OPEN_RW, &ct->container);
+	if (r) {
+		ti->error = "Cannot open the container (is it there, and not in use?)";
+		return r;
+	}
+	if (bdev_logical_block_size(ct->container->bdev) <= 4096)
+		return 0;
+	ti->error = "The container has logical blocks of more than 4096 bytes";
+	dm_put_device(ti, ct->container);
+	return -EINVAL;
+}
+
 static int cbw_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 {
+	const char *container = NULL;
 	struct cbw_target *ct;
 	struct dm_arg_set as;
 	int r;
@@ -59,7 +90,7 @@ static int cbw_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 	as.argc = argc - 1;
 	as.argv = argv + 1;
 	if (as.argc) {
-		r = parse_features(ti, &as);
+		r = parse_features(ti, &as, &container);
 		if (r)
 			return r;
 	}
@@ -83,11 +114,14 @@ static int cbw_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 		ti->error = "The length is more than the size of the origin";
 		goto put_device;
 	}
+	r = open_container(ti, ct, container);
+	if (r)
+		goto put_device;
 	r = -ENOMEM;
 	ct->origin = cbw_origin_alloc(ct->dd->bdev);
 	if (!ct->origin) {
 		ti->error = "Cannot allocate the origin";
-		goto put_device;
+		goto put_container;
 	}
 	ct->dev = cbw_device_attach(ti, ct);
 	if (IS_ERR(ct->dev)) {
@@ -111,6 +145,9 @@ detach:
 	cbw_resize_free(ct);
 free_origin:
 	cbw_origin_free(ct->origin);
+put_container:
+	if (ct->container)
+		dm_put_device(ti, ct->container);
 put_device:
 	dm_put_device(ti, ct->dd);
 free_target:
@@ -125,6 +162,8 @@ static void cbw_dtr(struct dm_target *ti)
 	cbw_device_detach(ct);
 	cbw_resize_free(ct);
 	cbw_origin_free(ct->origin);
+	if (ct->container)
+		dm_put_device(ti, ct->container);
 	dm_put_device(ti, ct->dd);
 	kfree(ct);
 }
@@ -144,6 +183,7 @@ static void cbw_presuspend(struct dm_target *ti)
 		return;
 	cbw_config_lock();
 	WRITE_ONCE(ct->dev->requeue, ti);
+	cbw_intents_wake(ct->dev);
 	list_for_each_entry(snap, &ct->dev->snaps, node)
 		cbw_hold_wake_all(snap, BLK_STS_OK, KTIME_MAX);
 	cbw_config_unlock();
@@ -173,6 +213,7 @@ static void cbw_postsuspend(struct dm_target *ti)
 	smp_store_mb(dev->suspended, true);
 	if (cbw_cured(8))
 		wait_event(dev->waitq, !atomic_read(&dev->copy_reads));
+	cbw_container_suspended(dev);
 }
 
 static int cbw_preresume(struct dm_target *ti)
@@ -182,6 +223,11 @@ static int cbw_preresume(struct dm_target *ti)
 	struct cbw_origin *old;
 	int r;
 
+	if (ct->container && !cbw_container_ready(dev)) {
+		DMERR("%s: the layout of its container was not delivered (cbw attach does it)",
+		      dm_device_name(dev->md));
+		return -EAGAIN;
+	}
 	cbw_config_lock();
 	old = rcu_dereference_protected(dev->origin,
 					lockdep_is_held(&cbw_config_mutex));
@@ -204,6 +250,8 @@ static int cbw_preresume(struct dm_target *ti)
 		cbw_origin_drain(old);
 	if (r)
 		return r;
+	if (ct->container)
+		cbw_container_resume(dev);
 	WRITE_ONCE(dev->resumes, dev->resumes + 1);
 	/* Old reads are over before new writes begin. */
 	smp_store_release(&dev->suspended, false);
@@ -223,10 +271,11 @@ static unsigned int status_bitmap(struct cbw_bitmap *b,
 		sz += cbw_name_escape(name, result + sz, maxlen - sz);
 	DMEMIT(" %llu %llu ", 1ULL << (b->cur.active->shift + SECTOR_SHIFT),
 	       cbw_dirty_bytes(dirty, b));
-	if (!b->cur.enabled && !busy)
+	if (!b->cur.enabled && !busy && !cbw_disk_persistent(b->cur.disk))
 		DMEMIT("-");
 	else
-		DMEMIT("%s%s", b->cur.enabled ? "e" : "", busy ? "b" : "");
+		DMEMIT("%s%s%s", b->cur.enabled ? "e" : "", busy ? "b" : "",
+		       cbw_disk_persistent(b->cur.disk) ? "p" : "");
 	DMEMIT(" %*phN", (int)sizeof(b->cur.base), b->cur.base.b);
 	return sz;
 }
@@ -253,6 +302,8 @@ static void cbw_status(struct dm_target *ti, status_type_t type,
 		break;
 	case STATUSTYPE_TABLE:
 		DMEMIT("%s", ct->dd->name);
+		if (ct->container)
+			DMEMIT(" 2 container %s", ct->container->name);
 		break;
 	case STATUSTYPE_IMA:
 		*result = '\0';

@@ -46,6 +46,9 @@ void cbw_txn_begin(struct cbw_txn *txn, struct cbw_session *session)
 {
 	INIT_LIST_HEAD(&txn->devs);
 	INIT_LIST_HEAD(&txn->snaps);
+	INIT_LIST_HEAD(&txn->syncs);
+	txn->sync = false;
+	txn->demote = NULL;
 	txn->session = session;
 	txn->merges = NULL;
 	txn->freeze = NULL;
@@ -58,12 +61,56 @@ void cbw_txn_begin(struct cbw_txn *txn, struct cbw_session *session)
 	cbw_config_lock();
 }
 
+/**
+ * struct cbw_sync - a container that is to be written before a transaction is acknowledged
+ * @node: in txn->syncs
+ * @container: a reference
+ */
+struct cbw_sync {
+	struct list_head node;
+	struct cbw_container *container;
+};
+
+static int txn_add_sync(struct cbw_txn *txn, struct cbw_device *dev)
+{
+	struct cbw_container *c = cbw_container_sync_begin(dev);
+	struct cbw_sync *sync;
+
+	if (!c)
+		return 0;
+	sync = kmalloc(sizeof(*sync), GFP_KERNEL);
+	if (!sync) {
+		cbw_container_put(c);
+		return -ENOMEM;
+	}
+	sync->container = c;
+	list_add_tail(&sync->node, &txn->syncs);
+	return 0;
+}
+
+/* Write them, or not.  Returns 0 or -EINTR when killed. */
+static int txn_sync(struct cbw_txn *txn, bool write)
+{
+	struct cbw_sync *sync, *tmp;
+	int r = 0;
+
+	list_for_each_entry_safe(sync, tmp, &txn->syncs, node) {
+		if (write && !r)
+			r = cbw_container_sync(sync->container);
+		else
+			cbw_container_put(sync->container);
+		kfree(sync);
+	}
+	INIT_LIST_HEAD(&txn->syncs);
+	return r;
+}
+
 static int txn_touch(struct cbw_txn *txn, struct cbw_device *dev)
 {
 	lockdep_assert_held(&cbw_config_mutex);
 	if (!list_empty(&dev->txn_node))
 		return 0;
-	if (cbw_epoch_pair_alloc(&dev->txn_pair))
+	if (txn_add_sync(txn, dev) || cbw_epoch_pair_alloc(&dev->txn_pair))
 		return -ENOMEM;
 	cbw_device_get(dev);
 	list_add_tail(&dev->txn_node, &txn->devs);
@@ -79,6 +126,7 @@ static void bitmap_stage(struct cbw_bitmap *b)
 		cbw_bits_get(b->next.active);
 	if (b->next.frozen)
 		cbw_bits_get(b->next.frozen);
+	cbw_disk_get(b->next.disk);
 	b->staged = true;
 }
 
@@ -158,9 +206,48 @@ static struct cbw_bits *fresh_bits(const struct cbw_bitmap *b)
 {
 	struct cbw_bits *bits = cbw_bits_alloc(b->dev->len, b->next.active->shift);
 
-	if (bits)
-		cbw_discards_prepare(b->dev, bits);
+	if (!bits)
+		return NULL;
+	cbw_discards_prepare(b->dev, bits);
+	if (b->next.disk)
+		cbw_bits_persist(bits);
 	return bits;
+}
+
+/*
+ * Writes will go by that the bitmap does not record: its container has to say first that it
+ * has no base.  Returns 0 or -EBUSY: then cbw_txn_retry() does that, and it is begun again.
+ */
+static int txn_demote(struct cbw_txn *txn, struct cbw_bitmap *b)
+{
+	if (!cbw_disk_demote(b->cur.disk))
+		return 0;
+	if (!txn->demote)
+		txn->demote = cbw_disk_get(b->cur.disk);
+	return -EBUSY;
+}
+
+/* A new bitmap of @bits shall survive, if its device has a container. */
+static int txn_place(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_name name,
+		     struct cbw_bits *bits, struct cbw_disk **disk)
+{
+	struct cbw_container *c = cbw_container_live(dev);
+
+	*disk = NULL;
+	if (!c)
+		return 0;
+	if (cbw_state_length(c, name.len) > CBW_STATE_SLOT_SIZE)
+		return -ENOSPC;
+	*disk = cbw_disk_alloc(c, bits->bytes);
+	if (IS_ERR(*disk)) {
+		int r = PTR_ERR(*disk);
+
+		*disk = NULL;
+		return r;
+	}
+	cbw_bits_persist(bits);
+	txn->sync = true;
+	return 0;
 }
 
 /* A bitmap that will be there; its state is in next, and still empty. */
@@ -196,6 +283,7 @@ static unsigned int txn_count(struct cbw_device *dev)
 int cbw_txn_add(struct cbw_txn *txn, struct cbw_device *dev,
 		struct cbw_name name, u32 granularity, u32 flags)
 {
+	struct cbw_disk *disk = NULL;
 	struct cbw_bits *bits;
 	struct cbw_bitmap *b;
 	int r;
@@ -217,11 +305,15 @@ int cbw_txn_add(struct cbw_txn *txn, struct cbw_device *dev,
 	if (!bits)
 		return -ENOMEM;
 	cbw_discards_prepare(dev, bits);
-	b = bitmap_new(dev, name);
+	if (!(flags & CBW_ADD_TRANSIENT))
+		r = txn_place(txn, dev, name, bits, &disk);
+	b = r ? NULL : bitmap_new(dev, name);
 	if (!b) {
+		cbw_disk_put(disk);
 		cbw_bits_put(bits);
-		return -ENOMEM;
+		return r ? r : -ENOMEM;
 	}
+	b->next.disk = disk;
 	b->transient = flags & CBW_ADD_TRANSIENT;
 	b->next.enabled = !(flags & CBW_ADD_DISABLED);
 	b->next.active = bits;
@@ -232,9 +324,14 @@ int cbw_txn_remove(struct cbw_txn *txn, struct cbw_device *dev,
 		   struct cbw_name name)
 {
 	struct cbw_bitmap *b = txn_bitmap(txn, dev, name);
+	int r;
 
 	if (IS_ERR(b))
 		return PTR_ERR(b);
+	r = txn_demote(txn, b);
+	if (r)
+		return r;
+	txn->sync = true;
 	cbw_state_drop(&b->next);
 	b->next.present = false;
 	return 0;
@@ -255,6 +352,7 @@ int cbw_txn_clear(struct cbw_txn *txn, struct cbw_device *dev,
 	cbw_bits_put(b->next.active);
 	b->next.active = fresh;
 	b->forget = !b->next.enabled;
+	txn->sync = true;
 	/* What it will say is no longer "changed since the base". */
 	memset(&b->next.base, 0, sizeof(b->next.base));
 	return 0;
@@ -264,9 +362,14 @@ int cbw_txn_enable(struct cbw_txn *txn, struct cbw_device *dev,
 		   struct cbw_name name, bool enable)
 {
 	struct cbw_bitmap *b = txn_bitmap(txn, dev, name);
+	int r;
 
 	if (IS_ERR(b))
 		return PTR_ERR(b);
+	r = enable ? 0 : txn_demote(txn, b);
+	if (r)
+		return r;
+	txn->sync = true;
 	/* What was, or will be, written without being recorded: see above. */
 	if (!enable || !b->next.enabled)
 		memset(&b->next.base, 0, sizeof(b->next.base));
@@ -300,6 +403,7 @@ int cbw_txn_merge(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_name n
 		return PTR_ERR(source);
 	if (dev->len != from_dev->len)
 		return txn_sizes_differ(dev, from_dev);
+	txn->sync = true;
 	/* What was discarded on another device, or before it recorded, may be data here. */
 	return cbw_merges_add(&txn->merges, dev, b->next.active, from_dev,
 			      txn_state(source)->active, false,
@@ -348,6 +452,7 @@ int cbw_txn_rename(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_name 
 	renamed = bitmap_new(dev, to);
 	if (!renamed)
 		return -ENOMEM;
+	txn->sync = true;
 	renamed->transient = b->transient;
 	renamed->forget = b->forget;
 	renamed->next = b->next;
@@ -430,7 +535,8 @@ static void txn_forget(struct cbw_txn *txn)
 				cbw_bits_forget_discards(b->next.active);
 }
 
-static void bitmap_settle(struct cbw_bitmap *b, bool keep)
+/* @again: the transaction will be begun again, and what was demoted for it stays so */
+static void bitmap_settle(struct cbw_bitmap *b, bool keep, bool again)
 {
 	struct cbw_device *dev = b->dev;
 
@@ -438,6 +544,12 @@ static void bitmap_settle(struct cbw_bitmap *b, bool keep)
 	b->forget = false;
 	if (keep)
 		swap(b->cur, b->next);
+	/* It was cleared: on disk that is not so before the state says it. */
+	if (keep && b->cur.disk && b->next.active && b->next.active != b->cur.active &&
+	    b->next.active != b->cur.frozen)
+		cbw_disk_keep(b->cur.disk, b->next.active, dev->seq - 1);
+	if (!again)
+		cbw_disk_promote(b->cur.disk);
 	cbw_state_drop(&b->next);
 	if (b->cur.present)
 		return;
@@ -451,15 +563,18 @@ static void bitmap_settle(struct cbw_bitmap *b, bool keep)
  * @txn: the transaction
  * @err: 0: do it; else the error for which it is given up
  *
- * Gives cbw_config_mutex back.  May sleep: it waits (killable) for what it merges.  Returns
+ * Gives cbw_config_mutex back.  May sleep: it waits (killable) for what it merges, and until
+ * the containers have what was changed.  Returns
  * @err; -ETIMEDOUT: what was to be frozen is so no longer, and nothing was done; or -EINTR:
- * all is done but the merges, which go on.
+ * all is done but the merges, which go on, and that.
  */
 int cbw_txn_end(struct cbw_txn *txn, int err)
 {
 	struct cbw_device *dev, *tmp;
 	struct cbw_snap *snap, *tmp_snap;
 	struct cbw_bitmap *b, *tmp_b;
+	bool sync;
+	int r;
 
 	lockdep_assert_held(&cbw_config_mutex);
 	if (!err) {
@@ -489,15 +604,17 @@ int cbw_txn_end(struct cbw_txn *txn, int err)
 	list_for_each_entry_safe(dev, tmp, &txn->devs, txn_node) {
 		list_for_each_entry_safe(b, tmp_b, &dev->bitmaps, node)
 			if (b->staged)
-				bitmap_settle(b, !err);
+				bitmap_settle(b, !err, txn->demote);
 		list_del_init(&dev->txn_node);
 		cbw_epoch_pair_free(&dev->txn_pair);
 		cbw_device_put(dev);
 	}
 	cbw_config_unlock();
+	sync = !err && txn->sync;
 	if (!err)
 		err = cbw_merges_wait(txn->merges);
-	return err;
+	r = txn_sync(txn, sync && !err);
+	return err ? err : r;
 }
 
 /* A merge that is under way.  Returns 0 or -EINTR when killed. */
@@ -513,18 +630,35 @@ static int txn_merge_wait(struct cbw_txn *txn)
 	return r ? -EINTR : 0;
 }
 
+/* What it was given up for: the state says that the bitmap has no base. */
+static int txn_demotion_wait(struct cbw_txn *txn)
+{
+	int r = cbw_disk_sync(txn->demote);
+
+	cbw_disk_put(txn->demote);
+	txn->demote = NULL;
+	return r;
+}
+
 /**
  * cbw_txn_retry - after a transaction that ended with an error: begin again?
  * @txn: the transaction, ended
  * @err: its error
  *
- * When it met an abort or a merge that is under way, waits (killable) for its end.
+ * When it met an abort or a merge that is under way, waits (killable) for its end; or for
+ * what a container has to say first.
  * Returns -EAGAIN: begin again; else the error.
  */
 int cbw_txn_retry(struct cbw_txn *txn, int err)
 {
 	int r;
 
+	if (txn->demote && !txn->wait_merge && !txn->wait) {
+		r = txn_demotion_wait(txn);
+		return r ? r : -EAGAIN;
+	}
+	cbw_disk_put(txn->demote);
+	txn->demote = NULL;
 	if (txn->wait_merge) {
 		r = txn_merge_wait(txn);
 		return r ? r : -EAGAIN;

@@ -213,6 +213,8 @@ begin()
 		ktap_done
 	fi
 	modprobe -a dm_mod loop
+	# the module's checksums; built in on newer kernels
+	modprobe libcrc32c 2>/dev/null
 	modprobe null_blk nr_devices=0
 	trap on_exit EXIT
 	if ! out=$(insmod "$module" 2>&1); then
@@ -687,6 +689,9 @@ give_back()
 	DM_DEVS=()
 	if [[ -d /sys/module/dm_cbw ]]; then
 		until_true 5 rmmod dm_cbw 2>/dev/null || { rmmod dm_cbw; rc=1; }
+	fi
+	if [[ -d /sys/module/powerlog ]]; then
+		until_true 5 rmmod powerlog 2>/dev/null || { rmmod powerlog; rc=1; }
 	fi
 	for d in "${LOOPS[@]}"; do
 		losetup -d "$d" || rc=1

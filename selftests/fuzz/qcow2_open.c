@@ -40,7 +40,9 @@ static void look(struct qcow2_image *img)
 		}
 		if (run.offset != off || !run.length || run.length > total - off)
 			abort();
-		if (run.type == QCOW2_RUN_DATA &&
+		if (run.type == QCOW2_RUN_DATA && l.data_file && run.fd != l.data_fd)
+			abort();
+		if (run.type == QCOW2_RUN_DATA && !l.data_file &&
 		    (run.fd < 0 || run.host_offset + run.length > l.file_size))
 			abort();
 		off += run.length;
@@ -126,6 +128,38 @@ static void change_bitmaps(struct qcow2_image *img)
 		(void)qcow2_edit_commit(e, &err);
 }
 
+/* a compressed cluster reads as what it was made of */
+static void pack(struct qcow2_image *img)
+{
+	uint32_t cs = qcow2_cluster_size(img);
+	uint64_t total = qcow2_size(img), off = 0;
+	struct qcow2_error err;
+	struct qcow2_layer l;
+	uint8_t *in, *out;
+	unsigned int n;
+	size_t len;
+
+	if (cs > 65536 || qcow2_get_layer(img, 0, &l))
+		return;
+	in = malloc(cs);
+	out = malloc(cs);
+	if (!in || !out)
+		abort();
+	for (n = 0; n < 4 && off < total; n++, off += (uint64_t)cs * (n + 1)) {
+		uint64_t left = total - off < cs ? total - off : cs;
+
+		memset(in, (int)n + 1, cs);
+		if (qcow2_compress(l.compression, 1, in, cs, out, &len))
+			abort();
+		if (qcow2_write_compressed(img, off, out, len, &err))
+			break;
+		if (qcow2_read(img, off, out, left, &err) || memcmp(in, out, left))
+			abort();
+	}
+	free(in);
+	free(out);
+}
+
 static void change(struct qcow2_image *img)
 {
 	struct qcow2_error err;
@@ -143,40 +177,84 @@ static void change(struct qcow2_image *img)
 			(void)qcow2_set_zero(img, 0, 3 * cs, &err);
 	}
 	(void)qcow2_flush(img, &err);
+	pack(img);
+	(void)qcow2_flush(img, &err);
+}
+
+/*
+ * A directory of our own, with the image, and a data file for those that name it:
+ * they are opened so that they can name nothing outside. The files are in memory.
+ */
+#define IMAGE_FD	100
+#define GUEST_FD	101
+
+static char dir[] = "/tmp/cbw-fuzz-XXXXXX", image_path[64], guest_path[64];
+
+static void remove_dir(void)
+{
+	unlink(image_path);
+	unlink(guest_path);
+	rmdir(dir);
+}
+
+static void make_dir(void)
+{
+	if (image_path[0])
+		return;
+	if (!mkdtemp(dir)) {
+		perror("mkdtemp");
+		exit(1);
+	}
+	snprintf(image_path, sizeof(image_path), "%s/image", dir);
+	snprintf(guest_path, sizeof(guest_path), "%s/guest", dir);
+	atexit(remove_dir);
+	if (symlink("/proc/self/fd/100", image_path) || symlink("/proc/self/fd/101", guest_path)) {
+		perror("symlink");
+		exit(1);
+	}
+}
+
+static void make_file(int as, const uint8_t *data, size_t size, size_t len)
+{
+	int fd = memfd_create("file", MFD_CLOEXEC);
+
+	if (fd < 0 || write(fd, data, size) != (ssize_t)size || ftruncate(fd, (off_t)len) || dup2(fd, as) != as) {
+		perror("memfd");
+		abort();
+	}
+	close(fd);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct qcow2_image *img = NULL;
 	struct qcow2_error err;
-	char path[64];
-	int fd = memfd_create("image", MFD_CLOEXEC);
+	unsigned int flags = QCOW2_OPEN_NO_BACKING | QCOW2_OPEN_SAME_DIR;
 
-	if (fd < 0 || write(fd, data, size) != (ssize_t)size) {
-		perror("memfd");
-		abort();
-	}
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	if (!qcow2_open(path, QCOW2_OPEN_NO_BACKING, &img, &err)) {
+	make_dir();
+	make_file(IMAGE_FD, data, size, size);
+	make_file(GUEST_FD, data, size < 4096 ? size : 4096, 49664);
+	if (!qcow2_open(image_path, flags, &img, &err)) {
 		look(img);
 		bitmaps(img);
 		qcow2_close(img);
 	}
-	if (!qcow2_open(path, QCOW2_OPEN_NO_BACKING | QCOW2_OPEN_WRITE | (size & 1 ? QCOW2_OPEN_REUSE : 0), &img, &err)) {
+	if (!qcow2_open(image_path, flags | QCOW2_OPEN_WRITE | (size & 1 ? QCOW2_OPEN_REUSE : 0), &img, &err)) {
 		change_bitmaps(img);
 		qcow2_close(img);
-		if (qcow2_open(path, QCOW2_OPEN_NO_BACKING, &img, &err))
+		if (qcow2_open(image_path, flags, &img, &err))
 			abort();
 		look(img);
 		bitmaps(img);
 		qcow2_close(img);
 	}
-	if (!qcow2_open(path, QCOW2_OPEN_NO_BACKING | QCOW2_OPEN_WRITE | (size & 2 ? QCOW2_OPEN_REUSE : 0), &img, &err)) {
+	if (!qcow2_open(image_path, flags | QCOW2_OPEN_WRITE | (size & 2 ? QCOW2_OPEN_REUSE : 0), &img, &err)) {
 		change(img);
 		look(img);
 		bitmaps(img);
 		qcow2_close(img);
 	}
-	close(fd);
+	close(IMAGE_FD);
+	close(GUEST_FD);
 	return 0;
 }

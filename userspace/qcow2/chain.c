@@ -18,13 +18,15 @@ void q2_layer_free(struct q2_layer *l)
 		close(l->fd);
 	q2_cache_free(&l->l2);
 	q2_writer_free(l->w);
+	q2_layer_free(l->data);
+	free(l->data_file);
 	free(l->l1);
 	q2_bitmaps_forget(l);
 	free(l->ext);
 	free(l->header);
 	free(l->backing_file);
 	free(l->backing_format);
-	free(l->zbuf);
+	q2_decompress_free(l);
 	free(l->path);
 	free(l->name);
 	free(l);
@@ -78,7 +80,7 @@ fail:
 	return ret;
 }
 
-static bool same_file(const struct q2_layer *a, const struct q2_layer *b)
+bool q2_same_file(const struct q2_layer *a, const struct q2_layer *b)
 {
 	if (a->rdev || b->rdev)
 		return a->rdev == b->rdev;
@@ -174,7 +176,8 @@ static int add_layer(struct qcow2_image *img, struct q2_layer *l, struct qcow2_e
 	unsigned int i;
 
 	for (i = 0; i < img->nr_layers; i++)
-		if (same_file(img->layers[i], l))
+		if (q2_same_file(img->layers[i], l) ||
+		    (img->layers[i]->data && q2_same_file(img->layers[i]->data, l)))
 			return q2_err(err, ELOOP, "%s: the backing chain is a loop: it comes to this file twice",
 				      l->name);
 	if (img->nr_layers == QCOW2_MAX_CHAIN)
@@ -229,6 +232,8 @@ int q2_open_chain(struct qcow2_image *img, struct q2_layer *top, unsigned int fl
 		}
 		if (format == QCOW2_FORMAT_QCOW2) {
 			ret = open_qcow2(next, L2_CACHE_READ, err);
+			if (!ret)
+				ret = q2_data_open(img, next, flags, err);
 			if (ret)
 				return ret;
 		} else {
@@ -264,7 +269,7 @@ int qcow2_open(const char *path, unsigned int flags, struct qcow2_image **out,
 	int ret;
 
 	if (!path || !out || flags & ~(QCOW2_OPEN_WRITE | QCOW2_OPEN_NO_BACKING | QCOW2_OPEN_SAME_DIR |
-				       QCOW2_OPEN_REUSE))
+				       QCOW2_OPEN_NO_DATA_FILE | QCOW2_OPEN_REUSE))
 		return q2_err(err, EINVAL, "qcow2_open: no path, no place for the image, or unknown flags 0x%x",
 			      flags);
 	ret = q2_open_file(path, flags & QCOW2_OPEN_WRITE ? O_RDWR : O_RDONLY, 0, &l, err);
@@ -281,6 +286,8 @@ int qcow2_open(const char *path, unsigned int flags, struct qcow2_image **out,
 		ret = q2_writer_init(l, err);
 	if (!ret && l->w)
 		l->w->reuse = flags & QCOW2_OPEN_REUSE;
+	if (!ret)
+		ret = q2_data_open(img, l, flags, err);
 	if (!ret)
 		ret = q2_open_chain(img, l, flags, err);
 	if (ret) {
@@ -310,11 +317,15 @@ static int check_opts(const char *path, const struct qcow2_create_opts *o, uint3
 	uint64_t l1;
 	int ret;
 
-	if (o->flags & ~(QCOW2_CREATE_EXCL | QCOW2_CREATE_NO_BACKING | QCOW2_CREATE_BITMAPS))
+	if (o->flags & ~(QCOW2_CREATE_EXCL | QCOW2_CREATE_NO_BACKING | QCOW2_CREATE_NO_DATA_FILE |
+			 QCOW2_CREATE_BITMAPS))
 		return q2_err(err, EINVAL, "%s: unknown flags 0x%x", path, o->flags);
 	if (cluster < QCOW2_MIN_CLUSTER || cluster > QCOW2_MAX_CLUSTER || cluster & (cluster - 1))
 		return q2_err(err, EINVAL, "%s: cluster_size %u is not a power of two within %u to %u", path,
 			      cluster, QCOW2_MIN_CLUSTER, QCOW2_MAX_CLUSTER);
+	if (o->compression > QCOW2_COMPRESSION_ZSTD)
+		return q2_err(err, EINVAL, "%s: compression %u is neither 0 (deflate) nor 1 (zstd)", path,
+			      o->compression);
 	bits = (unsigned int)__builtin_ctz(cluster);
 	l1 = q2_div_up(o->virtual_size, 2 * bits - 3);
 	if (l1 > QCOW2_MAX_L1_BYTES / 8)
@@ -332,6 +343,16 @@ static int check_opts(const char *path, const struct qcow2_create_opts *o, uint3
 			return ret;
 	} else if (o->backing_format) {
 		return q2_err(err, EINVAL, "%s: a backing_format needs a backing_file", path);
+	}
+	if (o->data_file_raw && (!o->data_file || o->backing_file))
+		return q2_err(err, EINVAL, "%s: data_file_raw needs a data_file, and no backing file", path);
+	if (o->data_file) {
+		if (strlen(o->data_file) > QCOW2_MAX_BACKING_NAME)
+			return q2_err(err, EINVAL, "%s: the data file name is longer than %u bytes", path,
+				      QCOW2_MAX_BACKING_NAME);
+		ret = q2_check_data_name(path, o->data_file, err);
+		if (ret)
+			return ret;
 	}
 	for (i = 0; i < o->ext_count; i++) {
 		if (q2_ext_is_ours(o->ext[i].type))
@@ -355,7 +376,7 @@ static int refuse_own_backing(struct qcow2_image *img, const char *path,
 	bool same = false;
 
 	for (i = 0; i < img->nr_layers; i++)
-		same |= same_file(img->layers[i], l);
+		same |= q2_same_file(img->layers[i], l);
 	if (o->backing_file && !img->nr_layers) {
 		backing = q2_resolve(path, o->backing_file);
 		if (!backing)
@@ -439,6 +460,10 @@ int qcow2_create(const char *path, const struct qcow2_create_opts *opts,
 	l->cluster_bits = (unsigned int)__builtin_ctz(cluster);
 	l->l2_bits = l->cluster_bits - 3;
 	l->refcount_order = 4;
+	l->compression = opts->compression;
+	l->incompatible = l->compression ? Q2_INCOMPAT_COMPRESSION : 0;
+	l->incompatible |= opts->data_file ? Q2_INCOMPAT_DATA_FILE : 0;
+	l->autoclear = opts->data_file_raw ? Q2_AUTOCLEAR_DATA_RAW : 0;
 	l->l1_entries = (uint32_t)q2_div_up(l->size, l->cluster_bits + l->l2_bits);
 	l->l1 = calloc(l->l1_entries ? l->l1_entries : 1, 8);
 	if (!l->l1 || q2_cache_init(&l->l2, cluster, L2_CACHE_WRITE)) {
@@ -451,9 +476,13 @@ int qcow2_create(const char *path, const struct qcow2_create_opts *opts,
 	if (!ret && arrange)
 		ret = q2_header_compose(l, opts->ext, opts->ext_count, NULL, err);
 	if (!ret)
+		ret = q2_data_create(backing, l, opts, err);
+	if (!ret)
 		ret = empty_file(l, err);
 	if (!ret)
 		ret = q2_writer_create(l, err);
+	if (!ret && opts->data_file_raw)
+		ret = q2_data_fill(l, err);
 	if (ret)
 		goto out;
 	img->layers[img->nr_layers++] = l;
@@ -498,6 +527,9 @@ int qcow2_get_layer(struct qcow2_image *img, unsigned int layer, struct qcow2_la
 		.compatible = l->compatible,
 		.autoclear = l->autoclear,
 		.snapshots = l->snapshots,
+		.compression = l->compression,
+		.data_file = l->data_file,
+		.data_fd = l->data ? l->data->fd : -1,
 	};
 	pthread_mutex_unlock(&img->lock);
 	return 0;
@@ -516,4 +548,11 @@ uint32_t qcow2_cluster_size(const struct qcow2_image *img)
 int qcow2_fd(const struct qcow2_image *img)
 {
 	return img->layers[0]->fd;
+}
+
+int qcow2_data_fd(const struct qcow2_image *img)
+{
+	const struct q2_layer *l = img->layers[0];
+
+	return !q2_has_data_file(l) ? l->fd : l->data ? l->data->fd : -1;
 }

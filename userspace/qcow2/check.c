@@ -240,6 +240,33 @@ static int check_refblocks(struct check *c)
 	return 0;
 }
 
+/* data in another file: there is nothing to count, but the entry has to be right */
+static void check_data_entry(struct check *c, uint64_t guest, uint64_t entry)
+{
+	struct q2_layer *l = c->l;
+	uint64_t off = entry & Q2_OFFSET_MASK, need;
+
+	if (entry & (Q2_COMPRESSED | Q2_L2_RESERVED))
+		note(c, true, "L2 entry of guest offset %llu is 0x%llx: compressed or with reserved bits, with a data file",
+		     ull(guest), ull(entry));
+	if (entry & Q2_ZERO)
+		c->r->zero_clusters++;
+	if (entry & Q2_COMPRESSED || (!off && (!(entry & Q2_COPIED) || entry & Q2_ZERO)))
+		return;
+	if (!(entry & Q2_ZERO))
+		c->r->allocated_clusters++;
+	if (!q2_aligned(l, off) || (q2_data_raw(l) && off != guest))
+		note(c, true, "L2 entry of guest offset %llu: data offset %llu is not aligned, or not the same in a raw data file",
+		     ull(guest), ull(off));
+	else if (!(entry & Q2_COPIED))
+		note(c, true, "L2 entry of guest offset %llu is 0x%llx: COPIED flag is not set, with a data file",
+		     ull(guest), ull(entry));
+	need = guest < l->size ? q2_min(l->cluster_size, l->size - guest) : 0;
+	if (l->data && !(entry & Q2_ZERO) && !q2_within(off, need, l->data->file_size))
+		note(c, true, "L2 entry of guest offset %llu: data at %llu reaches past the end of the data file at %llu",
+		     ull(guest), ull(off), ull(l->data->file_size));
+}
+
 static int check_l2_entry(struct check *c, uint64_t guest, uint64_t entry)
 {
 	struct q2_layer *l = c->l;
@@ -249,6 +276,10 @@ static int check_l2_entry(struct check *c, uint64_t guest, uint64_t entry)
 
 	if (!entry)
 		return 0;
+	if (q2_has_data_file(l)) {
+		check_data_entry(c, guest, entry);
+		return 0;
+	}
 	if (entry & Q2_COMPRESSED) {
 		c->r->compressed_clusters++;
 		c->r->allocated_clusters++;

@@ -359,9 +359,11 @@ static struct qcow2_header_ext *slot_of(struct q2_layer *l)
 int q2_header_set_bitmaps(struct q2_layer *l, const uint8_t *bitmaps, struct qcow2_error *err)
 {
 	struct qcow2_header_ext *slot = slot_of(l);
+	uint64_t autoclear = l->autoclear & ~Q2_AUTOCLEAR_BITMAPS;
 	int ret;
 
-	if (!bitmaps && !q2_ext_find(l, QCOW2_EXT_BITMAPS) && !l->autoclear)
+	autoclear |= bitmaps ? Q2_AUTOCLEAR_BITMAPS : 0;
+	if (!bitmaps && !q2_ext_find(l, QCOW2_EXT_BITMAPS) && !(l->autoclear & Q2_AUTOCLEAR_BITMAPS))
 		return 0;
 	if (!slot) {
 		ret = refresh(l, err);
@@ -369,10 +371,10 @@ int q2_header_set_bitmaps(struct q2_layer *l, const uint8_t *bitmaps, struct qco
 			ret = q2_header_compose(l, NULL, 0, bitmaps, err);
 		if (ret)
 			return ret;
-		l->autoclear = bitmaps ? Q2_AUTOCLEAR_BITMAPS : 0;
+		l->autoclear = autoclear;
 		return write_cluster(l, err);
 	}
-	l->autoclear = bitmaps ? Q2_AUTOCLEAR_BITMAPS : 0;
+	l->autoclear = autoclear;
 	slot->type = bitmaps ? QCOW2_EXT_BITMAPS : QCOW2_EXT_PADDING;
 	put32(l->header + slot->data_offset - 8, slot->type);
 	if (bitmaps)
@@ -414,6 +416,7 @@ static int bitmaps_stay(struct q2_layer *l, bool *stay, struct qcow2_error *err)
 int q2_drop_autoclear(struct q2_layer *l, bool guest_data, struct qcow2_error *err)
 {
 	uint64_t old = l->autoclear, keep = old & Q2_AUTOCLEAR_BITMAPS;
+	uint64_t raw = q2_has_data_file(l) ? Q2_AUTOCLEAR_DATA_RAW : 0;
 	bool stay;
 	int ret;
 
@@ -426,10 +429,11 @@ int q2_drop_autoclear(struct q2_layer *l, bool guest_data, struct qcow2_error *e
 				      "%s: guest data cannot be written while bitmaps that record writes are edited", l->name);
 		keep = stay ? keep : 0;
 	}
-	if (old == keep)
+	raw &= old;
+	if (old == (keep | raw))
 		return 0;
-	l->autoclear = keep;
-	q2_header_set_autoclear(l->header, keep);
+	l->autoclear = keep | raw;
+	q2_header_set_autoclear(l->header, l->autoclear);
 	ret = q2_pwrite(l, l->header, Q2_V3_HEADER_LEN, 0, "the header", err);
 	if (!ret)
 		ret = q2_sync(l, err);
@@ -499,7 +503,7 @@ int qcow2_set_ext(struct qcow2_image *img, uint32_t type, const void *data, uint
 		}
 		ret = q2_header_compose(l, &ext, 1, valid ? bitmaps : NULL, err);
 		if (!ret && !valid)
-			l->autoclear = 0;
+			l->autoclear &= ~Q2_AUTOCLEAR_BITMAPS;
 	}
 	if (!ret)
 		ret = write_cluster(l, err);

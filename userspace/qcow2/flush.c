@@ -88,6 +88,9 @@ int q2_flush(struct q2_layer *l, struct qcow2_error *err)
 	uint64_t i;
 	int ret;
 
+	ret = l->data ? q2_sync(l->data, err) : 0;
+	if (ret)
+		return ret;
 	if (!w->dirty)
 		return q2_sync(l, err);
 
@@ -139,6 +142,8 @@ int q2_flush(struct q2_layer *l, struct qcow2_error *err)
 	w->fresh = false;
 
 	ret = q2_do_frees(l, err);
+	if (!ret)
+		ret = q2_packed_flushed(l, err);
 	if (!ret)
 		ret = q2_refb_write(l, err);
 	if (!ret)

@@ -98,17 +98,10 @@ static int refuse_features(struct q2_layer *l, struct qcow2_error *err)
 		return q2_err(err, EOPNOTSUPP,
 			      "%s: incompatible feature bit 0 (dirty) is set: refcounts are stale; run `qemu-img check -r all`",
 			      l->name);
-	if (bits & Q2_INCOMPAT_DATA_FILE)
-		return q2_err(err, EOPNOTSUPP,
-			      "%s: incompatible feature bit 2 (external data file) is not supported", l->name);
-	if (bits & Q2_INCOMPAT_COMPRESSION)
-		return q2_err(err, EOPNOTSUPP,
-			      "%s: incompatible feature bit 3 (compression type): type %u%s is not supported, only deflate",
-			      l->name, l->header[H_COMPRESSION],
-			      l->header[H_COMPRESSION] == 1 ? " (zstd)" : "");
 	if (bits & Q2_INCOMPAT_EXTL2)
 		return q2_err(err, EOPNOTSUPP,
 			      "%s: incompatible feature bit 4 (extended L2 entries) is not supported", l->name);
+	bits &= ~(Q2_INCOMPAT_COMPRESSION | Q2_INCOMPAT_DATA_FILE);
 	if (!bits)
 		return 0;
 	bit = (unsigned int)__builtin_ctzll(bits);
@@ -130,6 +123,41 @@ static int refuse_features(struct q2_layer *l, struct qcow2_error *err)
 		return ret;
 	}
 	return q2_err(err, EOPNOTSUPP, "%s: incompatible feature bit %u is unknown", l->name, bit);
+}
+
+/* the bit is there to keep those out that do not know the field */
+static int parse_compression(struct q2_layer *l, uint32_t length, struct qcow2_error *err)
+{
+	bool bit = l->incompatible & Q2_INCOMPAT_COMPRESSION;
+
+	l->compression = length > H_COMPRESSION ? l->header[H_COMPRESSION] : QCOW2_COMPRESSION_DEFLATE;
+	if (l->compression && !bit)
+		return q2_err(err, EUCLEAN, "%s: header: compression_type %u without incompatible feature bit 3",
+			      l->name, l->compression);
+	if (!l->compression && bit)
+		return q2_err(err, EUCLEAN, "%s: header: incompatible feature bit 3 with compression_type 0, deflate",
+			      l->name);
+	if (l->compression > QCOW2_COMPRESSION_ZSTD)
+		return q2_err(err, EOPNOTSUPP,
+			      "%s: header: compression_type %u is not supported, only 0 (deflate) and 1 (zstd)",
+			      l->name, l->compression);
+	return 0;
+}
+
+static int parse_data_file(struct q2_layer *l, struct qcow2_error *err)
+{
+	const struct qcow2_header_ext *ext = find_ext(l, QCOW2_EXT_DATA_FILE);
+
+	if (!q2_has_data_file(l))
+		return 0;
+	if (!ext)
+		return q2_err(err, EUCLEAN,
+			      "%s: header: incompatible feature bit 2 (external data file), and no extension 0x%08x that names the file",
+			      l->name, QCOW2_EXT_DATA_FILE);
+	if (!ext->len || ext->len > QCOW2_MAX_BACKING_NAME)
+		return q2_err(err, EUCLEAN, "%s: header: data file name of %u bytes, not 1 to %u", l->name, ext->len,
+			      QCOW2_MAX_BACKING_NAME);
+	return take_string(l, ext->data, ext->len, "data file name", &l->data_file, err);
 }
 
 static bool overlap(uint64_t a, uint64_t alen, uint64_t b, uint64_t blen)
@@ -269,9 +297,11 @@ int q2_header_parse(struct q2_layer *l, struct qcow2_error *err)
 	ret = refuse_features(l, err);
 	if (ret)
 		return ret;
-	if (length > H_COMPRESSION && l->header[H_COMPRESSION])
-		return q2_err(err, EUCLEAN, "%s: header: compression_type %u without incompatible feature bit 3",
-			      l->name, l->header[H_COMPRESSION]);
+	ret = parse_compression(l, length, err);
+	if (!ret)
+		ret = parse_data_file(l, err);
+	if (ret)
+		return ret;
 	if (l->refcount_order > 6)
 		return q2_err(err, EUCLEAN, "%s: header: refcount_order %u is over 6", l->name, l->refcount_order);
 	ret = parse_tables(l, fixed, err);
@@ -347,10 +377,14 @@ int q2_header_build(struct q2_layer *l, const struct qcow2_create_opts *opts,
 	put64(h + H_SIZE, l->size);
 	put32(h + H_REFCOUNT_ORDER, 4);
 	put32(h + H_LENGTH, Q2_HEADER_LEN);
+	h[H_COMPRESSION] = (uint8_t)l->compression;
+	put64(h + H_INCOMPAT, l->incompatible);
 	p = h + Q2_HEADER_LEN;
 	if (backing_len)
 		p = put_ext(p, end, QCOW2_EXT_BACKING_FORMAT, opts->backing_format,
 			    strlen(opts->backing_format));
+	if (opts->data_file)
+		p = put_ext(p, end, QCOW2_EXT_DATA_FILE, opts->data_file, strlen(opts->data_file));
 	for (i = 0; i < opts->ext_count; i++)
 		p = put_ext(p, end, opts->ext[i].type, opts->ext[i].data, opts->ext[i].len);
 	p = put_ext(p, end, QCOW2_EXT_END, NULL, 0);
@@ -359,6 +393,8 @@ int q2_header_build(struct q2_layer *l, const struct qcow2_create_opts *opts,
 			      "%s: header extensions and backing file name do not fit into one cluster of %u bytes: take a larger cluster_size",
 			      l->name, l->cluster_size);
 	ret = q2_ext_parse(l, Q2_HEADER_LEN, (size_t)(p - h), err);
+	if (!ret)
+		ret = parse_data_file(l, err);
 	if (ret || !backing_len)
 		return ret;
 	q2_header_set_backing(h, (uint64_t)(p - h), (uint32_t)backing_len);

@@ -28,6 +28,7 @@
 #define Q2_INCOMPAT_COMPRESSION	(1ull << 3)
 #define Q2_INCOMPAT_EXTL2	(1ull << 4)
 #define Q2_AUTOCLEAR_BITMAPS	(1ull << 0)
+#define Q2_AUTOCLEAR_DATA_RAW	(1ull << 1)
 
 /* L1 and L2 entries */
 #define Q2_COPIED		(1ull << 63)
@@ -93,6 +94,7 @@ struct q2_writer {
 	uint64_t reft_entries;
 	uint64_t reft_lo, reft_hi;	/* entries that differ from the disk's */
 	bool reft_moved;
+	uint64_t packed;	/* end of the last compressed cluster, room behind it */
 	struct q2_cache refb;	/* refcount blocks by index */
 	uint64_t l1_lo, l1_hi;	/* entries that differ from the disk's */
 	struct q2_span *frees;	/* to be freed once nothing on disk refers to them */
@@ -137,12 +139,16 @@ struct q2_layer {
 	uint64_t reft_off;
 	uint32_t reft_clusters;
 	char *backing_file, *backing_format;
+	char *data_file;	/* name of the external data file ... */
+	struct q2_layer *data;	/* ... and the file, if it is open */
 	uint8_t *header;
 	struct qcow2_header_ext *ext;
 	unsigned int ext_count;
 	struct q2_bitmaps *bitmaps;	/* NULL: not loaded */
 	struct q2_cache l2;
-	uint8_t *zbuf;		/* one inflated cluster ... */
+	unsigned int compression;	/* QCOW2_COMPRESSION_* */
+	struct ZSTD_DCtx_s *zctx;
+	uint8_t *zbuf;		/* one decompressed cluster ... */
 	uint64_t zkey;		/* ... of this L2 entry, 0 = none */
 	struct q2_writer *w;	/* open for writing */
 };
@@ -213,6 +219,7 @@ int q2_own_load(struct q2_layer *l, struct q2_bitmaps *bm, struct q2_own **own, 
 		struct qcow2_error *err);
 
 /* chain.c */
+bool q2_same_file(const struct q2_layer *a, const struct q2_layer *b);
 int q2_open_file(const char *path, int oflags, unsigned int mode,
 		 struct q2_layer **out, struct qcow2_error *err);
 void q2_layer_free(struct q2_layer *l);
@@ -235,6 +242,26 @@ int q2_read(struct qcow2_image *img, uint64_t off, uint8_t *buf, uint64_t len,
 void q2_compressed_place(const struct q2_layer *l, uint64_t entry,
 			 uint64_t *off, uint64_t *len);
 
+/* compress.c */
+int q2_decompress(struct q2_layer *l, uint64_t guest, uint64_t entry,
+		  struct qcow2_error *err);
+void q2_decompress_free(struct q2_layer *l);
+
+/* datafile.c */
+int q2_check_data_name(const char *referrer, const char *name,
+		       struct qcow2_error *err);
+int q2_data_open(struct qcow2_image *img, struct q2_layer *l,
+		 unsigned int flags, struct qcow2_error *err);
+int q2_data_create(struct qcow2_image *img, struct q2_layer *l,
+		   const struct qcow2_create_opts *o, struct qcow2_error *err);
+int q2_data_fill(struct q2_layer *l, struct qcow2_error *err);
+int q2_data_alloc(struct q2_layer *l, uint64_t off, uint64_t len,
+		  uint64_t *host, uint64_t *got, struct qcow2_error *err);
+int q2_data_zero(struct q2_layer *l, uint64_t off, uint64_t len, bool *done,
+		 struct qcow2_error *err);
+int q2_data_decode(struct q2_layer *l, uint64_t guest, uint64_t entry,
+		   uint64_t need, struct q2_extent *x, struct qcow2_error *err);
+
 /* refcount.c */
 uint64_t q2_refcount_in(const void *block, unsigned int order, uint64_t idx);
 int q2_reft_load(struct q2_layer *l, uint64_t **table, uint64_t *entries,
@@ -248,19 +275,31 @@ int q2_alloc(struct q2_layer *l, uint64_t want, uint64_t *first, uint64_t *got,
 	     struct qcow2_error *err);
 int q2_alloc_contig(struct q2_layer *l, uint64_t n, uint64_t *first,
 		    struct qcow2_error *err);
+int q2_ref(struct q2_layer *l, uint64_t cluster, bool *counted,
+	   struct qcow2_error *err);
 int q2_free_later(struct q2_layer *l, uint64_t off, uint64_t len,
 		  struct qcow2_error *err);
 int q2_do_frees(struct q2_layer *l, struct qcow2_error *err);
+int q2_refcount_get(struct q2_layer *l, uint64_t cluster, uint16_t *count,
+		    struct qcow2_error *err);
 int q2_refb_write(struct q2_layer *l, struct qcow2_error *err);
 int q2_free_now(struct q2_layer *l, uint64_t first, uint64_t count, struct qcow2_error *err);
-int q2_refcount_get(struct q2_layer *l, uint64_t cluster, uint16_t *count, struct qcow2_error *err);
 int q2_refcount_lower(struct q2_layer *l, uint64_t cluster, uint16_t count, struct qcow2_error *err);
 
 /* flush.c */
 int q2_flush(struct q2_layer *l, struct qcow2_error *err);
 
 /* write.c */
+int q2_begin(struct q2_layer *l, struct qcow2_error *err);
 int q2_l2_evict(struct q2_layer *l, struct q2_ent *e, struct qcow2_error *err);
+int q2_l2_entry(struct q2_layer *l, uint64_t off, struct q2_ent **ent, uint64_t **p,
+		struct qcow2_error *err);
+void q2_l2_changed(struct q2_layer *l, struct q2_ent *e);
+void q2_set_l1(struct q2_layer *l, uint64_t idx, uint64_t cluster);
+int q2_drop_old(struct q2_layer *l, uint64_t entry, struct qcow2_error *err);
+
+/* packed.c */
+int q2_packed_flushed(struct q2_layer *l, struct qcow2_error *err);
 
 static inline uint32_t get32(const uint8_t *p)
 {
@@ -298,6 +337,23 @@ static inline uint64_t q2_min(uint64_t a, uint64_t b)
 static inline uint64_t q2_max(uint64_t a, uint64_t b)
 {
 	return a > b ? a : b;
+}
+
+static inline bool q2_has_data_file(const struct q2_layer *l)
+{
+	return l->incompatible & Q2_INCOMPAT_DATA_FILE;
+}
+
+/* the data file alone is the guest's disk as well */
+static inline bool q2_data_raw(const struct q2_layer *l)
+{
+	return q2_has_data_file(l) && l->autoclear & Q2_AUTOCLEAR_DATA_RAW;
+}
+
+/* the file that has the guest's data */
+static inline struct q2_layer *q2_data_of(struct q2_layer *l)
+{
+	return l->data ? l->data : l;
 }
 
 /* without overflow, for sizes up to 2^64 - 1 */

@@ -25,7 +25,8 @@
  *		of a change of the metadata), as they come.
  * Trust:	whatever is in an image file is checked before it is used; a
  *		hostile image yields an error, never a wild access. The name of
- *		the backing file is in the image too: see %QCOW2_OPEN_SAME_DIR.
+ *		the backing file is in the image too, and that of a data file:
+ *		see %QCOW2_OPEN_SAME_DIR.
  * Threads:	an image may be used by several threads, each call takes the
  *		image's lock (also for its I/O); only qcow2_close() must be
  *		alone. Different images are independent. No global state.
@@ -52,6 +53,10 @@ extern "C" {
 #define QCOW2_MAX_REFTABLE_BYTES (8u << 20)	/* QEMU's limit */
 #define QCOW2_MAX_BITMAPS	65535u	/* QEMU's limit */
 #define QCOW2_MAX_BITMAP_NAME	1023u	/* bytes, without the NUL */
+
+/* How clusters are compressed: an image has one type */
+#define QCOW2_COMPRESSION_DEFLATE	0u
+#define QCOW2_COMPRESSION_ZSTD		1u
 
 /* Header extension types */
 #define QCOW2_EXT_END			0x00000000u
@@ -104,6 +109,7 @@ struct qcow2_header_ext {
 #define QCOW2_CREATE_EXCL	(1u << 0)  /* -EEXIST if the file exists; else it is emptied */
 #define QCOW2_CREATE_NO_BACKING	(1u << 1)  /* record the backing file, do not open it */
 #define QCOW2_CREATE_BITMAPS	(1u << 2)  /* keep a slot for the bitmaps extension, see qcow2_edit_commit() */
+#define QCOW2_CREATE_NO_DATA_FILE (1u << 8)  /* record the data file, neither open nor make it */
 
 /**
  * struct qcow2_create_opts - what qcow2_create() shall make; zero = default
@@ -117,6 +123,19 @@ struct qcow2_header_ext {
  * @backing_format: "qcow2" or "raw"; must be given with @backing_file
  * @ext: @ext_count private header extensions, copied
  * @ext_count: 0 = none. All of the header must fit into one cluster.
+ * @compression: QCOW2_COMPRESSION_*, what compressed clusters will be; zstd
+ *	needs QEMU 5.1 to read the image, whether it has such clusters or not
+ * @data_file: name of an external data file as it is to stand in the image, NULL =
+ *	none. A relative name means relative to the directory of the new image here,
+ *	but to the working directory in QEMU (7.2, 10.0): who wants both gives an
+ *	absolute one. A file or device that exists is taken with what it has, and never
+ *	emptied; else it is made. Files are extended to @virtual_size, a device must
+ *	have it.
+ * @data_file_raw: @data_file alone is the guest's disk too, now and whatever is
+ *	written: all of it is data at once (what it has is what the guest reads).
+ *	Needs an L2 entry for each cluster, which is written here: 8 bytes (1 TiB:
+ *	128 MiB with clusters of 64 KiB, 4 MiB with clusters of 2 MiB). Not with
+ *	@backing_file.
  * @flags: QCOW2_CREATE_*
  * @mode: permissions of the new file (before umask), 0 = 0600
  */
@@ -127,6 +146,9 @@ struct qcow2_create_opts {
 	const char *backing_format;
 	const struct qcow2_header_ext *ext;
 	unsigned int ext_count;
+	unsigned int compression;
+	const char *data_file;
+	bool data_file_raw;
 	unsigned int flags;
 	unsigned int mode;
 };
@@ -152,7 +174,9 @@ int qcow2_create(const char *path, const struct qcow2_create_opts *opts,
 /* flags of qcow2_open() */
 #define QCOW2_OPEN_WRITE	(1u << 0)  /* layer 0 writable; the others never are */
 #define QCOW2_OPEN_NO_BACKING	(1u << 1)  /* layer 0 alone; see below */
-#define QCOW2_OPEN_SAME_DIR	(1u << 2)  /* refuse backing names that contain a '/' (for chains of doubtful origin) */
+#define QCOW2_OPEN_SAME_DIR	(1u << 2)  /* refuse backing names that contain a '/' (for chains of doubtful origin);
+					    * names of data files too */
+#define QCOW2_OPEN_NO_DATA_FILE	(1u << 8)  /* data files are not opened: metadata alone; see below */
 #define QCOW2_OPEN_REUSE	(1u << 3)  /* with WRITE: free clusters first, from the beginning of the file; else new ones are appended */
 
 /**
@@ -168,13 +192,21 @@ int qcow2_create(const char *path, const struct qcow2_create_opts *opts,
  * With %QCOW2_OPEN_NO_BACKING ranges that only the backing file could tell are
  * %QCOW2_RUN_UNALLOCATED in qcow2_map() and -EOPNOTSUPP in qcow2_read().
  *
+ * An external data file is opened as the image that names it is (for writing or
+ * not); a relative name is resolved as that of a backing file. With
+ * %QCOW2_OPEN_NO_DATA_FILE everything works that needs no data of the guest:
+ * qcow2_map() and qcow2_read() are -EOPNOTSUPP where the data file has it, as are
+ * qcow2_alloc_write() and qcow2_write(). -ELOOP if a data file is another file of
+ * the image or its chain too.
+ *
  * Refused by name (-EOPNOTSUPP): version 2, encryption, and the incompatible
- * features dirty, corrupt, external data file, compression type other than
- * deflate, extended L2 entries, and any unknown one. For writing also:
+ * features dirty, corrupt, extended L2 entries, and any unknown one; a
+ * compression type other than deflate and zstd. For writing also:
  * internal snapshots, refcounts that are not 16 bits wide.
  *
  * The first change clears the autoclear bits, as the format demands of who does
- * not maintain what they stand for: all but that of bitmaps; that one, too, when
+ * not maintain what they stand for: all but that of a raw data file, which stays
+ * what it is, and that of bitmaps; that one goes, too, when
  * guest data is changed and a bitmap that records (%QCOW2_BITMAP_AUTO, not
  * %QCOW2_BITMAP_IN_USE) would miss it, or the bitmaps cannot be read. The image
  * has no bitmaps then, and qcow2_repair() gives back their clusters. A damaged
@@ -218,6 +250,10 @@ enum qcow2_format {
  * @backing_format: as it stands in the image, NULL = none (owned by the image)
  * @incompatible, @compatible, @autoclear: feature bits
  * @snapshots:	number of internal snapshots (they are not looked at)
+ * @compression: QCOW2_COMPRESSION_*, 0 for raw
+ * @data_file:	name of the external data file as it stands in the image, NULL =
+ *		none (owned by the image)
+ * @data_fd:	its descriptor, -1 if there is none or it is not open; else as @fd
  */
 struct qcow2_layer {
 	enum qcow2_format format;
@@ -232,6 +268,9 @@ struct qcow2_layer {
 	uint64_t compatible;
 	uint64_t autoclear;
 	uint32_t snapshots;
+	unsigned int compression;
+	const char *data_file;
+	int data_fd;
 };
 
 /** qcow2_layers - number of layers, at least 1 */
@@ -252,6 +291,13 @@ uint32_t qcow2_cluster_size(const struct qcow2_image *img);
 
 /** qcow2_fd - descriptor of layer 0, see struct qcow2_layer */
 int qcow2_fd(const struct qcow2_image *img);
+
+/**
+ * qcow2_data_fd - descriptor of the file that has the guest's data of layer 0
+ *
+ * That of the external data file (-1 if it is not open), without one qcow2_fd().
+ */
+int qcow2_data_fd(const struct qcow2_image *img);
 
 /**
  * qcow2_get_ext - find a header extension of layer @layer
@@ -325,7 +371,8 @@ enum qcow2_run_type {
  * @type:	see enum qcow2_run_type
  * @layer:	the layer that decides; %QCOW2_LAYER_NONE when no layer has the
  *		range (it is then ZERO, or UNALLOCATED, see there)
- * @fd:		file of that layer for DATA, else -1; never to be closed
+ * @fd:		file of that layer for DATA (its data file, if it has one), else -1;
+ *		never to be closed
  * @host_offset: place in @fd for DATA, else 0. The range host_offset to
  *		host_offset + length lies within the file (of a writable
  *		layer: within what is allocated, the file is extended by flush).
@@ -380,7 +427,7 @@ int qcow2_read(struct qcow2_image *img, uint64_t offset, void *buf,
  * @length:  bytes, at least 1; a multiple of the cluster size, or up to the end
  *	     of the image: only whole clusters, since nothing fills the rest from
  *	     the backing file (use qcow2_write() for parts)
- * @host_offset: where in qcow2_fd() to write, multiple of the cluster size
+ * @host_offset: where in qcow2_data_fd() to write, multiple of the cluster size
  * @got:     bytes that are contiguous there, from the beginning of the range, at
  *	     least one cluster (or all, if that is less), at most @length
  *
@@ -391,7 +438,9 @@ int qcow2_read(struct qcow2_image *img, uint64_t offset, void *buf,
  * that is allocated already is given again (overwritten in place), unless it is
  * compressed. Reading a range between alloc and write gives whatever is there.
  * New clusters are appended to the file in the order of the calls, or, with
- * %QCOW2_OPEN_REUSE, are the lowest free ones.
+ * %QCOW2_OPEN_REUSE, are the lowest free ones. With an external data file the
+ * place is @offset, in that file; a file (not a device) has been extended to it,
+ * and becomes longer than the guest if more is written.
  */
 int qcow2_alloc_write(struct qcow2_image *img, uint64_t offset,
 		      uint64_t length, uint64_t *host_offset, uint64_t *got,
@@ -403,7 +452,8 @@ int qcow2_alloc_write(struct qcow2_image *img, uint64_t offset,
  * @length: multiple of the cluster size, or up to the end of the image; 0 is fine
  *
  * Without a backing file unallocated clusters read as zeros anyway and stay
- * unallocated. A cluster that had a place keeps it for a later write.
+ * unallocated. A cluster that had a place keeps it for a later write. A raw data
+ * file is zeroed itself, at once (a hole, where that can be had).
  */
 int qcow2_set_zero(struct qcow2_image *img, uint64_t offset, uint64_t length,
 		   struct qcow2_error *err);
@@ -420,12 +470,49 @@ int qcow2_write(struct qcow2_image *img, uint64_t offset, const void *buf,
 		size_t length, struct qcow2_error *err);
 
 /**
+ * qcow2_compress - compress one cluster
+ * @type:  QCOW2_COMPRESSION_*, that of the image, see struct qcow2_layer
+ * @level: 1 to 9 (deflate) or 22 (zstd), 0 = the usual one
+ * @in:    @cluster_size bytes; the caller fills the last cluster of an image up
+ *	   with zeros
+ * @out:   room for @cluster_size - 1 bytes
+ * @out_len: bytes in @out, less than @cluster_size
+ *
+ * No image, no lock, no state: as many threads as one likes may compress, while
+ * qcow2_write_compressed() takes the results.
+ *
+ * Return: 0; -E2BIG when it does not pay (the cluster did not become shorter: it
+ * is to be written plain), -EINVAL, -ENOMEM.
+ */
+int qcow2_compress(unsigned int type, int level, const void *in,
+		   size_t cluster_size, void *out, size_t *out_len);
+
+/**
+ * qcow2_write_compressed - put a compressed cluster into the file
+ * @offset: guest offset, multiple of the cluster size
+ * @data:   what qcow2_compress() made of the cluster's content with the image's
+ *	    compression type; it is not looked at
+ * @len:    1 to cluster size - 1
+ *
+ * Compressed clusters lie one behind the other, byte by byte; the first after a
+ * flush begins at a multiple of 4096 (or of the cluster size, if that is less),
+ * so that what is durable is not written again. What the guest cluster had
+ * before becomes free with the next flush. The data is written by the call: a
+ * failure leaves the guest cluster as it was. -EFBIG where the file has become
+ * too long for the place to be told (clusters of 2 MiB: 512 TiB), -EOPNOTSUPP
+ * with an external data file.
+ */
+int qcow2_write_compressed(struct qcow2_image *img, uint64_t offset,
+			   const void *data, size_t len, struct qcow2_error *err);
+
+/**
  * qcow2_flush - make everything so far durable, in crash-safe order
  *
- * Data, refcounts and new L2 tables, fsync; what refers to them (refcount table,
- * then L1, L2 tables that were durable already, header), fsync. After a crash the image is
- * as the previous flush left it (apart from ranges overwritten in place), with
- * leaked clusters at most; before the first flush it has no header.
+ * The data file, fsync. Data, refcounts and new L2 tables, fsync; what refers to
+ * them (refcount table, then L1, L2 tables that were durable already, header),
+ * fsync. After a crash the image is as the previous flush left it (apart from
+ * ranges overwritten in place), with leaked clusters at most; before the first
+ * flush it has no header.
  *
  * All ranges from qcow2_alloc_write() must have been written, i.e. the writes
  * have completed, and nobody allocates or writes meanwhile. After a failure
@@ -475,9 +562,10 @@ struct qcow2_check_report {
  *
  * Reads the file, so changes that were not flushed are -EBUSY. Return: 0 when
  * the check was done, whatever it found; an error when it could not be done
- * (-EOPNOTSUPP with internal snapshots, or bitmaps that
- * use what this library does not know). Bitmaps are counted when they are valid
- * (autoclear bit 0). Memory: 2 bytes per cluster of the file, where it is used.
+ * (-EOPNOTSUPP with internal snapshots, or bitmaps that use what this library does
+ * not know). Bitmaps are counted when they are valid (autoclear bit 0). Data in an
+ * external data file has no refcounts; that it is there is looked at if the file
+ * is open. Memory: 2 bytes per cluster of the file, where it is used.
  */
 int qcow2_check(struct qcow2_image *img, unsigned int layer,
 		struct qcow2_check_report *report, struct qcow2_error *err);
@@ -500,176 +588,14 @@ int qcow2_check(struct qcow2_image *img, unsigned int layer,
 int qcow2_repair(struct qcow2_image *img, unsigned int flags,
 		 struct qcow2_check_report *report, struct qcow2_error *err);
 
-/* ---- bitmaps (of layer 0) ---------------------------------------------- */
-
-#define QCOW2_BITMAP_IN_USE	(1u << 0)  /* not valid: being changed, or whoever did so was cut off */
-#define QCOW2_BITMAP_AUTO	(1u << 1)  /* enabled: records the writes to the image */
-
-/**
- * struct qcow2_bitmap - facts about one bitmap
- * @name:	any bytes but NUL, no certain encoding; followed by a NUL, owned by
- *		the image, valid until a commit, or until the bitmaps are dropped
- *		because guest data is changed (see qcow2_open())
- * @name_len:	bytes in @name, 1 to %QCOW2_MAX_BITMAP_NAME
- * @flags:	QCOW2_BITMAP_*
- * @granularity_bits: one bit stands for 2^granularity_bits bytes; 9 to 31
- * @granules:	bits: the size of the image by the granularity, rounded up
- * @bytes:	of the bitmap as it is stored: granule n is bit n % 8 (0 is the
- *		least significant) of byte n / 8
- * @table_entries, @table_offset: where the table is that names its clusters
- */
-struct qcow2_bitmap {
-	const char *name;
-	uint16_t name_len;
-	uint32_t flags;
-	uint8_t granularity_bits;
-	uint64_t granules;
-	uint64_t bytes;
-	uint32_t table_entries;
-	uint64_t table_offset;
-};
-
-/**
- * qcow2_bitmap_count - how many bitmaps are there
- *
- * The directory is read and checked as a whole by the first call that wants it:
- * one bad entry is an error of all of them (EUCLEAN, or EOPNOTSUPP for extra data,
- * unknown flags and types). An image whose autoclear bit 0 is not set has none.
- */
-int qcow2_bitmap_count(struct qcow2_image *img, unsigned int *nr,
-		       struct qcow2_error *err);
-
-/**
- * qcow2_get_bitmap - facts about one bitmap
- * @i: 0 to the count - 1, else -EINVAL; in the order of the directory
- */
-int qcow2_get_bitmap(struct qcow2_image *img, unsigned int i,
-		     struct qcow2_bitmap *b);
-
-/** qcow2_find_bitmap - the number of the bitmap of that name, or -ENOENT */
-int qcow2_find_bitmap(struct qcow2_image *img, const char *name, size_t len,
-		      unsigned int *i);
-
-/**
- * qcow2_bitmap_read - read the bits
- * @offset: of the bytes described in struct qcow2_bitmap
- * @buf:    @len bytes, offset + len <= bytes; undefined after a failure
- *
- * Bits behind the last granule come as 0. Bitmaps in use can be read, too: what
- * it is worth is the caller's to judge.
- */
-int qcow2_bitmap_read(struct qcow2_image *img, unsigned int i, uint64_t offset,
-		      void *buf, size_t len, struct qcow2_error *err);
-
-/**
- * qcow2_bitmap_place - where in the file the bits lie, if they lie in one piece
- * @host_offset: of the first byte. The clusters are all there, one after the other.
- *
- * Return: 0, -ENODATA if not, or an error.
- */
-int qcow2_bitmap_place(struct qcow2_image *img, unsigned int i,
-		       uint64_t *host_offset, struct qcow2_error *err);
-
-/**
- * struct qcow2_bitmaps_edit - a new bitmap directory in the making (opaque)
- *
- * It begins with no bitmaps; what is not kept or added is gone after the commit.
- * Until then the image has the old ones. One edit at a time (-EBUSY); it has to
- * end, by commit or abort, before the image is closed.
- */
-struct qcow2_bitmaps_edit;
-
-/**
- * qcow2_bitmaps_edit_begin - begin to make a new directory
- *
- * The image is open for writing. The old bitmaps must be sound: directory, tables,
- * and refcounts of 1 for what they take (-EUCLEAN). Guest data should not be
- * written until the commit: bitmaps that record would miss it (-EBUSY if old
- * ones would).
- */
-int qcow2_bitmaps_edit_begin(struct qcow2_image *img,
-			     struct qcow2_bitmaps_edit **edit,
-			     struct qcow2_error *err);
-
-/** qcow2_edit_keep - take over old bitmap @i, with these flags */
-int qcow2_edit_keep(struct qcow2_bitmaps_edit *edit, unsigned int i,
-		    uint32_t flags, struct qcow2_error *err);
-
-/** qcow2_edit_keep_as - take over old bitmap @i, with another name */
-int qcow2_edit_keep_as(struct qcow2_bitmaps_edit *edit, unsigned int i,
-		       const char *name, size_t len, uint32_t flags,
-		       struct qcow2_error *err);
-
-/**
- * qcow2_edit_clusters - data clusters that a bitmap of the image takes
- * @granularity_bits: 9 to 31
- */
-uint64_t qcow2_edit_clusters(const struct qcow2_image *img,
-			     unsigned int granularity_bits);
-
-/**
- * qcow2_edit_alloc - get clusters that lie in a row
- * @host_offset: where they begin
- *
- * For qcow2_edit_add_at() of the same edit; the commit frees those that no
- * bitmap took. Before they are written they hold anything.
- */
-int qcow2_edit_alloc(struct qcow2_bitmaps_edit *edit, uint64_t clusters,
-		     uint64_t *host_offset, struct qcow2_error *err);
-
-/**
- * qcow2_edit_add - a new bitmap in new clusters, which lie in a row
- * @name:  @len bytes, 1 to %QCOW2_MAX_BITMAP_NAME, no NUL, no other bitmap's in the
- *	   new directory; copied
- * @flags: QCOW2_BITMAP_*
- * @host_offset: where in qcow2_fd() they begin. Before the commit the caller writes
- *	   qcow2_edit_clusters() whole clusters there (zeros behind the bits).
- */
-int qcow2_edit_add(struct qcow2_bitmaps_edit *edit, const char *name, size_t len,
-		   unsigned int granularity_bits, uint32_t flags,
-		   uint64_t *host_offset, struct qcow2_error *err);
-
-/**
- * qcow2_edit_add_at - a new bitmap in clusters that are there
- * @host_offset: multiple of the cluster size. qcow2_edit_clusters() clusters from
- *	   there on are data of old bitmaps (several, in part, as they lie) that
- *	   are not kept, or came from qcow2_edit_alloc(), and no other bitmap of
- *	   the new directory has them; else -EINVAL.
- */
-int qcow2_edit_add_at(struct qcow2_bitmaps_edit *edit, const char *name,
-		      size_t len, unsigned int granularity_bits, uint32_t flags,
-		      uint64_t host_offset, struct qcow2_error *err);
-
-/**
- * qcow2_edit_commit - replace the old directory by the new one, on disk
- * @edit: is gone afterwards, also after a failure
- *
- * What the bitmaps hold was written. Does what qcow2_flush() does, so what is said
- * there holds. Then the header is made to name the new directory, by one write of
- * the first 512 bytes of the file, and what only the old bitmaps had is freed.
- * After a crash the image has the old bitmaps or the new ones, with leaked
- * clusters at most. After a failure that is one of the two, too; if it came
- * when the header was written nothing more can be written (-ESHUTDOWN).
- *
- * Where the bitmaps extension does not lie within the first 512 bytes, in images
- * that other tools made or that were not created with %QCOW2_CREATE_BITMAPS, the
- * header is arranged anew the first time: see qcow2_set_ext().
- */
-int qcow2_edit_commit(struct qcow2_bitmaps_edit *edit, struct qcow2_error *err);
-
-/**
- * qcow2_edit_abort - drop the new directory
- * @edit: may be NULL; is gone afterwards. The next flush frees its clusters.
- */
-void qcow2_edit_abort(struct qcow2_bitmaps_edit *edit);
-
 /*
- * To come: compressed writes (qcow2_write_compressed), external data files, change
- * of the backing file. None of them changes what is above.
+ * To come: change of the backing file. It changes nothing of what is above.
  */
 
 #ifdef __cplusplus
 }
 #endif
+
+#include "qcow2-bitmap.h"
 
 #endif /* QCOW2_H */

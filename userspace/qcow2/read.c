@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 /* Where are the bytes: L2 tables, one layer, the chain; and reading them */
-#include <zlib.h>
-
 #include "qcow2-int.h"
 
 #define ull(x)	((unsigned long long)(x))
@@ -86,6 +84,8 @@ static int decode(struct q2_layer *l, uint64_t guest, uint64_t entry, uint64_t n
 	uint64_t off, len;
 	const char *what;
 
+	if (q2_has_data_file(l))
+		return q2_data_decode(l, guest, entry, need, x, err);
 	x->host = 0;
 	x->entry = entry;
 	if (entry & Q2_COMPRESSED) {
@@ -221,54 +221,6 @@ static int map_chain(struct qcow2_image *img, uint64_t off, uint64_t len, struct
 	return 0;
 }
 
-static int inflate_cluster(struct q2_layer *l, uint64_t guest, uint64_t entry,
-			   struct qcow2_error *err)
-{
-	uint64_t off, len;
-	uint8_t *in;
-	z_stream z;
-	int ret;
-
-	if (l->zkey == entry)
-		return 0;
-	l->zkey = 0;
-	if (!l->zbuf)
-		l->zbuf = malloc(l->cluster_size);
-	q2_compressed_place(l, entry, &off, &len);
-	len = q2_min(len, l->file_size - off);
-	/* at most two clusters: the length has cluster_bits - 8 bits of sectors */
-	in = malloc(len);
-	if (!l->zbuf || !in) {
-		free(in);
-		return q2_err(err, ENOMEM, "%s: out of memory", l->name);
-	}
-	ret = q2_pread(l, in, len, off, "compressed data", err);
-	if (ret)
-		goto out;
-	memset(&z, 0, sizeof(z));
-	z.next_in = in;
-	z.avail_in = (uInt)len;
-	z.next_out = l->zbuf;
-	z.avail_out = l->cluster_size;
-	if (inflateInit2(&z, -12) != Z_OK) {
-		ret = q2_err(err, ENOMEM, "%s: inflateInit2 failed", l->name);
-		goto out;
-	}
-	ret = inflate(&z, Z_FINISH);
-	inflateEnd(&z);
-	if (z.avail_out || (ret != Z_STREAM_END && ret != Z_BUF_ERROR)) {
-		ret = q2_err(err, EUCLEAN,
-			     "%s: compressed data of guest offset %llu at %llu does not inflate to a cluster (%s, %u bytes short)",
-			     l->name, ull(guest), ull(off), z.msg ? z.msg : "ends early", z.avail_out);
-		goto out;
-	}
-	l->zkey = entry;
-	ret = 0;
-out:
-	free(in);
-	return ret;
-}
-
 int q2_read(struct qcow2_image *img, uint64_t off, uint8_t *buf, uint64_t len,
 	    struct qcow2_error *err)
 {
@@ -286,10 +238,10 @@ int q2_read(struct qcow2_image *img, uint64_t off, uint8_t *buf, uint64_t len,
 			memset(buf, 0, x.length);
 			break;
 		case QCOW2_RUN_DATA:
-			ret = q2_pread(l, buf, x.length, x.host, "data", err);
+			ret = q2_pread(q2_data_of(l), buf, x.length, x.host, "data", err);
 			break;
 		case QCOW2_RUN_COMPRESSED:
-			ret = inflate_cluster(l, off, x.entry, err);
+			ret = q2_decompress(l, off, x.entry, err);
 			if (!ret)
 				memcpy(buf, l->zbuf + (off & (l->cluster_size - 1)), x.length);
 			break;
@@ -327,7 +279,7 @@ static void to_run(struct qcow2_image *img, uint64_t off, const struct q2_extent
 		.length = x->length,
 		.type = x->type,
 		.layer = layer,
-		.fd = data ? img->layers[layer]->fd : -1,
+		.fd = data ? q2_data_of(img->layers[layer])->fd : -1,
 		.host_offset = data ? x->host : 0,
 	};
 }

@@ -370,6 +370,26 @@ again:
 	return 0;
 }
 
+/* one more use of a cluster that is in use; *counted: there was room for it in the count */
+int q2_ref(struct q2_layer *l, uint64_t cluster, bool *counted, struct qcow2_error *err)
+{
+	struct q2_ent *e;
+	uint16_t *p;
+	int ret;
+
+	ret = get_block(l, cluster >> refb_bits(l), &e, err);
+	if (ret)
+		return ret;
+	p = count_of(l, e, cluster);
+	*counted = be16toh(*p) < UINT16_MAX;
+	if (*counted) {
+		*p = htobe16((uint16_t)(be16toh(*p) + 1));
+		e->dirty = true;
+		l->w->dirty = true;
+	}
+	return 0;
+}
+
 /*
  * A larger table, elsewhere. It must be able to count itself, and the blocks
  * that it takes: twice the size is plenty, but the first time in an image with

@@ -11,7 +11,7 @@
 
 #define ull(x)	((unsigned long long)(x))
 
-static void set_l1(struct q2_layer *l, uint64_t idx, uint64_t cluster)
+void q2_set_l1(struct q2_layer *l, uint64_t idx, uint64_t cluster)
 {
 	l->l1[idx] = cluster << l->cluster_bits | Q2_COPIED | Q2_L1_PENDING;
 	l->w->l1_lo = q2_min(l->w->l1_lo, idx);
@@ -19,7 +19,7 @@ static void set_l1(struct q2_layer *l, uint64_t idx, uint64_t cluster)
 	l->w->dirty = true;
 }
 
-static void l2_changed(struct q2_layer *l, struct q2_ent *e)
+void q2_l2_changed(struct q2_layer *l, struct q2_ent *e)
 {
 	e->dirty = true;
 	l->w->dirty = true;
@@ -37,7 +37,7 @@ int q2_l2_evict(struct q2_layer *l, struct q2_ent *e, struct qcow2_error *err)
 			ret = q2_free_later(l, old & Q2_OFFSET_MASK, l->cluster_size, err);
 		if (ret)
 			return ret;
-		set_l1(l, e->key, first);
+		q2_set_l1(l, e->key, first);
 	}
 	ret = q2_pwrite(l, e->buf, l->cluster_size, l->l1[e->key] & Q2_OFFSET_MASK, "an L2 table", err);
 	if (!ret)
@@ -74,10 +74,22 @@ static int l2_for_write(struct q2_layer *l, uint64_t idx, struct q2_ent **ent,
 		return ret;
 	memset(e->buf, 0, l->cluster_size);
 	q2_cache_insert(&l->l2, e, idx);
-	set_l1(l, idx, first);
-	l2_changed(l, e);
+	q2_set_l1(l, idx, first);
+	q2_l2_changed(l, e);
 	*ent = e;
 	return 0;
+}
+
+/* the L2 entry of guest offset @off, to be changed */
+int q2_l2_entry(struct q2_layer *l, uint64_t off, struct q2_ent **ent, uint64_t **p,
+		struct qcow2_error *err)
+{
+	uint64_t cluster = off >> l->cluster_bits;
+	int ret = l2_for_write(l, cluster >> l->l2_bits, ent, err);
+
+	if (!ret)
+		*p = (uint64_t *)(*ent)->buf + (cluster & ((1ull << l->l2_bits) - 1));
+	return ret;
 }
 
 /* has the cluster a place of its own, to be (over)written? */
@@ -105,10 +117,13 @@ static int check_own(struct q2_layer *l, uint64_t guest, uint64_t entry, struct 
 }
 
 /* the entry is about to be replaced: what it had is free after the next flush */
-static int drop_old(struct q2_layer *l, uint64_t entry, struct qcow2_error *err)
+int q2_drop_old(struct q2_layer *l, uint64_t entry, struct qcow2_error *err)
 {
 	uint64_t off, len;
 
+	/* clusters of a data file are not counted */
+	if (q2_has_data_file(l))
+		return 0;
 	if (entry & Q2_COMPRESSED) {
 		q2_compressed_place(l, entry, &off, &len);
 		return q2_free_later(l, off, len, err);
@@ -126,6 +141,8 @@ static int alloc_write(struct q2_layer *l, uint64_t off, uint64_t len, uint64_t 
 	struct q2_ent *e;
 	int ret;
 
+	if (q2_has_data_file(l))
+		return q2_data_alloc(l, off, len, host, got, err);
 	want = q2_min(q2_div_up(len, l->cluster_bits), mask + 1 - in);
 	ret = l2_for_write(l, cluster >> l->l2_bits, &e, err);
 	if (ret)
@@ -144,7 +161,7 @@ static int alloc_write(struct q2_layer *l, uint64_t off, uint64_t len, uint64_t 
 				return ret;
 			if (entry & Q2_ZERO) {
 				t[n] = htobe64(entry & ~Q2_ZERO);
-				l2_changed(l, e);
+				q2_l2_changed(l, e);
 			}
 		}
 		*host = place;
@@ -158,7 +175,7 @@ static int alloc_write(struct q2_layer *l, uint64_t off, uint64_t len, uint64_t 
 	if (ret)
 		return ret;
 	for (i = 0; i < n; i++) {
-		ret = drop_old(l, be64toh(t[i]), err);
+		ret = q2_drop_old(l, be64toh(t[i]), err);
 		if (ret) {
 			/* some entries are new already, and the caller will write to none */
 			l->w->failed = true;
@@ -166,7 +183,7 @@ static int alloc_write(struct q2_layer *l, uint64_t off, uint64_t len, uint64_t 
 		}
 		t[i] = htobe64((first + i) << l->cluster_bits | Q2_COPIED);
 	}
-	l2_changed(l, e);
+	q2_l2_changed(l, e);
 	*host = first << l->cluster_bits;
 	*got = q2_min(len, n << l->cluster_bits);
 	return 0;
@@ -176,11 +193,15 @@ static int set_zero(struct q2_layer *l, uint64_t off, uint64_t len, struct qcow2
 {
 	uint64_t cluster = off >> l->cluster_bits, end = cluster + q2_div_up(len, l->cluster_bits);
 	uint64_t mask = (1ull << l->l2_bits) - 1;
+	bool done;
+	int ret;
 
+	ret = q2_data_zero(l, off, len, &done, err);
+	if (ret || done)
+		return ret;
 	while (cluster < end) {
 		uint64_t idx = cluster >> l->l2_bits, stop = q2_min(end, (idx + 1) << l->l2_bits);
 		struct q2_ent *e;
-		int ret;
 
 		if (!(l->l1[idx] & Q2_OFFSET_MASK) && !l->backing_file) {
 			cluster = stop;
@@ -197,20 +218,20 @@ static int set_zero(struct q2_layer *l, uint64_t off, uint64_t len, struct qcow2
 			if (!own(entry)) {
 				if (entry == Q2_ZERO)
 					continue;
-				ret = drop_old(l, entry, err);
+				ret = q2_drop_old(l, entry, err);
 				if (ret)
 					return ret;
 				entry = 0;
 			}
 			*p = htobe64(entry | Q2_ZERO);
-			l2_changed(l, e);
+			q2_l2_changed(l, e);
 		}
 	}
 	return 0;
 }
 
 /* may layer 0 be changed? The first change is announced on disk. */
-static int begin(struct q2_layer *l, struct qcow2_error *err)
+int q2_begin(struct q2_layer *l, struct qcow2_error *err)
 {
 	int ret;
 
@@ -252,7 +273,7 @@ int qcow2_alloc_write(struct qcow2_image *img, uint64_t off, uint64_t len, uint6
 	if (ret)
 		return ret;
 	pthread_mutex_lock(&img->lock);
-	ret = begin(l, err);
+	ret = q2_begin(l, err);
 	if (!ret)
 		ret = alloc_write(l, off, len, &at, &n, err);
 	pthread_mutex_unlock(&img->lock);
@@ -272,7 +293,7 @@ int qcow2_set_zero(struct qcow2_image *img, uint64_t off, uint64_t len, struct q
 	if (ret)
 		return ret;
 	pthread_mutex_lock(&img->lock);
-	ret = begin(l, err);
+	ret = q2_begin(l, err);
 	if (!ret && len)
 		ret = set_zero(l, off, len, err);
 	pthread_mutex_unlock(&img->lock);
@@ -281,7 +302,7 @@ int qcow2_set_zero(struct qcow2_image *img, uint64_t off, uint64_t len, struct q
 
 static int has_own(struct q2_layer *l, uint64_t off, bool *yes, struct qcow2_error *err)
 {
-	uint64_t cluster = off >> l->cluster_bits, mask = (1ull << l->l2_bits) - 1;
+	uint64_t cluster = off >> l->cluster_bits, mask = (1ull << l->l2_bits) - 1, entry;
 	struct q2_ent *e;
 	int ret;
 
@@ -289,9 +310,11 @@ static int has_own(struct q2_layer *l, uint64_t off, bool *yes, struct qcow2_err
 	if (!(l->l1[cluster >> l->l2_bits] & Q2_OFFSET_MASK))
 		return 0;
 	ret = q2_l2_get(l, cluster >> l->l2_bits, &e, err);
-	if (!ret)
-		*yes = own(be64toh(((uint64_t *)e->buf)[cluster & mask]));
-	return ret;
+	if (ret)
+		return ret;
+	entry = be64toh(((uint64_t *)e->buf)[cluster & mask]);
+	*yes = q2_has_data_file(l) ? entry & Q2_COPIED : own(entry);
+	return 0;
 }
 
 /* @len bytes within one cluster, that does not become whole by them */
@@ -311,7 +334,7 @@ static int write_part(struct qcow2_image *img, uint64_t off, const uint8_t *buf,
 	if (ret)
 		return ret;
 	if (x.type == QCOW2_RUN_DATA && inplace)
-		return q2_pwrite(l, buf, len, x.host + in, "data", err);
+		return q2_pwrite(q2_data_of(l), buf, len, x.host + in, "data", err);
 	if (!*bounce)
 		*bounce = malloc(l->cluster_size);
 	if (!*bounce)
@@ -324,7 +347,8 @@ static int write_part(struct qcow2_image *img, uint64_t off, const uint8_t *buf,
 	ret = alloc_write(l, start, valid, &host, &got, err);
 	if (ret)
 		return ret;
-	return q2_pwrite(l, *bounce, l->cluster_size, host, "data", err);
+	/* a data file is as long as the guest, and may be a device */
+	return q2_pwrite(q2_data_of(l), *bounce, l->data ? valid : l->cluster_size, host, "data", err);
 }
 
 int qcow2_write(struct qcow2_image *img, uint64_t off, const void *data, size_t length,
@@ -340,7 +364,7 @@ int qcow2_write(struct qcow2_image *img, uint64_t off, const void *data, size_t 
 		return q2_err(err, EINVAL, "%s: the range of %llu bytes at %llu is not within the size %llu",
 			      l->name, ull(len), ull(off), ull(l->size));
 	pthread_mutex_lock(&img->lock);
-	ret = begin(l, err);
+	ret = q2_begin(l, err);
 	while (!ret && len) {
 		uint64_t in = off & (l->cluster_size - 1);
 
@@ -349,7 +373,7 @@ int qcow2_write(struct qcow2_image *img, uint64_t off, const void *data, size_t 
 			n = off + len == l->size ? len : len & ~(uint64_t)(l->cluster_size - 1);
 			ret = alloc_write(l, off, n, &host, &n, err);
 			if (!ret)
-				ret = q2_pwrite(l, buf, n, host, "data", err);
+				ret = q2_pwrite(q2_data_of(l), buf, n, host, "data", err);
 		} else {
 			ret = write_part(img, off, buf, n, &bounce, err);
 		}

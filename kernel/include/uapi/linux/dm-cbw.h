@@ -60,6 +60,10 @@ enum {
 	CBW_CMD_BITMAP_LOAD = 0x8a,
 	CBW_CMD_MARK_DIRTY = 0x8b,
 	CBW_CMD_STATS = 0x8c,
+	CBW_CMD_CONTAINER_ATTACH = 0x8d,
+	CBW_CMD_CONTAINER_DETACH = 0x8e,
+	CBW_CMD_CONTAINER_INFO = 0x8f,
+	CBW_CMD_CONTAINER_GROW = 0x90,
 };
 
 /* Longest name of a bitmap, in bytes; any bytes but NUL and '/'. */
@@ -727,6 +731,8 @@ struct cbw_stats {
  * @CBW_EVENT_SOURCE_RESIZED: device @dev has another size
  * @CBW_EVENT_SOURCE_GONE: device @dev has no cbw table any more, and its bitmaps are gone
  * @CBW_EVENT_BITMAP_INCONSISTENT: not in this version
+ * @CBW_EVENT_CONTAINER_FAILED: device @dev goes on without its container: its bitmaps are
+ *	exact, but will not survive
  */
 enum cbw_event_type {
 	CBW_EVENT_SNAPSHOT_FAILED = 1,
@@ -735,6 +741,7 @@ enum cbw_event_type {
 	CBW_EVENT_SOURCE_RESIZED = 4,
 	CBW_EVENT_SOURCE_GONE = 5,
 	CBW_EVENT_BITMAP_INCONSISTENT = 6,
+	CBW_EVENT_CONTAINER_FAILED = 7,
 };
 
 /**
@@ -762,5 +769,7 @@ struct cbw_event {
 	__u32 lost;
 };
 #define CBW_EVENTS_MAX		64
+
+#include <linux/dm-cbw-container.h>
 
 #endif /* _UAPI_LINUX_DM_CBW_H */

@@ -1,0 +1,681 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The container of a device, from the delivery of its layout to its end.
+ *
+ *   attach	the layout comes; all bitmaps are written; then the device may be resumed
+ *   suspend	nothing is done: what is on disk is enough at any time.  But if the end was
+ *		announced, everything is written and the state says that it is clean
+ *   resume	before the first write the state says that it is not
+ *   failure	an error, or a write that takes too long: both slots of the state say that
+ *		writes go by, if that can be written; then the writes that wait go on
+ *   end	the last table of ours goes.  If that was not announced, the same
+ */
+#include "container.h"
+
+#include <linux/module.h>
+#include <linux/reboot.h>
+#include <linux/slab.h>
+#include <linux/sort.h>
+
+static void container_free(struct kref *ref)
+{
+	struct cbw_container *c = container_of(ref, struct cbw_container, ref);
+
+	cbw_room_destroy(c);
+	if (c->dev)
+		cbw_device_put(c->dev);
+	kfree(c);
+}
+
+/* Any context: what is large was freed at the end. */
+void cbw_container_put(struct cbw_container *c)
+{
+	kref_put(&c->ref, container_free);
+}
+
+/* Free all but the struct; nothing is in flight any more.  May sleep. */
+static void container_release(struct cbw_container *c)
+{
+	cbw_intents_exit(c);
+	cbw_checkpoint_exit(c);
+	cbw_cbuf_put(c->fail_buf);
+	bioset_exit(&c->bios);
+	kvfree(c->binding);
+	c->binding = NULL;
+	c->binding_len = 0;
+}
+
+/* ---- failure ---------------------------------------------------------------------- */
+
+/* Say on disk, in both slots, that writes go by.  May sleep.  Returns 0 or an error. */
+static int write_untracked(struct cbw_container *c)
+{
+	/* Larger than that of any checkpoint which may still be in flight, and even. */
+	u64 seq = (READ_ONCE(c->state_seq) | U32_MAX) + 1;
+	struct cbw_state *s;
+	unsigned int i;
+
+	for (i = 0; i < 2; i++) {
+		s = page_address(c->fail_buf->page[i]);
+		cbw_state_untracked(c, s);
+		cbw_state_seal(s, seq + i);
+		cbw_cbuf_range(c->fail_buf, c->state_offset[i], i, 1, REQ_FUA);
+	}
+	return cbw_cbuf_write(c->fail_buf);
+}
+
+static void container_over(struct cbw_container *c)
+{
+	unsigned long flags;
+
+	/* Under the lock: nothing is queued any more by who comes after that. */
+	spin_lock_irqsave(&c->lock, flags);
+	smp_store_mb(c->failed, true);
+	spin_unlock_irqrestore(&c->lock, flags);
+	cbw_intents_release(c);
+	wake_up_all(&c->waitq);
+	wake_up_all(&c->dev->waitq);
+}
+
+/**
+ * cbw_container_fail - go on without the container
+ * @c: the container
+ * @err: why
+ *
+ * May sleep: it tries to leave a note there, so that nobody trusts it after a crash.  The
+ * writes that wait go on after that.
+ */
+void cbw_container_fail(struct cbw_container *c, int err)
+{
+	struct cbw_device *dev = c->dev;
+
+	if (atomic_xchg(&c->failing, 1))
+		return;
+	if (write_untracked(c))
+		DMERR("%u:%u: the container fails (%d), and cannot be told so: bitmaps are exact, but not persistent any more; do not trust the container after a crash",
+		      MAJOR(dev->devt), MINOR(dev->devt), err);
+	else
+		DMERR("%u:%u: the container fails (%d): bitmaps are exact, but not persistent any more",
+		      MAJOR(dev->devt), MINOR(dev->devt), err);
+	container_over(c);
+	cbw_event(CBW_EVENT_CONTAINER_FAILED, dev->devt, NULL, CBW_REASON_NONE);
+}
+
+/* ---- attach ------------------------------------------------------------------------ */
+
+static struct cbw_container *container_new(const struct cbw_container_attach *cmd)
+{
+	struct cbw_container *c = kzalloc(sizeof(*c), GFP_KERNEL);
+
+	if (!c)
+		return NULL;
+	kref_init(&c->ref);
+	spin_lock_init(&c->lock);
+	INIT_LIST_HEAD(&c->room);
+	INIT_LIST_HEAD(&c->freed);
+	INIT_LIST_HEAD(&c->freeing);
+	cbw_intents_setup(c);
+	cbw_checkpoint_setup(c);
+	memcpy(c->id, cmd->id, sizeof(c->id));
+	memcpy(c->boot_id, cmd->boot_id, sizeof(c->boot_id));
+	c->generation = cmd->generation;
+	c->policy = cmd->policy;
+	c->timeout_ms = cmd->timeout_ms ? cmd->timeout_ms : CBW_CONTAINER_TIMEOUT_DEFAULT;
+	/* Two parts for what is written, one to say that it has failed. */
+	c->limit_ms = max(c->timeout_ms * 2 / 3, 1u);
+	c->state_offset[0] = cmd->state_offset[0];
+	c->state_offset[1] = cmd->state_offset[1];
+	c->state_seq = cmd->state_seq;
+	c->region_shift = cmd->region_shift - SECTOR_SHIFT;
+	c->intent_offset[0] = cmd->intent_offset[0];
+	c->intent_offset[1] = cmd->intent_offset[1];
+	c->intent_blocks = cmd->intent_length / CBW_BLOCK;
+	c->nr_regions = cmd->intent_length * 8;
+	if (bioset_init(&c->bios, CBW_CBUF_BLOCKS, 0, BIOSET_NEED_BVECS))
+		goto free;
+	c->fail_buf = cbw_cbuf_alloc(c, max(c->timeout_ms / 3, 1u));
+	if (!c->fail_buf || cbw_intents_init(c) || cbw_checkpoint_init(c)) {
+		container_release(c);
+		goto free;
+	}
+	return c;
+free:
+	kfree(c);
+	return NULL;
+}
+
+static int place_compare(const void *a, const void *b)
+{
+	const struct cbw_place *p = a, *q = b;
+
+	return p->offset < q->offset ? -1 : p->offset > q->offset;
+}
+
+/* All of them aligned, within @size and apart from each other?  Sorts them. */
+static int places_check(struct cbw_place *places, unsigned int nr, u64 size)
+{
+	unsigned int i;
+
+	for (i = 0; i < nr; i++) {
+		if (!places[i].length || places[i].offset % CBW_BLOCK ||
+		    places[i].length % CBW_BLOCK || places[i].length > size ||
+		    places[i].offset > size - places[i].length)
+			return -EINVAL;
+	}
+	sort(places, nr, sizeof(*places), place_compare, NULL);
+	for (i = 1; i < nr; i++)
+		if (places[i - 1].offset + places[i - 1].length > places[i].offset)
+			return -EINVAL;
+	return 0;
+}
+
+static int layout_check(const struct cbw_container_attach *cmd, const struct cbw_layout *layout,
+			u64 size)
+{
+	struct cbw_place *all;
+	unsigned int nr = 0, i;
+	int r;
+
+	all = kvcalloc(4 + cmd->nr_bitmaps + cmd->nr_places, sizeof(*all), GFP_KERNEL);
+	if (!all)
+		return -ENOMEM;
+	for (i = 0; i < 2; i++) {
+		all[nr++] = (struct cbw_place){ cmd->state_offset[i], CBW_STATE_SLOT_SIZE };
+		all[nr++] = (struct cbw_place){ cmd->intent_offset[i], cmd->intent_length };
+	}
+	for (i = 0; i < cmd->nr_bitmaps; i++)
+		all[nr++] = layout->bitmaps[i].place;
+	for (i = 0; i < cmd->nr_places; i++)
+		all[nr++] = layout->places[i];
+	r = places_check(all, nr, size);
+	kvfree(all);
+	return r;
+}
+
+/* Is there a table with this container, and none that is live? */
+static struct cbw_target *find_instance(struct cbw_device *dev, dev_t devt, bool *live)
+{
+	struct cbw_target *ct, *found = NULL;
+
+	lockdep_assert_held(&cbw_config_mutex);
+	*live = false;
+	spin_lock_irq(&dev->inst_lock);
+	list_for_each_entry(ct, &dev->instances, node) {
+		*live |= ct->live;
+		if (ct->container && ct->container->bdev->bd_dev == devt)
+			found = ct;
+	}
+	spin_unlock_irq(&dev->inst_lock);
+	return found;
+}
+
+static void bitmaps_unplace(struct cbw_device *dev)
+{
+	struct cbw_bitmap *b;
+
+	lockdep_assert_held(&cbw_config_mutex);
+	list_for_each_entry(b, &dev->bitmaps, node) {
+		cbw_disk_put(b->cur.disk);
+		b->cur.disk = NULL;
+	}
+}
+
+/* Those that the layout names are where it says, the others get a place. */
+static int bitmaps_place(struct cbw_container *c, const struct cbw_container_attach *cmd,
+			 const struct cbw_layout *layout)
+{
+	struct cbw_bitmap *b;
+	unsigned int i;
+
+	lockdep_assert_held(&cbw_config_mutex);
+	for (i = 0; i < cmd->nr_bitmaps; i++) {
+		struct cbw_disk *disk;
+
+		b = cbw_bitmap_find(c->dev, layout->names[i]);
+		if (!b || b->transient || b->cur.disk ||
+		    b->cur.active->bytes > layout->bitmaps[i].place.length)
+			return -EINVAL;
+		disk = cbw_disk_at(c, &layout->bitmaps[i].place);
+		if (IS_ERR(disk))
+			return PTR_ERR(disk);
+		b->cur.disk = disk;
+	}
+	list_for_each_entry(b, &c->dev->bitmaps, node) {
+		struct cbw_disk *disk;
+
+		if (b->transient)
+			continue;
+		if (!b->cur.disk) {
+			disk = cbw_disk_alloc(c, b->cur.active->bytes);
+			if (IS_ERR(disk))
+				return PTR_ERR(disk);
+			b->cur.disk = disk;
+		}
+		cbw_bits_persist(b->cur.active);
+		if (b->cur.frozen)
+			cbw_bits_persist(b->cur.frozen);
+	}
+	return cbw_state_length(c, 0) > CBW_STATE_SLOT_SIZE ? -ENOSPC : 0;
+}
+
+/* Under the mutex: the device has the container, but nothing is there yet. */
+static int container_install(struct cbw_container *c, const struct cbw_container_attach *cmd,
+			     const struct cbw_layout *layout, dev_t devt, dev_t container)
+{
+	struct cbw_device *dev = cbw_device_find(devt);
+	struct cbw_target *ct;
+	bool live;
+	int r;
+
+	if (!dev)
+		return -ENODEV;
+	ct = find_instance(dev, container, &live);
+	if (!ct)
+		return -ENODEV;
+	if (live || dev->container)
+		return -EBUSY;
+	if (dev->len > (c->nr_regions << c->region_shift))
+		return -EINVAL;
+	r = layout_check(cmd, layout, bdev_nr_bytes(ct->container->bdev));
+	if (r)
+		return r;
+	c->dev = cbw_device_get(dev);
+	c->bdev = ct->container->bdev;
+	r = bitmaps_place(c, cmd, layout);
+	if (r) {
+		bitmaps_unplace(dev);
+		return r;
+	}
+	dev->container = cbw_container_get(c);
+	return 0;
+}
+
+/* All is on disk: from now on writes look for intents. */
+static int container_publish(struct cbw_container *c)
+{
+	struct cbw_device *dev = c->dev;
+	LIST_HEAD(devs);
+	int r = 0;
+
+	cbw_config_lock();
+	if (dev->gone || dev->container != c)
+		r = -ENODEV;
+	else
+		r = cbw_epoch_pair_alloc(&dev->txn_pair);
+	if (!r) {
+		c->ready = true;
+		list_add(&dev->txn_node, &devs);
+		cbw_publish(&devs);
+		list_del_init(&dev->txn_node);
+	}
+	cbw_config_unlock();
+	return r;
+}
+
+static void container_uninstall(struct cbw_container *c)
+{
+	cbw_config_lock();
+	if (c->dev->container == c) {
+		c->dev->container = NULL;
+		bitmaps_unplace(c->dev);
+		cbw_container_put(c);
+	}
+	cbw_config_unlock();
+}
+
+/* Stop all work and I/O.  May sleep, as long as the container takes for its I/O. */
+static void container_stop(struct cbw_container *c)
+{
+	container_over(c);
+	cancel_work_sync(&c->intent_work);
+	cancel_delayed_work_sync(&c->cp_work);
+	/* Once more: what came while they were ending. */
+	cbw_intents_release(c);
+	wait_event(c->waitq, !atomic_read(&c->inflight));
+}
+
+/**
+ * cbw_container_attach - deliver the layout of a container
+ * @cmd: the call, its numbers checked
+ * @layout: what it points to; the binding becomes the container's
+ * @devt: the device
+ * @container: the block device
+ *
+ * May sleep, no lock held.  Errors as in the UAPI header.
+ */
+int cbw_container_attach(const struct cbw_container_attach *cmd, struct cbw_layout *layout,
+			 dev_t devt, dev_t container)
+{
+	struct cbw_container *c = container_new(cmd);
+	unsigned int i;
+	int r = 0;
+
+	if (!c)
+		return -ENOMEM;
+	swap(c->binding, layout->binding);
+	c->binding_len = cmd->binding_len;
+	for (i = 0; i < cmd->nr_places && !r; i++)
+		r = cbw_room_add(c, layout->places[i].offset, layout->places[i].length);
+	cbw_config_lock();
+	if (!r)
+		r = container_install(c, cmd, layout, devt, container);
+	cbw_config_unlock();
+	if (r)
+		goto free;
+	r = cbw_checkpoint_now(c, 0);
+	if (!r)
+		r = cbw_intents_wipe(c);
+	if (!r)
+		r = container_publish(c);
+	if (!r) {
+		cbw_container_put(c);
+		return 0;
+	}
+	container_uninstall(c);
+	container_stop(c);
+free:
+	container_release(c);
+	cbw_container_put(c);
+	return r;
+}
+
+/* ---- suspend, resume, end ------------------------------------------------------------ */
+
+/**
+ * cbw_container_resume - the device is about to be resumed
+ * @dev: the device, with the layout of its container
+ *
+ * May sleep.  The state says that it is in use before the first write can pass.
+ */
+void cbw_container_resume(struct cbw_device *dev)
+{
+	struct cbw_container *c;
+
+	cbw_config_lock();
+	c = dev->container;
+	c->stopping = false;
+	cbw_config_unlock();
+	c->live = true;
+	if (c->no_room)
+		cbw_container_fail(c, -ENOSPC);
+	cbw_checkpoint_now(c, CBW_CP_UNCLEAN);
+}
+
+/* It is suspended: if its end was announced, bring it to its end.  May sleep. */
+void cbw_container_suspended(struct cbw_device *dev)
+{
+	struct cbw_container *c;
+	bool stopping;
+
+	cbw_config_lock();
+	c = dev->container;
+	stopping = c && c->ready && c->stopping;
+	cbw_config_unlock();
+	if (stopping)
+		cbw_checkpoint_now(c, CBW_CP_FLIP | CBW_CP_ALL | CBW_CP_CLEAN);
+}
+
+/**
+ * cbw_container_end - writes pass the device by from now on, or soon will
+ * @dev: the device; no write is in flight in it
+ *
+ * May sleep.  Whatever has not been announced is said on disk: bitmaps that were not
+ * complete any more would be trusted else.
+ */
+void cbw_container_end(struct cbw_device *dev)
+{
+	struct cbw_container *c = dev->container;
+
+	if (!c)
+		return;
+	if (!READ_ONCE(c->failed) && !c->clean) {
+		/* Never resumed: nothing was written, so nothing is missing. */
+		if (!c->live)
+			cbw_checkpoint_now(c, CBW_CP_CLEAN);
+		else if (!atomic_xchg(&c->failing, 1) && write_untracked(c))
+			DMERR("%u:%u: removed without notice, and the container cannot be told so: do not trust it",
+			      MAJOR(dev->devt), MINOR(dev->devt));
+	}
+	container_stop(c);
+}
+
+/* Nothing refers to it any more but for its memory.  After cbw_container_end(). */
+void cbw_container_free(struct cbw_device *dev)
+{
+	struct cbw_container *c;
+
+	cbw_config_lock();
+	c = dev->container;
+	dev->container = NULL;
+	cbw_config_unlock();
+	if (!c)
+		return;
+	container_release(c);
+	cbw_container_put(c);
+}
+
+/* The device has another size: do its bitmaps still fit where they are? */
+void cbw_container_resized(struct cbw_device *dev)
+{
+	struct cbw_container *c = dev->container;
+	struct cbw_bitmap *b;
+	int r = 0;
+
+	lockdep_assert_held(&cbw_config_mutex);
+	if (!c || READ_ONCE(c->failed))
+		return;
+	if (dev->len > (c->nr_regions << c->region_shift))
+		r = -ENOSPC;
+	list_for_each_entry(b, &dev->bitmaps, node) {
+		struct cbw_disk *old = b->cur.disk, *disk;
+
+		if (r || !old || b->cur.active->bytes <= old->room->place.length)
+			continue;
+		disk = cbw_disk_alloc(c, b->cur.active->bytes);
+		if (IS_ERR(disk)) {
+			r = PTR_ERR(disk);
+			continue;
+		}
+		disk->base = old->base;
+		disk->listed = old->listed;
+		disk->demoted = old->demoted;
+		disk->settle_seq = old->settle_seq;
+		list_splice_init(&old->kept, &disk->kept);
+		b->cur.disk = disk;
+		cbw_disk_put(old);
+	}
+	if (r)
+		c->no_room = true;
+}
+
+/* ---- calls ------------------------------------------------------------------------- */
+
+/* The container of a device, a reference; or NULL. */
+struct cbw_container *cbw_container_find(dev_t devt)
+{
+	struct cbw_device *dev;
+	struct cbw_container *c;
+
+	cbw_config_lock();
+	dev = cbw_device_find(devt);
+	c = dev ? dev->container : NULL;
+	if (c && c->ready)
+		cbw_container_get(c);
+	else
+		c = NULL;
+	cbw_config_unlock();
+	return c;
+}
+
+/* The container that writes have to look at; NULL: none. */
+struct cbw_container *cbw_container_live(struct cbw_device *dev)
+{
+	struct cbw_container *c = dev->container;
+
+	lockdep_assert_held(&cbw_config_mutex);
+	return c && c->ready && !READ_ONCE(c->failed) ? c : NULL;
+}
+
+/* The same, a reference, for who changes what has to be written before it is acknowledged. */
+struct cbw_container *cbw_container_sync_begin(struct cbw_device *dev)
+{
+	struct cbw_container *c = cbw_container_live(dev);
+
+	return c ? cbw_container_get(c) : NULL;
+}
+
+/**
+ * cbw_container_sync - wait until what has been changed is durable
+ * @c: what cbw_container_sync_begin() gave; the reference goes
+ *
+ * May sleep.  Returns 0 or -EINTR when killed.
+ */
+int cbw_container_sync(struct cbw_container *c)
+{
+	int r = 0;
+
+	if (!c)
+		return 0;
+	if (cbw_cured(20))
+		r = cbw_container_wait(c, cbw_container_kick(c, false));
+	cbw_container_put(c);
+	return r;
+}
+
+/* The same after what may have failed, with @err: then there is nothing to wait for. */
+int cbw_container_sync_end(struct cbw_container *c, int err)
+{
+	if (!err)
+		return cbw_container_sync(c);
+	if (c)
+		cbw_container_put(c);
+	return err;
+}
+
+/* Is the layout there? */
+bool cbw_container_ready(struct cbw_device *dev)
+{
+	bool ready;
+
+	cbw_config_lock();
+	ready = dev->container && dev->container->ready;
+	cbw_config_unlock();
+	return ready;
+}
+
+/* May a table of the device have its container on @bdev?  NULL: without one */
+bool cbw_container_fits(const struct cbw_device *dev, const struct block_device *bdev)
+{
+	lockdep_assert_held(&cbw_config_mutex);
+	return !dev->container || dev->container->bdev == bdev;
+}
+
+/**
+ * cbw_container_announce - the device's end is near, or not
+ * @c: the container
+ * @binding: what tells the volume then; becomes the container's, NULL: it is not near
+ * @len: its bytes
+ *
+ * May sleep.  Returns 0, -ENOSPC or -EINTR.
+ */
+int cbw_container_announce(struct cbw_container *c, void **binding, u32 len)
+{
+	int r = 0;
+
+	cbw_config_lock();
+	if (!binding) {
+		c->stopping = false;
+	} else if (cbw_state_length(c, 0) - ALIGN(c->binding_len, 8) + ALIGN(len, 8) >
+		   CBW_STATE_SLOT_SIZE) {
+		r = -ENOSPC;
+	} else {
+		swap(c->binding, *binding);
+		c->binding_len = len;
+		c->stopping = true;
+	}
+	cbw_config_unlock();
+	if (r || !binding)
+		return r;
+	return cbw_container_wait(c, cbw_container_kick(c, true));
+}
+
+/* More room.  May sleep. */
+int cbw_container_grow(struct cbw_container *c, const struct cbw_container_grow *cmd,
+		       struct cbw_layout *layout)
+{
+	unsigned int i;
+	int r;
+
+	/* That they are apart from those it has is for the caller to know. */
+	r = places_check(layout->places, cmd->nr_places, bdev_nr_bytes(c->bdev));
+	for (i = 0; i < cmd->nr_places && !r; i++)
+		r = cbw_room_add(c, layout->places[i].offset, layout->places[i].length);
+	return r;
+}
+
+void cbw_container_info(struct cbw_container *c, struct cbw_container_info *cmd)
+{
+	lockdep_assert_held(&cbw_config_mutex);
+	cmd->out_container.major = MAJOR(c->bdev->bd_dev);
+	cmd->out_container.minor = MINOR(c->bdev->bd_dev);
+	memcpy(cmd->out_id, c->id, sizeof(cmd->out_id));
+	cmd->out_generation = c->generation;
+	cmd->out_state_seq = READ_ONCE(c->state_seq);
+	cmd->out_flags = (READ_ONCE(c->failed) ? CBW_CONTAINER_FAILED : 0) |
+			 (READ_ONCE(c->stopping) ? CBW_CONTAINER_STOPPING : 0);
+	cmd->out_region_shift = c->region_shift + SECTOR_SHIFT;
+	cmd->out_regions = cbw_intents_count(c);
+	cmd->out_intent_writes = atomic64_read(&c->intent_writes);
+	cmd->out_intent_held = atomic64_read(&c->intent_held);
+	cmd->out_checkpoints = atomic64_read(&c->checkpoints);
+	cmd->out_pages = atomic64_read(&c->pages);
+	cmd->out_free = cbw_room_free(c);
+}
+
+/* ---- the machine goes down ----------------------------------------------------------- */
+
+/* A volume that is in use to the end is never suspended: what is recorded by now is exact. */
+static int container_reboot(struct notifier_block *nb, unsigned long event, void *data)
+{
+	struct cbw_device *dev;
+	struct cbw_container *c;
+	dev_t devt = 0;
+	u64 asked;
+
+	do {
+		c = NULL;
+		cbw_config_lock();
+		for (dev = cbw_device_next(NULL); dev; dev = cbw_device_next(dev)) {
+			if (dev->devt <= devt || !dev->container || !dev->container->ready)
+				continue;
+			if (!c || dev->devt < c->dev->devt)
+				c = dev->container;
+		}
+		if (c) {
+			devt = c->dev->devt;
+			cbw_container_get(c);
+		}
+		cbw_config_unlock();
+		if (c) {
+			asked = cbw_container_kick(c, true);
+			wait_event_timeout(c->waitq, cbw_container_done(c, asked),
+					   msecs_to_jiffies(c->timeout_ms));
+			cbw_container_put(c);
+		}
+	} while (c);
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block container_reboot_nb = {
+	.notifier_call = container_reboot,
+};
+
+int cbw_container_init(void)
+{
+	return register_reboot_notifier(&container_reboot_nb);
+}
+
+void cbw_container_exit(void)
+{
+	unregister_reboot_notifier(&container_reboot_nb);
+}

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/* Compressed clusters: to and from their bytes */
+#include <zlib.h>
+#include <zstd.h>
+#include <zstd_errors.h>
+
+#include "qcow2-int.h"
+
+#define ull(x)	((unsigned long long)(x))
+
+/* what deflate clusters are made with: no header, a window of 4 KiB */
+#define WINDOW_BITS	(-12)
+
+static int deflate_cluster(int level, const void *in, size_t size, void *out, size_t max, size_t *len)
+{
+	z_stream z;
+	int ret;
+
+	memset(&z, 0, sizeof(z));
+	ret = deflateInit2(&z, level ? level : Z_DEFAULT_COMPRESSION, Z_DEFLATED, WINDOW_BITS, 9,
+			   Z_DEFAULT_STRATEGY);
+	if (ret != Z_OK)
+		return ret == Z_MEM_ERROR ? -ENOMEM : -EINVAL;
+	z.next_in = (Bytef *)in;
+	z.avail_in = (uInt)size;
+	z.next_out = out;
+	z.avail_out = (uInt)max;
+	ret = deflate(&z, Z_FINISH);
+	*len = max - z.avail_out;
+	deflateEnd(&z);
+	return ret == Z_STREAM_END ? 0 : -E2BIG;
+}
+
+static int zstd_cluster(int level, const void *in, size_t size, void *out, size_t max, size_t *len)
+{
+	ZSTD_CCtx *ctx = ZSTD_createCCtx();
+	size_t ret;
+
+	if (!ctx)
+		return -ENOMEM;
+	ret = ZSTD_compressCCtx(ctx, out, max, in, size, level ? level : ZSTD_CLEVEL_DEFAULT);
+	ZSTD_freeCCtx(ctx);
+	if (ZSTD_isError(ret))
+		return ZSTD_getErrorCode(ret) == ZSTD_error_dstSize_tooSmall ? -E2BIG : -ENOMEM;
+	*len = ret;
+	return 0;
+}
+
+int qcow2_compress(unsigned int type, int level, const void *in, size_t cluster_size, void *out,
+		   size_t *out_len)
+{
+	size_t len;
+	int ret;
+
+	if (cluster_size < QCOW2_MIN_CLUSTER || cluster_size > QCOW2_MAX_CLUSTER || level < 0)
+		return -EINVAL;
+	if (type == QCOW2_COMPRESSION_DEFLATE && level <= Z_BEST_COMPRESSION)
+		ret = deflate_cluster(level, in, cluster_size, out, cluster_size - 1, &len);
+	else if (type == QCOW2_COMPRESSION_ZSTD && level <= ZSTD_maxCLevel())
+		ret = zstd_cluster(level, in, cluster_size, out, cluster_size - 1, &len);
+	else
+		ret = -EINVAL;
+	if (!ret)
+		*out_len = len;
+	return ret;
+}
+
+static int inflate_bytes(struct q2_layer *l, const uint8_t *in, size_t len, const char **why,
+			 uint32_t *missing)
+{
+	z_stream z;
+	int ret;
+
+	memset(&z, 0, sizeof(z));
+	z.next_in = (Bytef *)in;
+	z.avail_in = (uInt)len;
+	z.next_out = l->zbuf;
+	z.avail_out = l->cluster_size;
+	if (inflateInit2(&z, WINDOW_BITS) != Z_OK)
+		return -ENOMEM;
+	ret = inflate(&z, Z_FINISH);
+	inflateEnd(&z);
+	*why = z.msg ? z.msg : "ends early";
+	*missing = z.avail_out;
+	return z.avail_out || (ret != Z_STREAM_END && ret != Z_BUF_ERROR) ? -EUCLEAN : 0;
+}
+
+static bool is_frame(const uint8_t *in, size_t len)
+{
+	uint32_t magic;
+
+	if (len < sizeof(magic))
+		return false;
+	memcpy(&magic, in, sizeof(magic));
+	magic = le32toh(magic);
+	return magic == ZSTD_MAGICNUMBER || (magic & ZSTD_MAGIC_SKIPPABLE_MASK) == ZSTD_MAGIC_SKIPPABLE_START;
+}
+
+/*
+ * One frame or, as QEMU allows, several, then bytes of no meaning: lengths in L2
+ * entries are whole sectors. The end of a frame is looked for first, so that it
+ * can be decoded straight into the cluster, which is then all the window a frame
+ * gets, whatever its header asks for.
+ */
+static int unzstd_bytes(struct q2_layer *l, const uint8_t *in, size_t len, const char **why,
+			uint32_t *missing)
+{
+	size_t done = 0, size, ret;
+
+	if (!l->zctx)
+		l->zctx = ZSTD_createDCtx();
+	if (!l->zctx)
+		return -ENOMEM;
+	do {
+		*missing = l->cluster_size - (uint32_t)done;
+		/* nothing but this format: decoders of earlier ones may be in the library */
+		if (!is_frame(in, len)) {
+			*why = "no zstd frame";
+			return -EUCLEAN;
+		}
+		size = ZSTD_findFrameCompressedSize(in, len);
+		if (ZSTD_isError(size) || size > len || !size) {
+			*why = ZSTD_isError(size) ? ZSTD_getErrorName(size) : "no zstd frame";
+			return -EUCLEAN;
+		}
+		ret = ZSTD_decompressDCtx(l->zctx, l->zbuf + done, l->cluster_size - done, in, size);
+		if (ZSTD_isError(ret)) {
+			if (ZSTD_getErrorCode(ret) == ZSTD_error_memory_allocation)
+				return -ENOMEM;
+			*why = ZSTD_getErrorName(ret);
+			return -EUCLEAN;
+		}
+		done += ret;
+		in += size;
+		len -= size;
+	} while (done < l->cluster_size);
+	return 0;
+}
+
+/* the cluster that @entry, which was checked, tells of: to l->zbuf */
+int q2_decompress(struct q2_layer *l, uint64_t guest, uint64_t entry, struct qcow2_error *err)
+{
+	const char *why = "";
+	uint32_t missing = 0;
+	uint64_t off, len;
+	uint8_t *in;
+	int ret;
+
+	if (l->zkey == entry)
+		return 0;
+	l->zkey = 0;
+	if (!l->zbuf)
+		l->zbuf = malloc(l->cluster_size);
+	q2_compressed_place(l, entry, &off, &len);
+	len = q2_min(len, l->file_size - off);
+	/* at most two clusters: the length has cluster_bits - 8 bits of sectors */
+	in = malloc(len);
+	if (!l->zbuf || !in) {
+		free(in);
+		return q2_err(err, ENOMEM, "%s: out of memory", l->name);
+	}
+	ret = q2_pread(l, in, len, off, "compressed data", err);
+	if (ret)
+		goto out;
+	if (l->compression == QCOW2_COMPRESSION_ZSTD)
+		ret = unzstd_bytes(l, in, len, &why, &missing);
+	else
+		ret = inflate_bytes(l, in, len, &why, &missing);
+	if (ret == -ENOMEM)
+		q2_err(err, ENOMEM, "%s: out of memory to decompress a cluster", l->name);
+	else if (ret)
+		q2_err(err, EUCLEAN,
+		       "%s: compressed data of guest offset %llu at %llu does not %s to a cluster (%s, %u bytes short)",
+		       l->name, ull(guest), ull(off),
+		       l->compression == QCOW2_COMPRESSION_ZSTD ? "decompress" : "inflate", why, missing);
+	else
+		l->zkey = entry;
+out:
+	free(in);
+	return ret;
+}
+
+void q2_decompress_free(struct q2_layer *l)
+{
+	ZSTD_freeDCtx(l->zctx);
+	free(l->zbuf);
+}
