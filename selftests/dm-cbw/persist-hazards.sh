@@ -76,6 +76,21 @@ second_write()
 	hook arm intent-write && one 5246976 && hook release intent-write
 }
 
+# Data lands only where an intent is.
+intent_first()
+{
+	fresh && hook arm intent-write || return
+	bg one one 5242880
+	within 400 bg_done one
+	if bg_done one && ! on_disk 5242880; then
+		hook release intent-write
+		bg_wait one 10
+		broken "data without an intent"
+		return
+	fi
+	hook_wait intent-write && hook release intent-write && bg_wait one 10 && on_disk 5242880
+}
+
 # Intents of one block are written one after the other, none takes another's bit away.
 one_in_flight()
 {
@@ -218,6 +233,8 @@ noflush()
 
 t "set up" setup
 keep
+hazard 11 "a write and its intent" intent_first
+t "intents written after the data: noticed" unnoticed 12 intent_first
 hazard 16 "a second write to the same granule" second_write
 t "one write of intents at a time" one_in_flight
 hazard 13 "an intent is retired while it is in use" retired

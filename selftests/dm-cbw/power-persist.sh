@@ -1,12 +1,12 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 150
+# budget: 90
 #
 # Power cuts under load, of the volume and its container alike: what was not flushed is lost
 # or torn. At each cut whatever differs from the backup that the state says is the base has to
 # be dirty in what is recovered: then the increment, put onto that backup, is the volume.
 #
-# power-persist.sh [SEED [CUTS]]
+# power-persist.sh [SEED [CUTS [ROUNDS]]]: more than one: with mutations that have to be noticed
 # shellcheck disable=SC2317,SC2154,SC2086,SC2119
 . "${0%/*}/lib.sh"
 . "$here/box.bash"
@@ -15,7 +15,8 @@
 begin debug
 power_begin 96
 seed "${1-}"
-CUTS=${2:-6}
+CUTS=${2:-12}
+ROUNDS=${3:-1}
 LOG=$CBW_TMP/log
 
 setup()
@@ -185,6 +186,15 @@ t "a load with cuts, commits and aborts is logged" scenario
 t "$CUTS power cuts: nothing is missed" nothing_missed
 t "after the stop it is exact" exact
 t "recovered twice, and goes on" goes_on
-t "noticed without intents" noticed 11
-t "noticed if intents are written after the data" noticed 12
+for ((round = 1; round < ROUNDS; round++)); do
+	SEED=$((SEED + 1))
+	t "another load, seed $SEED" scenario
+	t "$CUTS power cuts: nothing is missed" nothing_missed
+	t "after the stop it is exact" exact
+done
+if ((ROUNDS > 1)); then
+	t "noticed without intents" noticed 11
+	t "noticed if intents are written after the data" noticed 12
+	t "noticed if a base is written before what it stands for is durable" noticed 21
+fi
 finish
