@@ -37,6 +37,8 @@ int binding_print(const struct binding *b, char *text, uint32_t *len, struct cbw
 		ok = put(text, &at, "id %s\n", b->id[i]);
 	if (ok && b->instance)
 		ok = put(text, &at, "written %" PRIu64 " %" PRIu64 "\n", b->instance, b->written);
+	if (ok && b->stacked)
+		ok = put(text, &at, "stacked\n");
 	for (i = 0; i < b->nr_magics && ok; i++)
 		ok = put(text, &at, "magic %" PRIu64 " %s %s %08x\n", b->magic[i].offset,
 			 b->magic[i].type, b->magic[i].uuid, b->magic[i].crc32c);
@@ -74,6 +76,8 @@ static int parse_line(const char *line, struct binding *b)
 		if (b->instance || sscanf(line, "written %20" SCNu64 " %20" SCNu64 "%n",
 					  &b->instance, &b->written, &end) != 2 || line[end])
 			return -EUCLEAN;
+	} else if (!strcmp(line, "stacked")) {
+		b->stacked = true;
 	} else if (!strncmp(line, "magic ", 6)) {
 		struct binding_magic *m = &b->magic[b->nr_magics];
 

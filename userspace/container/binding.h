@@ -27,6 +27,7 @@ struct binding_magic {
  * @id: "dm-uuid LVM-..." and the like; those that the volume has
  * @instance: tells the device from another one that has its number later; 0: unknown
  * @written: sectors written and discarded on the device of that instance
+ * @stacked: that device is the origin, below the one that was tracked
  */
 struct binding {
 	uint64_t size;
@@ -36,6 +37,7 @@ struct binding {
 	unsigned int nr_magics;
 	uint64_t instance;
 	uint64_t written;
+	bool stacked;
 };
 
 /* Looks at block device @dev, which is opened as @path. */

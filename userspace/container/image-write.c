@@ -322,6 +322,27 @@ int image_create(struct cfile *f, uint64_t size, struct image *img, struct cbw_e
 	return ret;
 }
 
+int image_resize(struct image *img, uint64_t size, struct cbw_error *err)
+{
+	uint64_t entries = (size + (1ull << 29) - 1) >> 29;
+	uint64_t clusters = (entries * 8 + CLUSTER - 1) / CLUSTER;
+	int ret;
+
+	if (entries > get32(img->head + Q_L1_ENTRIES)) {
+		if (entries * 8 > 32u << 20)
+			return fail_with(err, EFBIG,
+					 "a volume of %s is too large for a container", human(size));
+		ret = image_take(img, clusters, &img->l1_offset, err);
+		if (!ret)
+			ret = cfile_zero(img->f, img->l1_offset, clusters * CLUSTER, err);
+		if (ret)
+			return ret;
+		put32(img->head + Q_L1_ENTRIES, (uint32_t)entries);
+	}
+	img->size = size;
+	return 0;
+}
+
 /* ---- states ------------------------------------------------------------ */
 
 int image_write_state(struct image *img, struct state *state, struct cbw_error *err)

@@ -16,7 +16,7 @@
 #define CLUSTER_BITS	16
 #define CLUSTER		(1u << CLUSTER_BITS)
 #define IMAGE_EXT	0x43425753u	/* "CBWS": the state */
-#define IMAGE_EXT_FILL	0x43425746u	/* "CBWF": puts it to its place */
+#define IMAGE_EXT_FILL	0x43425750u	/* "CBWP": puts it to its place */
 #define IMAGE_SLOTS	4096		/* where the slots are, in an image of ours */
 #define PSEUDO		".cbw-"
 #define INTENT_A	PSEUDO "intent-a"
@@ -97,6 +97,9 @@ int image_commit(struct image *img, struct entry *list, size_t nr, const char *b
 
 /* Makes the image of an empty file, all but the header, which comes with the first commit. */
 int image_create(struct cfile *f, uint64_t size, struct image *img, struct cbw_error *err);
+
+/* The volume has another size: with the next commit. */
+int image_resize(struct image *img, uint64_t size, struct cbw_error *err);
 
 /* Puts a state into its slot, durably; counts @state->seq up before. */
 int image_write_state(struct image *img, struct state *state, struct cbw_error *err);
