@@ -342,7 +342,7 @@ static int loop_try(int file, int number, const char *path)
 		},
 	};
 	char dev[32];
-	int fd, code;
+	int fd, code, direct;
 
 	snprintf(dev, sizeof(dev), "/dev/loop%d", number);
 	fd = open(dev, O_RDWR | O_CLOEXEC);
@@ -358,8 +358,15 @@ static int loop_try(int file, int number, const char *path)
 		close(fd);
 		return -code;
 	}
-	/* saves a second copy in memory; not every file system can */
-	(void)ioctl(fd, LOOP_SET_DIRECT_IO, 1UL);
+	/*
+	 * Saves a second copy in memory. Not every file system can, and overlayfs says so only
+	 * to who opens the file.
+	 */
+	direct = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
+	if (direct >= 0) {
+		(void)ioctl(fd, LOOP_SET_DIRECT_IO, 1UL);
+		close(direct);
+	}
 	return fd;
 }
 
