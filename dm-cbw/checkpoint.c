@@ -5,6 +5,7 @@
  *   flip	another generation of intents counts from now on (only if some are to be
  *		retired)
  *   snapshot	what is to be written is looked up
+ *   origin	is flushed, if a bitmap gets another base
  *   pages	the blocks that have changed are copied and written
  *   state	and what the bitmaps are, after these are durable
  *   retire	now the old generation of intents is cleared
@@ -104,6 +105,40 @@ static void items_take(struct cbw_container *c)
 		c->nr_items++;
 	}
 	cbw_room_begin(c);
+}
+
+/* May sleep, for as long as the origin takes. */
+static int origin_flush(struct cbw_device *dev)
+{
+	struct cbw_origin *origin = cbw_origin_get(dev);
+	int r;
+
+	if (!origin)
+		return -ENODEV;
+	r = blkdev_issue_flush(origin->bdev);
+	cbw_origin_put(origin);
+	return r;
+}
+
+/* Make durable what other bases stand for.  Those for which that fails stay as they are. */
+static void items_flush(struct cbw_container *c)
+{
+	unsigned int i;
+	int r = 1;
+
+	for (i = 0; i < c->nr_items; i++) {
+		struct cbw_cp_item *item = &c->items[i];
+
+		if (cbw_cut_none(&item->base) || !cbw_cured(21) ||
+		    cbw_cut_same(&item->base, &item->disk->base))
+			continue;
+		if (r > 0)
+			r = origin_flush(c->dev);
+		if (!r)
+			continue;
+		item->base = item->disk->base;
+		item->pending = true;
+	}
 }
 
 /* The state is durable: nothing older is needed any more, but for what is pending. */
@@ -276,6 +311,9 @@ static int checkpoint(struct cbw_container *c, unsigned int flags)
 	if (c->cp_again)
 		c->cp_wait_seq = c->dev->seq - 1;
 	items_take(c);
+	cbw_config_unlock();
+	items_flush(c);
+	cbw_config_lock();
 	r = cbw_state_build(c, clean, &len);
 	cbw_config_unlock();
 	for (i = 0; i < c->nr_items && !r; i++)

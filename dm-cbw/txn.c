@@ -535,7 +535,8 @@ static void txn_forget(struct cbw_txn *txn)
 				cbw_bits_forget_discards(b->next.active);
 }
 
-static void bitmap_settle(struct cbw_bitmap *b, bool keep)
+/* @again: the transaction will be begun again, and what was demoted for it stays so */
+static void bitmap_settle(struct cbw_bitmap *b, bool keep, bool again)
 {
 	struct cbw_device *dev = b->dev;
 
@@ -547,7 +548,8 @@ static void bitmap_settle(struct cbw_bitmap *b, bool keep)
 	if (keep && b->cur.disk && b->next.active && b->next.active != b->cur.active &&
 	    b->next.active != b->cur.frozen)
 		cbw_disk_keep(b->cur.disk, b->next.active, dev->seq - 1);
-	cbw_disk_promote(b->cur.disk);
+	if (!again)
+		cbw_disk_promote(b->cur.disk);
 	cbw_state_drop(&b->next);
 	if (b->cur.present)
 		return;
@@ -602,7 +604,7 @@ int cbw_txn_end(struct cbw_txn *txn, int err)
 	list_for_each_entry_safe(dev, tmp, &txn->devs, txn_node) {
 		list_for_each_entry_safe(b, tmp_b, &dev->bitmaps, node)
 			if (b->staged)
-				bitmap_settle(b, !err);
+				bitmap_settle(b, !err, txn->demote);
 		list_del_init(&dev->txn_node);
 		cbw_epoch_pair_free(&dev->txn_pair);
 		cbw_device_put(dev);

@@ -690,6 +690,9 @@ give_back()
 	if [[ -d /sys/module/dm_cbw ]]; then
 		until_true 5 rmmod dm_cbw 2>/dev/null || { rmmod dm_cbw; rc=1; }
 	fi
+	if [[ -d /sys/module/powerlog ]]; then
+		until_true 5 rmmod powerlog 2>/dev/null || { rmmod powerlog; rc=1; }
+	fi
 	for d in "${LOOPS[@]}"; do
 		losetup -d "$d" || rc=1
 	done

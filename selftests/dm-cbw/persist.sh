@@ -119,7 +119,7 @@ cuts()
 		expect a "$(box_dirty $box a)" "2097152 4096 3145728 4096" &&
 		expect base "$(box_base $box a)" "$cut" || return
 	# what happens to a base
-	msg dev bitmap_copy c a && expect base "$(box_base $box c)" "$cut" &&
+	msg dev bitmap_copy c a && expect base "$(box_base $box c)" "$cut" && box_sync dev &&
 		expect c "$(box_dirty $box c)" "2097152 4096 3145728 4096" &&
 		msg dev bitmap_rename c e && expect base "$(box_base $box e)" "$cut" &&
 		expect c "$(box_base $box c)" "" &&

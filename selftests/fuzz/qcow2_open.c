@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * libFuzzer target: whatever bytes an image file has, opening, mapping, reading,
- * checking and writing it ends, within the bounds of memory.
+ * checking and writing it, and editing its bitmaps, ends, within the bounds of memory.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -52,6 +52,80 @@ static void look(struct qcow2_image *img)
 		(void)qcow2_read(img, off, buf, total - off < CHUNK ? total - off : CHUNK, &err);
 	if (!qcow2_check(img, 0, &rep, &err) && rep.corruptions + rep.leaks && !rep.first[0])
 		abort();
+}
+
+static void bitmaps(struct qcow2_image *img)
+{
+	struct qcow2_error err;
+	struct qcow2_bitmap b;
+	unsigned int nr, i, found;
+	uint64_t host, n;
+
+	if (qcow2_bitmap_count(img, &nr, &err)) {
+		if (strlen(err.msg) >= sizeof(err.msg) || err.code <= 0)
+			abort();
+		return;
+	}
+	for (i = 0; i < nr && i < 50; i++) {
+		if (qcow2_get_bitmap(img, i, &b) || strlen(b.name) != b.name_len ||
+		    qcow2_find_bitmap(img, b.name, b.name_len, &found) || found != i)
+			abort();
+		n = b.bytes < CHUNK ? b.bytes : CHUNK;
+		(void)qcow2_bitmap_read(img, i, 0, buf, n, &err);
+		(void)qcow2_bitmap_read(img, i, b.bytes - n, buf, n, &err);
+		(void)qcow2_bitmap_read(img, i, b.bytes, buf, 1, &err);
+		(void)qcow2_bitmap_place(img, i, &host, &err);
+	}
+}
+
+/* keep some, take the place of one, add some; *nr: how many there have to be */
+static struct qcow2_bitmaps_edit *edit(struct qcow2_image *img, unsigned int *nr)
+{
+	struct qcow2_bitmaps_edit *e = NULL;
+	struct qcow2_error err;
+	struct qcow2_bitmap b;
+	unsigned int old, i;
+	uint64_t host;
+
+	*nr = 0;
+	if (qcow2_bitmaps_edit_begin(img, &e, &err))
+		return NULL;
+	if (qcow2_bitmap_count(img, &old, &err))
+		abort();
+	for (i = 0; i < old && i < 50; i++) {
+		if (qcow2_get_bitmap(img, i, &b))
+			abort();
+		if (i % 3 == 0)
+			*nr += !qcow2_edit_keep(e, i, b.flags ^ QCOW2_BITMAP_AUTO, &err);
+		else if (i % 3 == 1)
+			*nr += !qcow2_edit_keep_as(e, i, "other", 5, b.flags | QCOW2_BITMAP_IN_USE, &err);
+		else if (!qcow2_bitmap_place(img, i, &host, &err))
+			*nr += !qcow2_edit_add_at(e, "taken", 5, b.granularity_bits, 0, host, &err);
+	}
+	if (qcow2_edit_clusters(img, 20) < 100)
+		*nr += !qcow2_edit_add(e, "new", 3, 20, QCOW2_BITMAP_AUTO, &host, &err);
+	if (!qcow2_edit_alloc(e, 4, &host, &err) && qcow2_edit_clusters(img, 31) < 4)
+		*nr += !qcow2_edit_add_at(e, "place", 5, 31, 0, host, &err);
+	return e;
+}
+
+static void change_bitmaps(struct qcow2_image *img)
+{
+	struct qcow2_check_report rep;
+	struct qcow2_bitmaps_edit *e;
+	struct qcow2_error err;
+	unsigned int nr, got;
+
+	qcow2_edit_abort(edit(img, &nr));
+	e = edit(img, &nr);
+	if (!e)
+		return;
+	if (!qcow2_edit_commit(e, &err) && (qcow2_bitmap_count(img, &got, &err) || got != nr))
+		abort();
+	(void)qcow2_set_ext(img, 0x12345678, "some data", 9, 400, &err);
+	(void)qcow2_repair(img, QCOW2_REPAIR_LEAKS, &rep, &err);
+	if (!qcow2_bitmaps_edit_begin(img, &e, &err))
+		(void)qcow2_edit_commit(e, &err);
 }
 
 /* a compressed cluster reads as what it was made of */
@@ -162,11 +236,22 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	make_file(GUEST_FD, data, size < 4096 ? size : 4096, 49664);
 	if (!qcow2_open(image_path, flags, &img, &err)) {
 		look(img);
+		bitmaps(img);
 		qcow2_close(img);
 	}
-	if (!qcow2_open(image_path, flags | QCOW2_OPEN_WRITE, &img, &err)) {
+	if (!qcow2_open(image_path, flags | QCOW2_OPEN_WRITE | (size & 1 ? QCOW2_OPEN_REUSE : 0), &img, &err)) {
+		change_bitmaps(img);
+		qcow2_close(img);
+		if (qcow2_open(image_path, flags, &img, &err))
+			abort();
+		look(img);
+		bitmaps(img);
+		qcow2_close(img);
+	}
+	if (!qcow2_open(image_path, flags | QCOW2_OPEN_WRITE | (size & 2 ? QCOW2_OPEN_REUSE : 0), &img, &err)) {
 		change(img);
 		look(img);
+		bitmaps(img);
 		qcow2_close(img);
 	}
 	close(IMAGE_FD);

@@ -138,14 +138,15 @@ static int compare_ids(const struct binding *was, const struct binding *now,
 	unsigned int i;
 
 	for (i = 0; i < was->nr_ids; i++) {
-		const char *id = find_id(now, was->id[i]);
+		const char *id = find_id(now, was->id[i]), *old = strchr(was->id[i], ' ') + 1;
+		int kind = (int)(old - was->id[i]) - 1;
 
 		if (!id)
-			return fail_with(err, EUCLEAN, "it is another volume: it has no %s, which was",
-					 esc(was->id[i]));
+			return fail_with(err, EUCLEAN, "it is another volume: it has no %.*s, and had %s",
+					 kind, was->id[i], esc(old));
 		if (strcmp(id, was->id[i]))
-			return fail_with(err, EUCLEAN, "it is another volume: %s, and was %s",
-					 esc(id), esc(was->id[i]));
+			return fail_with(err, EUCLEAN, "it is another volume: its %.*s is %s, and was %s",
+					 kind, id, esc(strchr(id, ' ') + 1), esc(old));
 	}
 	return 0;
 }

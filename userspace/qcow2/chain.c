@@ -21,6 +21,7 @@ void q2_layer_free(struct q2_layer *l)
 	q2_layer_free(l->data);
 	free(l->data_file);
 	free(l->l1);
+	q2_bitmaps_forget(l);
 	free(l->ext);
 	free(l->header);
 	free(l->backing_file);
@@ -268,7 +269,7 @@ int qcow2_open(const char *path, unsigned int flags, struct qcow2_image **out,
 	int ret;
 
 	if (!path || !out || flags & ~(QCOW2_OPEN_WRITE | QCOW2_OPEN_NO_BACKING | QCOW2_OPEN_SAME_DIR |
-					     QCOW2_OPEN_NO_DATA_FILE))
+				       QCOW2_OPEN_NO_DATA_FILE | QCOW2_OPEN_REUSE))
 		return q2_err(err, EINVAL, "qcow2_open: no path, no place for the image, or unknown flags 0x%x",
 			      flags);
 	ret = q2_open_file(path, flags & QCOW2_OPEN_WRITE ? O_RDWR : O_RDONLY, 0, &l, err);
@@ -283,6 +284,8 @@ int qcow2_open(const char *path, unsigned int flags, struct qcow2_image **out,
 	ret = open_qcow2(l, flags & QCOW2_OPEN_WRITE ? L2_CACHE_WRITE : L2_CACHE_READ, err);
 	if (!ret && flags & QCOW2_OPEN_WRITE)
 		ret = q2_writer_init(l, err);
+	if (!ret && l->w)
+		l->w->reuse = flags & QCOW2_OPEN_REUSE;
 	if (!ret)
 		ret = q2_data_open(img, l, flags, err);
 	if (!ret)
@@ -314,7 +317,8 @@ static int check_opts(const char *path, const struct qcow2_create_opts *o, uint3
 	uint64_t l1;
 	int ret;
 
-	if (o->flags & ~(QCOW2_CREATE_EXCL | QCOW2_CREATE_NO_BACKING | QCOW2_CREATE_NO_DATA_FILE))
+	if (o->flags & ~(QCOW2_CREATE_EXCL | QCOW2_CREATE_NO_BACKING | QCOW2_CREATE_NO_DATA_FILE |
+			 QCOW2_CREATE_BITMAPS))
 		return q2_err(err, EINVAL, "%s: unknown flags 0x%x", path, o->flags);
 	if (cluster < QCOW2_MIN_CLUSTER || cluster > QCOW2_MAX_CLUSTER || cluster & (cluster - 1))
 		return q2_err(err, EINVAL, "%s: cluster_size %u is not a power of two within %u to %u", path,
@@ -351,16 +355,9 @@ static int check_opts(const char *path, const struct qcow2_create_opts *o, uint3
 			return ret;
 	}
 	for (i = 0; i < o->ext_count; i++) {
-		switch (o->ext[i].type) {
-		case QCOW2_EXT_END:
-		case QCOW2_EXT_BACKING_FORMAT:
-		case QCOW2_EXT_FEATURE_NAMES:
-		case QCOW2_EXT_BITMAPS:
-		case QCOW2_EXT_CRYPTO:
-		case QCOW2_EXT_DATA_FILE:
+		if (q2_ext_is_ours(o->ext[i].type))
 			return q2_err(err, EINVAL, "%s: header extension 0x%08x is not a private one", path,
 				      o->ext[i].type);
-		}
 		if (o->ext[i].len && !o->ext[i].data)
 			return q2_err(err, EINVAL, "%s: header extension 0x%08x has no data", path,
 				      o->ext[i].type);
@@ -419,10 +416,12 @@ int qcow2_create(const char *path, const struct qcow2_create_opts *opts,
 	struct q2_layer fake = { .fd = -1 }, *l = NULL;
 	uint32_t cluster;
 	unsigned int i;
+	bool arrange;
 	int ret;
 
 	if (!path || !opts || !out)
 		return q2_err(err, EINVAL, "qcow2_create: no path, options or place for the image");
+	arrange = opts->flags & QCOW2_CREATE_BITMAPS;
 	cluster = opts->cluster_size ? opts->cluster_size : QCOW2_DEFAULT_CLUSTER;
 	fake.name = q2_printable(path);
 	if (!fake.name)
@@ -472,6 +471,10 @@ int qcow2_create(const char *path, const struct qcow2_create_opts *opts,
 		goto out;
 	}
 	ret = q2_header_build(l, opts, err);
+	for (i = 0; !ret && i < opts->ext_count; i++)
+		arrange |= opts->ext[i].data_offset != 0;
+	if (!ret && arrange)
+		ret = q2_header_compose(l, opts->ext, opts->ext_count, NULL, err);
 	if (!ret)
 		ret = q2_data_create(backing, l, opts, err);
 	if (!ret)
@@ -552,22 +555,4 @@ int qcow2_data_fd(const struct qcow2_image *img)
 	const struct q2_layer *l = img->layers[0];
 
 	return !q2_has_data_file(l) ? l->fd : l->data ? l->data->fd : -1;
-}
-
-int qcow2_get_ext(struct qcow2_image *img, unsigned int layer, uint32_t type,
-		  struct qcow2_header_ext *ext)
-{
-	const struct q2_layer *l;
-	unsigned int i;
-
-	if (layer >= img->nr_layers)
-		return -EINVAL;
-	l = img->layers[layer];
-	for (i = 0; i < l->ext_count; i++) {
-		if (l->ext[i].type == type) {
-			*ext = l->ext[i];
-			return 0;
-		}
-	}
-	return -ENOENT;
 }

@@ -34,6 +34,9 @@ struct check {
 	unsigned int block_bits;	/* counts per refcount block */
 	struct q2_cache blocks;
 	bool have_corruption_text;
+	bool repair;
+	uint64_t *shared;		/* in use by a guest's entry, and counted more than once */
+	size_t nr_shared, max_shared;
 };
 
 static void __attribute__((format(printf, 3, 4)))
@@ -183,6 +186,21 @@ static int refcount(struct check *c, uint64_t cluster, uint64_t *count)
 	return ret;
 }
 
+static int note_shared(struct check *c, uint64_t cluster)
+{
+	if (c->nr_shared == c->max_shared) {
+		size_t max = c->max_shared ? c->max_shared * 2 : 64;
+		uint64_t *p = realloc(c->shared, max * sizeof(*p));
+
+		if (!p)
+			return no_memory(c);
+		c->shared = p;
+		c->max_shared = max;
+	}
+	c->shared[c->nr_shared++] = cluster;
+	return 0;
+}
+
 static int check_copied(struct check *c, uint64_t entry, const char *what, uint64_t nr)
 {
 	uint64_t count;
@@ -191,6 +209,8 @@ static int check_copied(struct check *c, uint64_t entry, const char *what, uint6
 	if (!ret && (count == 1) != !!(entry & Q2_COPIED))
 		note(c, true, "%s %llu is 0x%llx: COPIED flag does not fit the refcount %llu", what,
 		     ull(nr), ull(entry), ull(count));
+	if (!ret && count > 1 && c->repair)
+		ret = note_shared(c, (entry & Q2_OFFSET_MASK) >> c->l->cluster_bits);
 	return ret;
 }
 
@@ -329,92 +349,66 @@ static int check_l1(struct check *c)
 	return ret;
 }
 
-static uint64_t be_at(const uint8_t *p, size_t len)
+/* the report is about one file */
+static const char *without_name(const struct check *c, const struct qcow2_error *e)
 {
-	uint64_t v = 0;
+	size_t n = strlen(c->l->name) + 2;
 
-	while (len--)
-		v = v << 8 | *p++;
-	return v;
+	return n < strlen(e->msg) ? e->msg + n : e->msg;
 }
 
 /* the table of one bitmap and the clusters it names */
-static int check_bitmap_table(struct check *c, uint64_t off, uint64_t entries)
+static int check_bitmap(struct check *c, const struct qcow2_bitmap *b)
 {
 	struct q2_layer *l = c->l;
 	uint64_t buf[512], i, j, n;
-	bool skip, again;
+	bool skip, again, sound = true;
+	struct qcow2_error e;
 	int ret;
 
-	if (!entries || !off || !q2_aligned(l, off) || !q2_within(off, entries * 8, l->file_size)) {
-		note(c, true, "bitmap table at %llu, %llu entries: not aligned or not within the file",
-		     ull(off), ull(entries));
-		return 0;
-	}
-	ret = use_table(c, off, entries * 8, "bitmap table", &skip);
-	if (ret || skip)
-		return ret;
-	for (i = 0; i < entries; i += n) {
-		n = q2_min(entries - i, sizeof(buf) / sizeof(buf[0]));
-		ret = q2_pread(l, buf, n * 8, off + i * 8, "a bitmap table", c->err);
-		if (ret)
-			return ret;
-		for (j = 0; j < n; j++) {
-			uint64_t data = be64toh(buf[j]) & Q2_OFFSET_MASK;
-
-			if (!data)
-				continue;
-			if (!q2_aligned(l, data)) {
-				note(c, true, "bitmap table at %llu: data offset %llu is not aligned",
-				     ull(off), ull(data));
-				continue;
+	c->r->bitmaps++;
+	c->r->bitmaps_in_use += b->flags & QCOW2_BITMAP_IN_USE ? 1 : 0;
+	if (q2_bitmap_fits(l, b, NULL))
+		sound = false;
+	ret = use_table(c, b->table_offset, (uint64_t)b->table_entries * 8, "bitmap table", &skip);
+	if (skip)
+		sound = false;
+	for (i = 0; !ret && !skip && i < b->table_entries; i += n) {
+		n = q2_min(b->table_entries - i, sizeof(buf) / sizeof(buf[0]));
+		ret = q2_bitmap_table(l, b, i, n, buf, c->err);
+		for (j = 0; !ret && j < n; j++) {
+			if (q2_bitmap_entry_ok(l, b, i + j, buf[j], &e)) {
+				note(c, true, "%s", without_name(c, &e));
+				sound = false;
+			} else if (buf[j] & Q2_OFFSET_MASK) {
+				ret = use(c, buf[j] & Q2_OFFSET_MASK, l->cluster_size, "bitmap data", &again);
 			}
-			ret = use(c, data, l->cluster_size, "bitmap data", &again);
-			if (ret)
-				return ret;
 		}
 	}
-	return 0;
+	c->r->bitmaps_inconsistent += !sound;
+	return ret;
 }
 
-static int check_bitmaps(struct check *c, const struct qcow2_header_ext *ext)
+static int check_bitmaps(struct check *c)
 {
-	struct q2_layer *l = c->l;
-	uint64_t off, len, at, nr, size;
-	uint8_t *dir;
+	struct q2_bitmaps *bm;
+	struct qcow2_error e;
+	unsigned int i;
 	bool skip;
 	int ret;
 
-	if (ext->len != 24) {
-		note(c, true, "bitmaps extension: length %u is not 24", ext->len);
+	ret = q2_bitmaps_load(c->l, &bm, &e);
+	if (ret == -EUCLEAN) {
+		note(c, true, "%s", without_name(c, &e));
 		return 0;
 	}
-	nr = be_at(ext->data, 4);
-	len = be_at((const uint8_t *)ext->data + 8, 8);
-	off = be_at((const uint8_t *)ext->data + 16, 8);
-	if (!len || len > 64u << 20 || !q2_aligned(l, off) || !q2_within(off, len, l->file_size)) {
-		note(c, true, "bitmap directory of %llu bytes at %llu: not aligned or not within the file",
-		     ull(len), ull(off));
+	if (ret)
+		return q2_err(c->err, -ret, "%s", e.msg);
+	if (!bm->nr)
 		return 0;
-	}
-	ret = use_table(c, off, len, "bitmap directory", &skip);
-	if (ret || skip)
-		return ret;
-	dir = malloc(len);
-	if (!dir)
-		return no_memory(c);
-	ret = q2_pread(l, dir, len, off, "the bitmap directory", c->err);
-	for (at = 0; !ret && nr && len - at >= 24; nr--, at += size) {
-		const uint8_t *e = dir + at;
-
-		size = (24 + be_at(e + 18, 2) + be_at(e + 20, 4) + 7) & ~7ull;
-		if (size > len - at)
-			break;
-		ret = check_bitmap_table(c, be_at(e, 8), be_at(e + 8, 4));
-	}
-	if (!ret && (nr || at != len))
-		note(c, true, "bitmap directory at %llu: its entries do not fill it", ull(off));
-	free(dir);
+	ret = use_table(c, bm->dir_off, bm->dir_len, "bitmap directory", &skip);
+	for (i = 0; !ret && !skip && i < bm->nr; i++)
+		ret = check_bitmap(c, &bm->b[i]);
 	return ret;
 }
 
@@ -467,7 +461,6 @@ static int check_layer(struct check *c)
 {
 	struct q2_layer *l = c->l;
 	bool skip;
-	unsigned int i;
 	int ret;
 
 	if (l->snapshots)
@@ -494,10 +487,27 @@ static int check_layer(struct check *c)
 		ret = check_refblocks(c);
 	if (!ret)
 		ret = check_l1(c);
-	for (i = 0; !ret && i < l->ext_count; i++)
-		if (l->ext[i].type == QCOW2_EXT_BITMAPS && l->autoclear & Q2_AUTOCLEAR_BITMAPS)
-			ret = check_bitmaps(c, &l->ext[i]);
+	if (!ret)
+		ret = check_bitmaps(c);
 	return ret ? ret : compare(c);
+}
+
+static void check_free(struct check *c)
+{
+	uint64_t i;
+
+	for (i = 0; c->hash && i <= c->mask; i++) {
+		struct page *p, *next;
+
+		for (p = c->hash[i]; p; p = next) {
+			next = p->next;
+			free(p);
+		}
+	}
+	free(c->hash);
+	free(c->reft);
+	free(c->shared);
+	q2_cache_free(&c->blocks);
 }
 
 int qcow2_check(struct qcow2_image *img, unsigned int layer, struct qcow2_check_report *report,
@@ -505,7 +515,6 @@ int qcow2_check(struct qcow2_image *img, unsigned int layer, struct qcow2_check_
 {
 	struct qcow2_check_report r = { 0 };
 	struct check c = { .r = &r, .err = err };
-	uint64_t i;
 	int ret = 0;
 
 	if (layer >= img->nr_layers)
@@ -515,17 +524,77 @@ int qcow2_check(struct qcow2_image *img, unsigned int layer, struct qcow2_check_
 	if (c.l->format == QCOW2_FORMAT_QCOW2)
 		ret = check_layer(&c);
 	pthread_mutex_unlock(&img->lock);
-	for (i = 0; c.hash && i <= c.mask; i++) {
-		struct page *p, *next;
+	check_free(&c);
+	if (!ret)
+		*report = r;
+	return ret;
+}
 
-		for (p = c.hash[i]; p; p = next) {
-			next = p->next;
-			free(p);
+static int by_number(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* nothing but leaks was found: nothing on disk refers to what is counted too often */
+static int fix_leaks(struct check *c)
+{
+	uint64_t i, j, per = 1ull << c->block_bits;
+	int ret = 0;
+
+	if (c->nr_shared)
+		qsort(c->shared, c->nr_shared, sizeof(*c->shared), by_number);
+	for (i = 0; i < c->reft_entries; i++) {
+		for (j = 0; c->reft[i] && j < per; j++) {
+			uint64_t cluster = i << c->block_bits | j;
+			uint16_t stored, n = used(c, cluster);
+
+			if (cluster >= c->clusters)
+				break;
+			ret = q2_refcount_get(c->l, cluster, &stored, c->err);
+			if (ret)
+				return ret;
+			if (stored <= n || (n == 1 && c->nr_shared &&
+					    bsearch(&cluster, c->shared, c->nr_shared, sizeof(cluster), by_number)))
+				continue;
+			ret = q2_refcount_lower(c->l, cluster, n, c->err);
+			if (ret)
+				return ret;
+			c->r->leaks_fixed++;
 		}
 	}
-	free(c.hash);
-	free(c.reft);
-	q2_cache_free(&c.blocks);
+	ret = q2_refb_write(c->l, c->err);
+	return ret ? ret : q2_sync(c->l, c->err);
+}
+
+int qcow2_repair(struct qcow2_image *img, unsigned int flags, struct qcow2_check_report *report,
+		 struct qcow2_error *err)
+{
+	struct qcow2_check_report r = { 0 };
+	struct q2_layer *l = img->layers[0];
+	struct check c = { .l = l, .r = &r, .err = err, .repair = true };
+	int ret;
+
+	if (flags != QCOW2_REPAIR_LEAKS)
+		return q2_err(err, EINVAL, "%s: flags 0x%x: only leaks can be repaired", l->name, flags);
+	pthread_mutex_lock(&img->lock);
+	ret = q2_writable(l, err);
+	if (!ret && l->w->edit)
+		ret = q2_err(err, EBUSY, "%s: its bitmaps are being edited", l->name);
+	if (!ret)
+		ret = check_layer(&c);
+	if (!ret && r.corruptions) {
+		ret = q2_err(err, EUCLEAN, "%s: nothing was repaired, as there are %llu corruptions: %s", l->name,
+			     ull(r.corruptions), r.first);
+		*report = r;
+	} else if (!ret && r.leaks) {
+		ret = fix_leaks(&c);
+		if (ret)
+			l->w->failed = true;
+	}
+	pthread_mutex_unlock(&img->lock);
+	check_free(&c);
 	if (!ret)
 		*report = r;
 	return ret;

@@ -81,7 +81,8 @@ static int extend(struct q2_layer *l, struct qcow2_error *err)
 	return 0;
 }
 
-static int flush(struct q2_layer *l, struct qcow2_error *err)
+/* see above; who calls sets w->failed when it fails */
+int q2_flush(struct q2_layer *l, struct qcow2_error *err)
 {
 	struct q2_writer *w = l->w;
 	uint64_t i;
@@ -162,7 +163,7 @@ int qcow2_flush(struct qcow2_image *img, struct qcow2_error *err)
 		ret = q2_err(err, ESHUTDOWN, "%s: an earlier write of metadata failed: nothing more can be written",
 			     l->name);
 	else
-		ret = flush(l, err);
+		ret = q2_flush(l, err);
 	if (ret)
 		l->w->failed = true;
 	pthread_mutex_unlock(&img->lock);

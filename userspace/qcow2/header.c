@@ -15,34 +15,6 @@ enum {
 
 #define FEATURE_NAME_LEN	48
 
-static uint32_t get32(const uint8_t *p)
-{
-	uint32_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return be32toh(v);
-}
-
-static uint64_t get64(const uint8_t *p)
-{
-	uint64_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return be64toh(v);
-}
-
-static void put32(uint8_t *p, uint32_t v)
-{
-	v = htobe32(v);
-	memcpy(p, &v, sizeof(v));
-}
-
-static void put64(uint8_t *p, uint64_t v)
-{
-	v = htobe64(v);
-	memcpy(p, &v, sizeof(v));
-}
-
 #define ull(x)	((unsigned long long)(x))
 
 /* copy of @len bytes that must hold no NUL; @what goes into the message */
@@ -72,7 +44,8 @@ static const struct qcow2_header_ext *find_ext(const struct q2_layer *l, uint32_
 	return NULL;
 }
 
-static int parse_ext(struct q2_layer *l, size_t off, size_t end, struct qcow2_error *err)
+/* the extensions of l->header from @off on, into l->ext */
+int q2_ext_parse(struct q2_layer *l, size_t off, size_t end, struct qcow2_error *err)
 {
 	unsigned int max = 0;
 
@@ -87,7 +60,7 @@ static int parse_ext(struct q2_layer *l, size_t off, size_t end, struct qcow2_er
 			return q2_err(err, EUCLEAN,
 				      "%s: header extension 0x%08x at %zu: length %u reaches past the end of the extensions at %zu",
 				      l->name, type, off - 8, len, end);
-		if (find_ext(l, type))
+		if (type != QCOW2_EXT_PADDING && find_ext(l, type))
 			return q2_err(err, EUCLEAN, "%s: header extension 0x%08x at %zu: is there twice",
 				      l->name, type, off - 8);
 		if (l->ext_count == max) {
@@ -104,6 +77,7 @@ static int parse_ext(struct q2_layer *l, size_t off, size_t end, struct qcow2_er
 		ext->type = type;
 		ext->len = len;
 		ext->data = l->header + off;
+		ext->data_offset = off;
 		off += ((size_t)len + 7) & ~(size_t)7;
 	}
 	return 0;
@@ -316,7 +290,7 @@ int q2_header_parse(struct q2_layer *l, struct qcow2_error *err)
 		ext_end = (size_t)q2_min(ext_end, backing_off);
 	}
 	if (length < ext_end) {
-		ret = parse_ext(l, length, ext_end, err);
+		ret = q2_ext_parse(l, length, ext_end, err);
 		if (ret)
 			return ret;
 	}
@@ -348,6 +322,24 @@ int q2_header_parse(struct q2_layer *l, struct qcow2_error *err)
 		ret = take_string(l, ext->data, ext->len, "backing format name", &l->backing_format, err);
 	}
 	return ret;
+}
+
+/* where the extensions begin */
+size_t q2_header_length(const uint8_t *h)
+{
+	return get32(h + H_LENGTH);
+}
+
+void q2_header_set_backing(uint8_t *h, uint64_t off, uint32_t len)
+{
+	put64(h + H_BACKING_OFF, off);
+	put32(h + H_BACKING_LEN, len);
+}
+
+/* the autoclear bits alone: the rest of @h stays what the disk has */
+void q2_header_set_autoclear(uint8_t *h, uint64_t bits)
+{
+	put64(h + H_AUTOCLEAR, bits);
 }
 
 static uint8_t *put_ext(uint8_t *p, const uint8_t *end, uint32_t type, const void *data, size_t len)
@@ -400,13 +392,12 @@ int q2_header_build(struct q2_layer *l, const struct qcow2_create_opts *opts,
 		return q2_err(err, EINVAL,
 			      "%s: header extensions and backing file name do not fit into one cluster of %u bytes: take a larger cluster_size",
 			      l->name, l->cluster_size);
-	ret = parse_ext(l, Q2_HEADER_LEN, (size_t)(p - h), err);
+	ret = q2_ext_parse(l, Q2_HEADER_LEN, (size_t)(p - h), err);
 	if (!ret)
 		ret = parse_data_file(l, err);
 	if (ret || !backing_len)
 		return ret;
-	put64(h + H_BACKING_OFF, (uint64_t)(p - h));
-	put32(h + H_BACKING_LEN, (uint32_t)backing_len);
+	q2_header_set_backing(h, (uint64_t)(p - h), (uint32_t)backing_len);
 	memcpy(p, opts->backing_file, backing_len);
 	l->backing_file = strdup(opts->backing_file);
 	l->backing_format = strdup(opts->backing_format);

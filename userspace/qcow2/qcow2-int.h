@@ -42,6 +42,23 @@
 
 #define Q2_REFT_RESERVED	0x1ffull
 
+/* the part of the header that is replaced by one write of one sector */
+#define Q2_SECTOR		512u
+#define Q2_BITMAPS_EXT_LEN	24u
+
+/* bitmap tables; QEMU's limits */
+#define Q2_BM_RESERVED		0xff000000000001feull
+#define Q2_BM_ONES		(1ull << 0)
+#define Q2_BM_DIR_ENTRY		24u	/* fixed part of an entry */
+#define Q2_BM_MAX_BYTES		(512u << 20)	/* serialised, in whole clusters */
+#define Q2_BM_MAX_DIR		(1024ull * QCOW2_MAX_BITMAPS)
+#define Q2_BM_MIN_BITS		9u
+#define Q2_BM_MAX_BITS		31u
+
+struct q2_label {
+	char s[96];
+};
+
 struct q2_ent {
 	uint64_t key;
 	struct q2_ent *hnext;
@@ -63,6 +80,13 @@ struct q2_span {
 	uint64_t first, count;	/* clusters */
 };
 
+/* clusters that the bitmaps of the directory on disk take */
+struct q2_own {
+	uint64_t first, count;
+	uint32_t bitmap;	/* index; UINT32_MAX: the directory */
+	bool data;		/* else the table */
+};
+
 struct q2_writer {
 	uint64_t end;		/* next cluster to hand out */
 	uint64_t limit;		/* clusters that fit (block device) */
@@ -79,6 +103,18 @@ struct q2_writer {
 	bool begun;		/* the first change was announced (autoclear) */
 	bool dirty;
 	bool failed;
+	bool reuse;		/* free clusters below the end are handed out, too */
+	uint64_t hint;		/* no cluster below is known to be free */
+	struct qcow2_bitmaps_edit *edit;	/* begun and not ended */
+};
+
+/* the bitmaps of a valid directory; names point into @dir */
+struct q2_bitmaps {
+	unsigned int nr;
+	struct qcow2_bitmap *b;
+	uint32_t *by_name;	/* indices in ascending order of names */
+	uint64_t dir_off, dir_len;
+	uint8_t *dir;
 };
 
 struct q2_layer {
@@ -108,6 +144,7 @@ struct q2_layer {
 	uint8_t *header;
 	struct qcow2_header_ext *ext;
 	unsigned int ext_count;
+	struct q2_bitmaps *bitmaps;	/* NULL: not loaded */
 	struct q2_cache l2;
 	unsigned int compression;	/* QCOW2_COMPRESSION_* */
 	struct ZSTD_DCtx_s *zctx;
@@ -135,6 +172,7 @@ struct q2_extent {
 int q2_err(struct qcow2_error *err, int code, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 char *q2_printable(const char *s);
+struct q2_label q2_label(const char *s);
 int q2_pread(struct q2_layer *l, void *buf, size_t len, uint64_t off,
 	     const char *what, struct qcow2_error *err);
 int q2_pwrite(struct q2_layer *l, const void *buf, size_t len, uint64_t off,
@@ -152,6 +190,33 @@ int q2_header_parse(struct q2_layer *l, struct qcow2_error *err);
 int q2_header_build(struct q2_layer *l, const struct qcow2_create_opts *opts,
 		    struct qcow2_error *err);
 void q2_header_update(uint8_t *hdr, const struct q2_layer *l);
+int q2_ext_parse(struct q2_layer *l, size_t off, size_t end, struct qcow2_error *err);
+size_t q2_header_length(const uint8_t *hdr);
+void q2_header_set_backing(uint8_t *hdr, uint64_t off, uint32_t len);
+void q2_header_set_autoclear(uint8_t *hdr, uint64_t bits);
+
+/* ext.c */
+const struct qcow2_header_ext *q2_ext_find(const struct q2_layer *l, uint32_t type);
+bool q2_ext_is_ours(uint32_t type);
+int q2_header_compose(struct q2_layer *l, const struct qcow2_header_ext *set, unsigned int nr,
+		      const uint8_t *bitmaps, struct qcow2_error *err);
+int q2_header_set_bitmaps(struct q2_layer *l, const uint8_t *bitmaps, struct qcow2_error *err);
+int q2_drop_autoclear(struct q2_layer *l, bool guest_data, struct qcow2_error *err);
+int q2_writable(const struct q2_layer *l, struct qcow2_error *err);
+
+/* bitmap.c */
+int q2_bitmaps_load(struct q2_layer *l, struct q2_bitmaps **bm, struct qcow2_error *err);
+void q2_bitmaps_forget(struct q2_layer *l);
+uint64_t q2_bitmap_entries(const struct q2_layer *l, unsigned int granularity_bits);
+int q2_bitmap_fits(struct q2_layer *l, const struct qcow2_bitmap *b, struct qcow2_error *err);
+int q2_bitmap_table(struct q2_layer *l, const struct qcow2_bitmap *b, uint64_t first, uint64_t n,
+		    uint64_t *entries, struct qcow2_error *err);
+int q2_bitmap_entry_ok(struct q2_layer *l, const struct qcow2_bitmap *b, uint64_t idx, uint64_t entry,
+		       struct qcow2_error *err);
+
+/* bitmap-own.c */
+int q2_own_load(struct q2_layer *l, struct q2_bitmaps *bm, struct q2_own **own, size_t *nr,
+		struct qcow2_error *err);
 
 /* chain.c */
 bool q2_same_file(const struct q2_layer *a, const struct q2_layer *b);
@@ -218,6 +283,11 @@ int q2_do_frees(struct q2_layer *l, struct qcow2_error *err);
 int q2_refcount_get(struct q2_layer *l, uint64_t cluster, uint16_t *count,
 		    struct qcow2_error *err);
 int q2_refb_write(struct q2_layer *l, struct qcow2_error *err);
+int q2_free_now(struct q2_layer *l, uint64_t first, uint64_t count, struct qcow2_error *err);
+int q2_refcount_lower(struct q2_layer *l, uint64_t cluster, uint16_t count, struct qcow2_error *err);
+
+/* flush.c */
+int q2_flush(struct q2_layer *l, struct qcow2_error *err);
 
 /* write.c */
 int q2_begin(struct q2_layer *l, struct qcow2_error *err);
@@ -230,6 +300,34 @@ int q2_drop_old(struct q2_layer *l, uint64_t entry, struct qcow2_error *err);
 
 /* packed.c */
 int q2_packed_flushed(struct q2_layer *l, struct qcow2_error *err);
+
+static inline uint32_t get32(const uint8_t *p)
+{
+	uint32_t v;
+
+	memcpy(&v, p, sizeof(v));
+	return be32toh(v);
+}
+
+static inline uint64_t get64(const uint8_t *p)
+{
+	uint64_t v;
+
+	memcpy(&v, p, sizeof(v));
+	return be64toh(v);
+}
+
+static inline void put32(uint8_t *p, uint32_t v)
+{
+	v = htobe32(v);
+	memcpy(p, &v, sizeof(v));
+}
+
+static inline void put64(uint8_t *p, uint64_t v)
+{
+	v = htobe64(v);
+	memcpy(p, &v, sizeof(v));
+}
 
 static inline uint64_t q2_min(uint64_t a, uint64_t b)
 {

@@ -14,7 +14,8 @@
  *		then @err, if not NULL, holds a text that names file, field and
  *		value. @err is left alone on success. Out parameters are left
  *		alone on failure, unless the function says otherwise.
- *		Codes in use: EINVAL (the caller's argument), EUCLEAN (the file
+ *		Codes in use: EINVAL (the caller's argument), EBUSY (not now, see there),
+ *		ENODATA (qcow2_bitmap_place()), EUCLEAN (the file
  *		contradicts the format: damaged, cut short or hostile), EOPNOTSUPP
  *		(well formed, but uses what this library does not do), ELOOP (the
  *		backing chain is a loop or too deep), ENOENT, EACCES, EIO, ENOSPC,
@@ -50,6 +51,8 @@ extern "C" {
 #define QCOW2_MAX_BACKING_NAME	1023u	/* bytes, without the NUL */
 #define QCOW2_MAX_L1_BYTES	(32u << 20)	/* QEMU's limit */
 #define QCOW2_MAX_REFTABLE_BYTES (8u << 20)	/* QEMU's limit */
+#define QCOW2_MAX_BITMAPS	65535u	/* QEMU's limit */
+#define QCOW2_MAX_BITMAP_NAME	1023u	/* bytes, without the NUL */
 
 /* How clusters are compressed: an image has one type */
 #define QCOW2_COMPRESSION_DEFLATE	0u
@@ -62,6 +65,7 @@ extern "C" {
 #define QCOW2_EXT_BITMAPS		0x23852875u
 #define QCOW2_EXT_CRYPTO		0x0537be77u
 #define QCOW2_EXT_DATA_FILE		0x44415441u
+#define QCOW2_EXT_PADDING		0x43425750u	/* ours: no content, may be there more than once */
 
 /**
  * struct qcow2_error - what went wrong
@@ -87,11 +91,16 @@ struct qcow2_image;
  *	  qcow2_create()
  * @len:	bytes in @data, without the padding to 8 the format asks for
  * @data:	content; when given to qcow2_create() it is copied
+ * @data_offset: where in the file @data lies, in what qcow2_get_ext() fills in.
+ *		When given to qcow2_create(): where it has to lie, a multiple of
+ *		8 within the first cluster, 0 = anywhere; what is left open in
+ *		front becomes %QCOW2_EXT_PADDING.
  */
 struct qcow2_header_ext {
 	uint32_t type;
 	uint32_t len;
 	const void *data;
+	uint64_t data_offset;
 };
 
 /* ---- create, open, close ---------------------------------------------- */
@@ -99,6 +108,7 @@ struct qcow2_header_ext {
 /* flags of struct qcow2_create_opts */
 #define QCOW2_CREATE_EXCL	(1u << 0)  /* -EEXIST if the file exists; else it is emptied */
 #define QCOW2_CREATE_NO_BACKING	(1u << 1)  /* record the backing file, do not open it */
+#define QCOW2_CREATE_BITMAPS	(1u << 2)  /* keep a slot for the bitmaps extension, see qcow2_edit_commit() */
 #define QCOW2_CREATE_NO_DATA_FILE (1u << 8)  /* record the data file, neither open nor make it */
 
 /**
@@ -167,6 +177,7 @@ int qcow2_create(const char *path, const struct qcow2_create_opts *opts,
 #define QCOW2_OPEN_SAME_DIR	(1u << 2)  /* refuse backing names that contain a '/' (for chains of doubtful origin);
 					    * names of data files too */
 #define QCOW2_OPEN_NO_DATA_FILE	(1u << 8)  /* data files are not opened: metadata alone; see below */
+#define QCOW2_OPEN_REUSE	(1u << 3)  /* with WRITE: free clusters first, from the beginning of the file; else new ones are appended */
 
 /**
  * qcow2_open - open an image and its backing chain
@@ -192,9 +203,17 @@ int qcow2_create(const char *path, const struct qcow2_create_opts *opts,
  * features dirty, corrupt, extended L2 entries, and any unknown one; a
  * compression type other than deflate and zstd. For writing also:
  * internal snapshots, refcounts that are not 16 bits wide.
- * Opening for writing clears the autoclear bits (bitmaps) with the first change,
- * as the format demands of who does not maintain them; but for that of a raw data
- * file, which stays what it is.
+ *
+ * The first change clears the autoclear bits, as the format demands of who does
+ * not maintain what they stand for: all but that of a raw data file, which stays
+ * what it is, and that of bitmaps; that one goes, too, when
+ * guest data is changed and a bitmap that records (%QCOW2_BITMAP_AUTO, not
+ * %QCOW2_BITMAP_IN_USE) would miss it, or the bitmaps cannot be read. The image
+ * has no bitmaps then, and qcow2_repair() gives back their clusters. A damaged
+ * bitmap directory does not keep an image from being opened: only the calls for
+ * bitmaps fail.
+ * %QCOW2_OPEN_REUSE trusts the refcounts: a cluster in use that they call free
+ * would be overwritten. See qcow2_check().
  */
 int qcow2_open(const char *path, unsigned int flags, struct qcow2_image **img,
 	       struct qcow2_error *err);
@@ -283,12 +302,48 @@ int qcow2_data_fd(const struct qcow2_image *img);
 /**
  * qcow2_get_ext - find a header extension of layer @layer
  * @type: extension type
- * @ext:  filled in; @ext->data is owned by the image
+ * @ext:  filled in; @ext->data is owned by the image, and valid until a call
+ *	  of qcow2_set_ext() or qcow2_edit_commit()
  *
  * Return: 0, -ENOENT, or -EINVAL for a bad @layer.
  */
 int qcow2_get_ext(struct qcow2_image *img, unsigned int layer, uint32_t type,
 		  struct qcow2_header_ext *ext);
+
+/**
+ * qcow2_ext_offset - where in the file the data of a header extension lies
+ * @type:   extension type; of the image (layer 0)
+ * @offset: the absolute offset
+ *
+ * Return: 0 or -ENOENT. Tools that rewrite the header (QEMU, when bitmaps change)
+ * move extensions: who relies on a place asks, and restores it by qcow2_set_ext().
+ */
+int qcow2_ext_offset(struct qcow2_image *img, uint32_t type, uint64_t *offset);
+
+/**
+ * qcow2_set_ext - add or replace a private header extension
+ * @type:   not one of QCOW2_EXT_*
+ * @data:   @len bytes, copied
+ * @data_offset: where in the file @data has to begin, as in struct
+ *	    qcow2_header_ext; 0 = anywhere
+ *
+ * For an image that is open for writing. Flushes first, as qcow2_flush() does,
+ * then the header cluster is arranged anew and written by one write: the
+ * extensions of backing format, bitmaps (or their slot) and data file, then those
+ * that were there, then this one. What had padding in front keeps its place if
+ * that is possible, what has to lie at @data_offset does. A feature name table
+ * is left out when there is no room. The backing file name comes last.
+ *
+ * A power cut in the middle of that write can tear the header, unlike all else
+ * that the library does: do it when the image is made (in an image that was not
+ * flushed yet nothing is written), or with a copy at hand.
+ *
+ * The caller may write the data in place, through qcow2_fd(), where it lies
+ * behind the first 512 bytes of the file: the library writes them only here, and
+ * in the case qcow2_edit_commit() names, and both read them again before.
+ */
+int qcow2_set_ext(struct qcow2_image *img, uint32_t type, const void *data,
+		  uint32_t len, uint64_t data_offset, struct qcow2_error *err);
 
 /* ---- read ------------------------------------------------------------- */
 
@@ -382,9 +437,10 @@ int qcow2_read(struct qcow2_image *img, uint64_t offset, void *buf,
  * end of the last cluster (O_DIRECT and a size that is not aligned). A range
  * that is allocated already is given again (overwritten in place), unless it is
  * compressed. Reading a range between alloc and write gives whatever is there.
- * New clusters are appended to the file in the order of the calls. With an
- * external data file the place is @offset, in that file; a file (not a device)
- * has been extended to it, and becomes longer than the guest if more is written.
+ * New clusters are appended to the file in the order of the calls, or, with
+ * %QCOW2_OPEN_REUSE, are the lowest free ones. With an external data file the
+ * place is @offset, in that file; a file (not a device) has been extended to it,
+ * and becomes longer than the guest if more is written.
  */
 int qcow2_alloc_write(struct qcow2_image *img, uint64_t offset,
 		      uint64_t length, uint64_t *host_offset, uint64_t *got,
@@ -478,6 +534,11 @@ int qcow2_flush(struct qcow2_image *img, struct qcow2_error *err);
  * @total_clusters: guest size in clusters
  * @end_offset:	 end of the last cluster in use
  * @first:	 text of the first corruption or else leak; empty if none
+ * @bitmaps:	 bitmaps in the directory (0 if it is damaged: a corruption)
+ * @bitmaps_in_use: of these, in use: not valid, whoever changed them did not end
+ * @bitmaps_inconsistent: of these, with a table that is damaged (a corruption),
+ *		 or, in use, not of the image's size
+ * @leaks_fixed: clusters that qcow2_repair() corrected
  */
 struct qcow2_check_report {
 	uint64_t corruptions;
@@ -488,6 +549,10 @@ struct qcow2_check_report {
 	uint64_t total_clusters;
 	uint64_t end_offset;
 	char first[256];
+	uint32_t bitmaps;
+	uint32_t bitmaps_in_use;
+	uint32_t bitmaps_inconsistent;
+	uint64_t leaks_fixed;
 };
 
 /**
@@ -497,21 +562,40 @@ struct qcow2_check_report {
  *
  * Reads the file, so changes that were not flushed are -EBUSY. Return: 0 when
  * the check was done, whatever it found; an error when it could not be done
- * (-EOPNOTSUPP with internal snapshots). Bitmaps are counted when they are valid
- * (autoclear bit 0). Data in an external data file has no refcounts; that it is
- * there is looked at if the file is open. Memory: 2 bytes per cluster of the
- * file, where it is used.
+ * (-EOPNOTSUPP with internal snapshots, or bitmaps that use what this library does
+ * not know). Bitmaps are counted when they are valid (autoclear bit 0). Data in an
+ * external data file has no refcounts; that it is there is looked at if the file
+ * is open. Memory: 2 bytes per cluster of the file, where it is used.
  */
 int qcow2_check(struct qcow2_image *img, unsigned int layer,
 		struct qcow2_check_report *report, struct qcow2_error *err);
 
+/* flags of qcow2_repair() */
+#define QCOW2_REPAIR_LEAKS	(1u << 0)  /* lower refcounts that are too high */
+
+/**
+ * qcow2_repair - correct refcounts of the image, which is open for writing
+ * @flags:  %QCOW2_REPAIR_LEAKS, has to be given
+ * @report: what was found, as by qcow2_check(), and how much was corrected; also
+ *	    filled in with -EUCLEAN
+ *
+ * -EUCLEAN, and nothing is touched, if there is any corruption: then it is not
+ * certain what is in use. -EBUSY with changes that were not flushed, or while
+ * bitmaps are edited. A guest cluster or L2 table in use once, with a higher
+ * refcount, stays as it is, and a leak: its COPIED flag would have to change with
+ * the refcount. After a crash less was corrected, no more than that.
+ */
+int qcow2_repair(struct qcow2_image *img, unsigned int flags,
+		 struct qcow2_check_report *report, struct qcow2_error *err);
+
 /*
- * To come: bitmaps (qcow2_bitmap_*), change of the backing file. None of them
- * changes what is above.
+ * To come: change of the backing file. It changes nothing of what is above.
  */
 
 #ifdef __cplusplus
 }
 #endif
+
+#include "qcow2-bitmap.h"
 
 #endif /* QCOW2_H */

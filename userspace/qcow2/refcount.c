@@ -2,9 +2,10 @@
 /*
  * Refcounts, and the allocation of clusters that goes with them
  *
- * Clusters are only ever appended to the file. So a refcount block may be
- * written as soon as one likes: counts of clusters that nothing on disk refers
- * to are a leak at worst. What must wait is the other direction, freeing: the
+ * Clusters are appended to the file, or, if asked for (QCOW2_OPEN_REUSE), taken
+ * from those below its end that are free. Nothing on disk refers to either. So a
+ * refcount block may be written as soon as one likes: counts of clusters that
+ * nothing on disk refers to are a leak at worst. What must wait is the other direction, freeing: the
  * clusters are noted, and freed when the flush that drops the last reference to
  * them is through.
  *
@@ -231,6 +232,65 @@ static int skip_used(struct q2_layer *l, struct qcow2_error *err)
 	}
 }
 
+/*
+ * Free clusters in a row below the end, the lowest there are: up to @want, or
+ * exactly that many. *got = 0: there are none. Where a block is missing all is
+ * free, but it would take a cluster to say otherwise: not looked at.
+ */
+static int find_free(struct q2_layer *l, uint64_t want, bool exact, uint64_t *first, uint64_t *got,
+		     struct qcow2_error *err)
+{
+	struct q2_writer *w = l->w;
+	uint64_t c = w->hint, run = 0, per = 1ull << refb_bits(l);
+	bool lowest = true;
+	const char *what;
+
+	*got = 0;
+	while (c < w->end && run < want) {
+		uint64_t idx = c >> refb_bits(l);
+		struct q2_ent *e;
+		int ret;
+
+		if (idx >= w->reft_entries)
+			break;
+		if (!w->reft[idx]) {
+			if (run && !exact)
+				break;
+			run = 0;
+			c = (idx + 1) * per;
+			continue;
+		}
+		ret = get_block(l, idx, &e, err);
+		if (ret)
+			return ret;
+		for (; c < w->end && c >> refb_bits(l) == idx && run < want; c++) {
+			if (*count_of(l, e, c)) {
+				if (run && !exact)
+					goto found;
+				run = 0;
+				continue;
+			}
+			if (lowest)
+				w->hint = c;
+			lowest = false;
+			run++;
+		}
+	}
+	if (lowest)
+		w->hint = w->end;
+	if (!run || (exact && run < want))
+		return 0;
+found:
+	*first = c - run;
+	*got = run;
+	if (q2_overlaps_meta(l, *first << l->cluster_bits, run << l->cluster_bits, &what))
+		return q2_err(err, EUCLEAN, "%s: clusters from %llu on have a refcount of 0, but the %s is there; see `qemu-img check`",
+			      l->name, ull(*first), what);
+	/* the file may have ended in the middle of the last cluster */
+	l->file_size = q2_max(l->file_size, (*first + run) << l->cluster_bits);
+	return take(l, *first, run, err);
+}
+
 /* Up to @want clusters in a row, as many as one refcount block counts; at least one. */
 int q2_alloc(struct q2_layer *l, uint64_t want, uint64_t *first, uint64_t *got,
 	     struct qcow2_error *err)
@@ -239,6 +299,11 @@ int q2_alloc(struct q2_layer *l, uint64_t want, uint64_t *first, uint64_t *got,
 	struct q2_ent *e;
 	int ret;
 
+	if (l->w->reuse) {
+		ret = find_free(l, want, false, first, got, err);
+		if (ret || *got)
+			return ret;
+	}
 	ret = skip_used(l, err);
 	if (!ret)
 		ret = room_for(l, 1, err);
@@ -265,8 +330,14 @@ int q2_alloc(struct q2_layer *l, uint64_t want, uint64_t *first, uint64_t *got,
 int q2_alloc_contig(struct q2_layer *l, uint64_t n, uint64_t *first, struct qcow2_error *err)
 {
 	struct q2_writer *w = l->w;
+	uint64_t got;
 	int ret;
 
+	if (w->reuse) {
+		ret = find_free(l, n, true, first, &got, err);
+		if (ret || got)
+			return ret;
+	}
 again:
 	ret = skip_used(l, err);
 	if (!ret)
@@ -385,31 +456,43 @@ int q2_free_later(struct q2_layer *l, uint64_t off, uint64_t len, struct qcow2_e
 }
 
 /* nothing on disk refers to them any more; a count that is 0 already is not ours to judge */
+int q2_free_now(struct q2_layer *l, uint64_t first, uint64_t count, struct qcow2_error *err)
+{
+	struct q2_writer *w = l->w;
+	uint64_t c, end = first + count;
+
+	for (c = first; c < end; c++) {
+		uint64_t idx = c >> refb_bits(l);
+		struct q2_ent *e;
+		uint16_t *p;
+		int ret;
+
+		if (idx >= w->reft_entries || !w->reft[idx])
+			continue;
+		ret = get_block(l, idx, &e, err);
+		if (ret)
+			return ret;
+		p = count_of(l, e, c);
+		if (!*p)
+			continue;
+		*p = htobe16((uint16_t)(be16toh(*p) - 1));
+		e->dirty = true;
+		if (!*p)
+			w->hint = q2_min(w->hint, c);
+	}
+	return 0;
+}
+
 int q2_do_frees(struct q2_layer *l, struct qcow2_error *err)
 {
 	struct q2_writer *w = l->w;
 	size_t i;
 
 	for (i = 0; i < w->nr_frees; i++) {
-		uint64_t c = w->frees[i].first, end = c + w->frees[i].count;
+		int ret = q2_free_now(l, w->frees[i].first, w->frees[i].count, err);
 
-		for (; c < end; c++) {
-			uint64_t idx = c >> refb_bits(l);
-			struct q2_ent *e;
-			uint16_t *p;
-			int ret;
-
-			if (idx >= w->reft_entries || !w->reft[idx])
-				continue;
-			ret = get_block(l, idx, &e, err);
-			if (ret)
-				return ret;
-			p = count_of(l, e, c);
-			if (*p) {
-				*p = htobe16((uint16_t)(be16toh(*p) - 1));
-				e->dirty = true;
-			}
-		}
+		if (ret)
+			return ret;
 	}
 	w->nr_frees = 0;
 	return 0;
@@ -429,6 +512,21 @@ int q2_refcount_get(struct q2_layer *l, uint64_t cluster, uint16_t *count, struc
 	if (!ret)
 		*count = be16toh(*count_of(l, e, cluster));
 	return ret;
+}
+
+/* in memory; the cluster's block exists */
+int q2_refcount_lower(struct q2_layer *l, uint64_t cluster, uint16_t count, struct qcow2_error *err)
+{
+	struct q2_ent *e;
+	int ret = get_block(l, cluster >> refb_bits(l), &e, err);
+
+	if (ret)
+		return ret;
+	*count_of(l, e, cluster) = htobe16(count);
+	e->dirty = true;
+	if (!count)
+		l->w->hint = q2_min(l->w->hint, cluster);
+	return 0;
 }
 
 int q2_refb_write(struct q2_layer *l, struct qcow2_error *err)
@@ -466,6 +564,7 @@ static int writer_new(struct q2_layer *l, struct qcow2_error *err)
 	}
 	w->reft_lo = UINT64_MAX;
 	w->l1_lo = UINT64_MAX;
+	w->hint = 1;
 	/* offsets in tables have 56 bits; off_t has 63 */
 	w->limit = (l->rdev ? l->file_size : 1ull << 56) >> l->cluster_bits;
 	l->w = w;

@@ -39,6 +39,21 @@ char *q2_printable(const char *s)
 	return out;
 }
 
+/* the same, cut to a length that fits into a message */
+struct q2_label q2_label(const char *s)
+{
+	struct q2_label out;
+	size_t at = 0;
+
+	for (; *s && at + 4 < sizeof(out.s) - 4; s++) {
+		unsigned char c = (unsigned char)*s;
+
+		at += (size_t)sprintf(out.s + at, c < ' ' || c > '~' || c == '\\' ? "\\x%02x" : "%c", c);
+	}
+	strcpy(out.s + at, *s ? "..." : "");
+	return out;
+}
+
 /*
  * In a file that grows under us (a writable layer) what lies past the end was
  * allocated and not written yet: zeros. In any other the caller has checked the

@@ -233,7 +233,6 @@ static int set_zero(struct q2_layer *l, uint64_t off, uint64_t len, struct qcow2
 /* may layer 0 be changed? The first change is announced on disk. */
 int q2_begin(struct q2_layer *l, struct qcow2_error *err)
 {
-	uint64_t keep = 0;
 	int ret;
 
 	if (!l->w)
@@ -243,21 +242,9 @@ int q2_begin(struct q2_layer *l, struct qcow2_error *err)
 			      l->name);
 	if (l->w->begun)
 		return 0;
-	if (q2_has_data_file(l))
-		keep |= Q2_AUTOCLEAR_DATA_RAW;
-	if (l->autoclear & ~keep) {
-		uint64_t old = l->autoclear;
-
-		l->autoclear &= keep;
-		q2_header_update(l->header, l);
-		ret = q2_pwrite(l, l->header, Q2_V3_HEADER_LEN, 0, "the header", err);
-		if (!ret)
-			ret = q2_sync(l, err);
-		if (ret) {
-			l->autoclear = old;
-			return ret;
-		}
-	}
+	ret = q2_drop_autoclear(l, true, err);
+	if (ret)
+		return ret;
 	l->w->begun = true;
 	return 0;
 }

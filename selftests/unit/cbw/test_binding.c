@@ -94,10 +94,10 @@ static void differences(void **unused)
 	expect(&a, &b, false, "resized from 1073741824 to 2147483648");
 	b = a;
 	strcpy(b.id[1], "serial 2");
-	expect(&a, &b, false, "another volume: serial 2, and was serial 1");
+	expect(&a, &b, false, "another volume: its serial is 2, and was 1");
 	b = a;
 	b.nr_ids = 1;
-	expect(&a, &b, false, "it has no serial 1");
+	expect(&a, &b, false, "it has no serial, and had 1");
 	/* what it has in addition may be a newer kernel's */
 	expect(&b, &a, true, NULL);
 	b = a;

@@ -378,8 +378,8 @@ static void header_extensions(void **state)
 /* arguments that are wrong: an error, nothing changed */
 static void bad_arguments(void **state)
 {
-	static const struct qcow2_header_ext bitmaps = { QCOW2_EXT_BITMAPS, 0, NULL };
-	static const struct qcow2_header_ext large = { 0x12345678, 500, &bitmaps };
+	static const struct qcow2_header_ext bitmaps = { .type = QCOW2_EXT_BITMAPS };
+	static const struct qcow2_header_ext large = { .type = 0x12345678, .len = 500, .data = &bitmaps };
 	const struct {
 		struct qcow2_create_opts o;
 		int ret;
