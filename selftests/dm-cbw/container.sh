@@ -116,9 +116,8 @@ mistrust()
 	again && dd if=/dev/zero of=/dev/mapper/vol bs=4096 count=1 seek=100 oflag=direct 2>/dev/null &&
 		refused_same "was written to before it was attached" || return
 	# a file system, mounted since
-	again && tool 0 attach vol --container "$C" --force-full && says "starting anew" &&
+	tool 0 attach vol --container "$C" --force-full && says "starting anew" &&
 		mkfs.ext4 -q /dev/mapper/vol && tool 0 detach vol || return
-	expect "base" "$(base_of m1)" none || return
 	again && tool 0 attach vol --container "$C" && tool 0 detach vol || return
 	again && mkdir -p "$CBW_TMP/mnt" && mount /dev/mapper/vol "$CBW_TMP/mnt" &&
 		umount "$CBW_TMP/mnt" && again && refused_same "mounted or written since" || return
@@ -212,7 +211,7 @@ stacked()
 	tool 0 remove top && qemu_ok "$C" && tool 0 check "$C" && says "no errors" &&
 		tool 0 create top /dev/mapper/vol --container "$C" &&
 		expect "dirty" "$(dirty_live b1 top)" "$dirty" && tool 0 remove top || return
-	cbw-load one /dev/mapper/vol --offset 0 --len 4096 --gen 8 &&
+	cbw-load one /dev/mapper/vol --offset 8388608 --len 4096 --gen 8 &&
 		tool 4 create top /dev/mapper/vol --container "$C" && says "written to while detached" &&
 		tool 0 create top /dev/mapper/vol --container "$C" --force-full &&
 		expect "dirty" "$(dirty_live b1 top)" "" && tool 0 remove top && dm_forget top

@@ -70,6 +70,18 @@ static int check_place(struct attach *a, struct cbw_error *err)
 	return ret;
 }
 
+/* libblkid reads as it likes, so not with our descriptor, which has O_DIRECT. */
+static int container_blank(const struct cfile *f, struct cbw_error *err)
+{
+	int fd = open(f->path, O_RDONLY | O_CLOEXEC), ret;
+
+	if (fd < 0)
+		return fail_with(err, errno, "%s: %s", esc(f->path), strerror(errno));
+	ret = check_blank(f->path, fd, "container", err);
+	close(fd);
+	return ret;
+}
+
 static int open_container(struct attach *a, struct cbw_error *err)
 {
 	struct cfile *f = &a->c.f;
@@ -80,11 +92,16 @@ static int open_container(struct attach *a, struct cbw_error *err)
 	if (ret)
 		return ret;
 	ret = container_load(&a->c, err);
-	if (ret == -ENODATA && a->o->force && f->block) {
+	if (ret == -ENODATA && f->block) {
 		a->c.phase = PHASE_EMPTY;
-		ret = 0;
+		/* what libblkid calls it says more */
+		ret = a->o->force ? 0 : container_blank(f, err);
+		if (!ret && !a->o->force)
+			ret = fail_with(err, EEXIST,
+					"%s: it holds something that is no container; --force makes one there",
+					esc(f->path));
 	} else if (!ret && a->c.phase == PHASE_EMPTY && f->size && !a->o->force) {
-		ret = check_blank(f->path, f->fd, "container", err);
+		ret = container_blank(f, err);
 	}
 	return ret;
 }

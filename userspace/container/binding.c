@@ -40,8 +40,8 @@ int binding_print(const struct binding *b, char *text, uint32_t *len, struct cbw
 	if (ok && b->stacked)
 		ok = put(text, &at, "stacked\n");
 	for (i = 0; i < b->nr_magics && ok; i++)
-		ok = put(text, &at, "magic %" PRIu64 " %s %s %08x\n", b->magic[i].offset,
-			 b->magic[i].type, b->magic[i].uuid, b->magic[i].crc32c);
+		ok = put(text, &at, "magic %" PRIu64 " %s %s %016" PRIx64 "\n", b->magic[i].offset,
+			 b->magic[i].type, b->magic[i].uuid, b->magic[i].hash);
 	if (!ok)
 		return fail_with(err, EFBIG, "what tells the volume needs more than %u bytes",
 				 CBW_BINDING_MAX);
@@ -82,8 +82,8 @@ static int parse_line(const char *line, struct binding *b)
 		struct binding_magic *m = &b->magic[b->nr_magics];
 
 		if (b->nr_magics == BINDING_MAGICS ||
-		    sscanf(line, "magic %20" SCNu64 " %39s %79s %8x%n", &m->offset, m->type,
-			   m->uuid, &m->crc32c, &end) != 4 || line[end])
+		    sscanf(line, "magic %20" SCNu64 " %39s %79s %16" SCNx64 "%n", &m->offset,
+			   m->type, m->uuid, &m->hash, &end) != 4 || line[end])
 			return -EUCLEAN;
 		b->nr_magics++;
 	}
@@ -178,7 +178,7 @@ static int compare_magics(const struct binding *was, const struct binding *now, 
 			return fail_with(err, EUCLEAN,
 					 "its content is another one: the %s at %" PRIu64 " has uuid %s, and had %s",
 					 esc(a->type), a->offset, esc(b->uuid), esc(a->uuid));
-		if (exact && a->crc32c != b->crc32c)
+		if (exact && a->hash != b->hash)
 			return fail_with(err, EUCLEAN,
 					 "its file system was mounted or written since: the block at %" PRIu64 " with the superblock of the %s differs",
 					 a->offset, esc(a->type));

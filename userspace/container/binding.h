@@ -13,13 +13,14 @@
  * @offset: of the 4096 bytes in which its magic number lies
  * @type: as libblkid calls it
  * @uuid: as libblkid says it, or "-"
- * @crc32c: of those bytes
+ * @hash: FNV-1a of those bytes. No CRC: ext4's superblock ends with its own CRC-32C, so that of
+ *	both is always the same
  */
 struct binding_magic {
 	uint64_t offset;
 	char type[40];
 	char uuid[80];
-	uint32_t crc32c;
+	uint64_t hash;
 };
 
 /**

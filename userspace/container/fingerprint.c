@@ -10,7 +10,6 @@
 
 #include "binding.h"
 #include "cbw.h"
-#include "crc.h"
 
 #define BLOCK	4096
 
@@ -108,8 +107,17 @@ static void take_ids(struct cbw_devno dev, blkid_probe pr, struct binding *b)
 
 /* ---- superblocks ------------------------------------------------------- */
 
-static int crc_block(const char *path, int fd, uint64_t offset, uint64_t size, uint32_t *crc,
-		     struct cbw_error *err)
+static uint64_t fnv1a(const unsigned char *p, size_t len)
+{
+	uint64_t hash = 0xcbf29ce484222325ull;
+
+	while (len--)
+		hash = (hash ^ *p++) * 0x100000001b3ull;
+	return hash;
+}
+
+static int hash_block(const char *path, int fd, uint64_t offset, uint64_t size, uint64_t *hash,
+		      struct cbw_error *err)
 {
 	size_t len = size - offset < BLOCK ? (size_t)(size - offset) : BLOCK;
 	void *buf = NULL;
@@ -123,7 +131,7 @@ static int crc_block(const char *path, int fd, uint64_t offset, uint64_t size, u
 		ret = fail_with(err, n < 0 ? errno : EIO, "%s: reading %zu bytes at %" PRIu64 ": %s",
 				esc(path), len, offset, n < 0 ? strerror(errno) : "too few");
 	else
-		*crc = crc32c(0, buf, len);
+		*hash = fnv1a(buf, len);
 	free(buf);
 	return ret;
 }
@@ -155,7 +163,7 @@ static int add_magic(struct binding *b, const char *path, int fd, uint64_t offse
 	for (i = 0; i < b->nr_magics; i++)
 		if (b->magic[i].offset == m->offset && !strcmp(b->magic[i].type, m->type))
 			return 0;
-	if (crc_block(path, fd, m->offset, b->size, &m->crc32c, err))
+	if (hash_block(path, fd, m->offset, b->size, &m->hash, err))
 		return -err->code;
 	b->nr_magics++;
 	return 0;
