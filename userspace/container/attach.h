@@ -4,6 +4,7 @@
 #define CBW_ATTACH_H
 
 #include "container.h"
+#include "room.h"
 
 /**
  * struct container_opts - of the command line; 0: the default
@@ -35,9 +36,5 @@ int container_attach(const char *dev, const char *origin, const struct container
 int container_detach(const char *what, const struct cbw_dm_dev *dev,
 		     int (*end)(const struct cbw_dm_dev *dev, void *arg, struct cbw_error *err),
 		     void *arg);
-
-/* More room for a bitmap of this granularity. */
-int container_make_room(struct cbw_session *session, const struct cbw_dm_dev *dev,
-			uint32_t granularity, struct cbw_error *err);
 
 #endif

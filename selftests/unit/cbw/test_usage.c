@@ -13,7 +13,7 @@ static const struct usage table[] = {
 	{ cmd_create, "create a", "usage: cbw create NAME ORIGIN" },
 	{ cmd_create, "create a b c", "argument 'c' is one too many" },
 	{ cmd_create, "create ~ b", "argument 1 is empty" },
-	{ cmd_create, "create --force a b", "unknown option '--force'" },
+	{ cmd_create, "create --force a b", "need --container" },
 	{ cmd_remove, "remove", "too few arguments" },
 	{ cmd_remove, "remove -f x", "unknown option '-f'" },
 	{ cmd_attach, "attach", "too few arguments" },
