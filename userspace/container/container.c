@@ -172,6 +172,11 @@ int container_judge(const struct container *c, const struct binding *now,
 		return fail_with(err, EUCLEAN,
 				 "%s: the volume ran on without its container, so writes may have gone by",
 				 esc(c->f.path));
+	/* one that was just made, or emptied: there is nothing that could be wrong */
+	if (clean && !s->nr && !s->binding_length && s->device_size == now->size) {
+		*take = TAKE_EXACT;
+		return 0;
+	}
 	same_boot = cbw_cut_equal(&s->boot_id, boot_id);
 	ret = binding_parse(s->binding, s->binding_length, &was, &why);
 	/* the size counts as the kernel has it: a volume may grow while it is attached */
