@@ -23,7 +23,7 @@ setup()
 	C=$CBW_TMP/c.qcow2
 	volume && tool 0 attach vol --container "$C" && tool 0 bitmap add vol b1 &&
 		tool 0 bitmap add vol b2 --granularity 4096 && based b1 && based b2 &&
-		cbw-load one /dev/mapper/vol --offset 1048576 --len 200000 --gen 2 || return
+		cbw-load one /dev/mapper/vol --offset 1048576 --len 200704 --gen 2 || return
 	dirty=$(dirty_live b1) fine=$(dirty_live b2) base=$(base_of b1)
 	tool 0 detach vol
 }

@@ -33,7 +33,7 @@ write_some()
 # Three cycles, each with more writes: what is dirty, bases, flags, as before and as QEMU has it.
 cycles()
 {
-	local i b dirty base
+	local i dirty fine base
 
 	tool 0 attach vol --container "$C" && qemu_ok "$C" && tool 0 bitmap add vol b1 &&
 		tool 0 bitmap add vol fine --granularity 4096 &&
