@@ -6,6 +6,7 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "attach.h"
@@ -26,6 +27,7 @@ struct attach {
 	struct container c;
 	struct delivery d;
 	struct store loop;
+	bool forgot;			/* what an attach had loaded that died */
 };
 
 int container_opts_check(const char *command, const struct container_opts *o)
@@ -85,10 +87,15 @@ static int container_blank(const struct cfile *f, struct cbw_error *err)
 static int open_container(struct attach *a, struct cbw_error *err)
 {
 	struct cfile *f = &a->c.f;
-	int ret = check_place(a, err);
+	int ret = check_place(a, err), tries;
 
 	if (!ret)
 		ret = cfile_open(a->o->path, CFILE_WRITE | CFILE_CREATE | CFILE_LOCK, f, err);
+	/* it was open in a table that has just been dropped: a loop device takes its time */
+	for (tries = 0; ret == -EBUSY && a->forgot && tries < 100; tries++) {
+		nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
+		ret = cfile_open(a->o->path, CFILE_WRITE | CFILE_CREATE | CFILE_LOCK, f, err);
+	}
 	if (ret)
 		return ret;
 	ret = container_load(&a->c, err);
@@ -305,6 +312,12 @@ static int find_volume(struct attach *a, const char *dev, struct cbw_dm_dev *the
 					 esc(there->name), there->container.major ?
 					 ", with a container" :
 					 "; detach it first, its bitmaps cannot move into a container");
+		if (there->loaded) {
+			ret = cbw_dm_attach_forget(dev, err);
+			if (ret)
+				return ret;
+			a->forgot = true;
+		}
 		a->name = there->name;
 		a->volume = there->dev;
 		a->volume_fd = cbw_dm_open(there->dev, O_RDONLY, err);

@@ -451,6 +451,13 @@ int cbw_dm_attach_container(const char *dev, struct cbw_devno container, cbw_dm_
 			    void *arg, struct cbw_dm_dev *info, struct cbw_error *err);
 
 /**
+ * cbw_dm_attach_forget - take back what an attach that died has loaded into a mapped device
+ *
+ * That has the container open. -EBUSY if somebody else is changing the device's table.
+ */
+int cbw_dm_attach_forget(const char *dev, struct cbw_error *err);
+
+/**
  * cbw_dm_remove - remove a device that cbw_dm_create() made
  *
  * -EBUSY while it is open or has snapshots, -EINVAL when it was attached, or is

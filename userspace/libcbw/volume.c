@@ -399,6 +399,16 @@ int cbw_dm_attach_container(const char *name, struct cbw_devno container, cbw_dm
 	return attach(name, container, &hook, info, err);
 }
 
+int cbw_dm_attach_forget(const char *name, struct cbw_error *err)
+{
+	struct cbw_dm_dev dev;
+	int ret = cbw_dm_find(name, &dev, err);
+
+	if (ret || dev.kind != CBW_DM_OTHER)
+		return ret;
+	return check_quiet(&dev, NULL, err);
+}
+
 int cbw_dm_detach(const char *name, bool force, struct cbw_error *err)
 {
 	struct cbw_table own = { 0 }, ours = { 0 };
