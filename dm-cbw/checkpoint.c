@@ -300,6 +300,7 @@ static int checkpoint(struct cbw_container *c, unsigned int flags)
 	u32 len;
 	int r = 0;
 
+	cbw_hook_sleep(CBW_HOOK_CP_BEGIN, 0, 1);
 	if (flags & CBW_CP_FLIP && !cbw_intents_none(c)) {
 		r = cbw_intents_flip(c, !(flags & CBW_CP_ALL), &flipped);
 		if (!flipped && flags & CBW_CP_ALL)

@@ -210,11 +210,10 @@ void cbw_intents_cover(struct cbw_container *c, sector_t sector, sector_t nr)
 }
 
 /*
- * Take what is asked for, as much as goes at once: the blocks, and in @more what is new in
- * them.  Also the writes that wait: those that are not served ask again.
+ * Take what is asked for, as much as goes at once: which blocks, and what they shall be in
+ * the buffer.
  */
-static unsigned int intents_take(struct cbw_container *c, unsigned int *blocks,
-				 struct bio_list *bios)
+static unsigned int intents_take(struct cbw_container *c, unsigned int *blocks)
 {
 	unsigned int n = 0, block, i;
 
@@ -233,8 +232,6 @@ static unsigned int intents_take(struct cbw_container *c, unsigned int *blocks,
 		blocks[n++] = block;
 		__clear_bit(block, c->want_blocks);
 	}
-	*bios = c->parked;
-	bio_list_init(&c->parked);
 	spin_unlock_irq(&c->lock);
 	return n;
 }
@@ -254,21 +251,39 @@ static void intents_publish(struct cbw_container *c, const unsigned int *blocks,
 	}
 }
 
+/* Those that have what they wait for go.  The others stay: a suspend may want them. */
+static void parked_serve(struct cbw_container *c)
+{
+	struct bio_list ready, wait;
+	struct bio *bio;
+
+	bio_list_init(&ready);
+	bio_list_init(&wait);
+	spin_lock_irq(&c->lock);
+	while ((bio = bio_list_pop(&c->parked))) {
+		const struct cbw_io *io = cbw_io(bio);
+
+		bio_list_add(covered(c, io->sector, io->nr) ? &ready : &wait, bio);
+	}
+	c->parked = wait;
+	spin_unlock_irq(&c->lock);
+	cbw_remap_queue(c->dev, &ready);
+	wake_up_all(&c->intent_waitq);
+}
+
 /* Process context; waits for the container, and nothing else. */
 static void intent_work(struct work_struct *work)
 {
 	struct cbw_container *c = container_of(work, struct cbw_container, intent_work);
 	unsigned int *blocks = c->intent_list, nr, n;
-	struct bio_list bios;
 	int r;
 
-	bio_list_init(&bios);
 	mutex_lock(&c->intent_mutex);
-	while (!READ_ONCE(c->failed) && (nr = intents_take(c, blocks, &bios))) {
+	while (!READ_ONCE(c->failed) && (nr = intents_take(c, blocks))) {
 		if (!cbw_cured(12)) {
 			/* The mutation that writes them after the data. */
 			intents_publish(c, blocks, nr);
-			cbw_remap_queue(c->dev, &bios);
+			parked_serve(c);
 		}
 		for (n = 0; n < nr; n++) {
 			struct page *page = c->intent_buf->page[n];
@@ -286,13 +301,12 @@ static void intent_work(struct work_struct *work)
 		} else {
 			cbw_container_fail(c, r);
 		}
-		cbw_remap_queue(c->dev, &bios);
-		wake_up_all(&c->intent_waitq);
+		parked_serve(c);
 		cbw_checkpoint_arm(c);
 	}
+	/* Also what found its intent durable when it asked. */
+	parked_serve(c);
 	mutex_unlock(&c->intent_mutex);
-	/* Nothing was asked for, or there is no container any more. */
-	cbw_remap_queue(c->dev, &bios);
 	if (READ_ONCE(c->failed))
 		cbw_intents_release(c);
 }

@@ -111,6 +111,7 @@ static noinline bool mark_persistent(const struct cbw_mark *m, u64 granule, sect
 {
 	bool ok = !c || cbw_intents_ok(c, sector, nr);
 
+	cbw_hook_spin(CBW_HOOK_INTENT_SEEN, sector, nr);
 	if (ok || !cbw_cured(16)) {
 		set_bit(granule, m->words);
 		cbw_bits_touch(m->bits, granule, granule);

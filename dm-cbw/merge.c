@@ -80,7 +80,7 @@ static void merge_covered(struct cbw_container *c, struct cbw_merge *m)
 
 	cbw_intents_begin(c);
 	/* All of them are asked for at once. */
-	while (cbw_bits_next_run(m->from, end, &start, &end))
+	while (cbw_cured(17) && cbw_bits_next_run(m->from, end, &start, &end))
 		cbw_intents_want(c, start, end - start);
 	cbw_bits_merge_covered(m->to, m->from, m->discards, merge_cover, c);
 	cbw_intents_end(c);

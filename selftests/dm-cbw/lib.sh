@@ -534,7 +534,7 @@ hook()
 {
 	local args=$* ms=10000
 
-	if [[ $1 == arm && $2 != @(map-epoch|map-discard|gate-shut) ]]; then
+	if [[ $1 == arm && $2 != @(map-epoch|map-discard|gate-shut|intent-seen) ]]; then
 		[[ $args =~ timeout_ms\ ([0-9]+) ]] && ms=${BASH_REMATCH[1]}
 		args="${args/ timeout_ms $ms} timeout_ms $((ms * ${CBW_BUDGET_SCALE:-1}))"
 	fi

@@ -60,6 +60,10 @@ def tracked(qd, n):
     return lambda f: min(f.iops(r, "track-%d" % n, "linear") for r in rows)
 
 
+def boxed(qd, n):
+    return lambda f: f.iops("d100/again/dense-4k/qd%d" % qd, "box-%d" % n, "linear")
+
+
 def qd1(dev):
     row = dev + "/first/dense-4k/qd1"
     return dict(fn=lambda f: f.lat(row, "cbw-4k", "linear"),
@@ -93,6 +97,11 @@ BARS = [
     bar("the same, 8 bitmaps", UP, 0.995, None, tracked(1, 8)),
     bar("the same, queue depth 32, 1 bitmap", UP, 0.99, None, tracked(32, 1)),
     bar("the same, queue depth 32, 8 bitmaps", UP, 0.985, None, tracked(32, 8)),
+    bar("the same with a container, queue depth 1, 1 bitmap, written before", UP, 0.99, None, boxed(1, 1)),
+    bar("the same, queue depth 32, 1 bitmap", UP, 0.99, None, boxed(32, 1)),
+    bar("the same, queue depth 32, 8 bitmaps", UP, 0.98, None, boxed(32, 8)),
+    bar("random writes of a first pass over 256 MiB with a container, queue depth 32, to dm-linear", UP, 0.80,
+        None, lambda f: f.iops("d100/first/pass-4k/qd32", "box-1", "linear")),
     bar("first 4 KiB write, queue depth 1, 100 us device: latency, to dm-linear", DOWN, 2.05, 1.95,
         **qd1("d100")),
     bar("the same, 10 us device", DOWN, 2.05, 1.95, **qd1("d10")),

@@ -39,7 +39,7 @@ def one(s, devices, only):
                 emit(**{**what, **f})
         return
     devices.make(s["dev_us"], s["store_us"], s["fill"])
-    stack = rig.Stack(s["target"], devices.origin, devices.store, devices.meta)
+    stack = rig.Stack(s["target"], devices.origin, devices.store, devices.meta, devices.box)
     try:
         for st in s["steps"]:
             f = rig.step(stack, st, devices)
@@ -63,10 +63,11 @@ def main():
 
     print("KTAP version 1")
     shutil.copy("/usr/bin/fio", rig.FIO)
-    for name in ("rigclock.so", "rigtool"):
+    for name in ("rigclock.so", "rigtool", "cbw-box"):
         shutil.copy(os.path.join(os.environ["BENCH_BIN"], name), TMP)
     run("modprobe", "null_blk", "nr_devices=0")
     run("modprobe", "-a", "dm_mod", "dm_snapshot", "dm_era", "dm_zero")
+    run("modprobe", "-q", "libcrc32c")
     run("insmod", os.environ["CBW_MODULE"])
     emit(kernel=os.uname().release, clock=open(
         "/sys/devices/system/clocksource/clocksource0/current_clocksource").read().strip())

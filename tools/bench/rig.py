@@ -18,6 +18,7 @@ NULLB = "/sys/kernel/config/nullb"
 FIO = os.path.join(TMP, "fio")
 RIGCLOCK = os.path.join(TMP, "rigclock.so")
 RIGTOOL = os.path.join(TMP, "rigtool")
+CBW_BOX = os.path.join(TMP, "cbw-box")
 
 
 def run(*args, **kw):
@@ -84,21 +85,34 @@ def sectors(dev):
     return int(open("/sys/class/block/%s/size" % name).read())
 
 
+def boxed(name, n, origin, box, region_kib):
+    """A tracked device with a container."""
+    zero_head(box)
+    top = dm.create(name, "0 %d cbw %s 2 container %s" % (n, origin, box), resume=False)
+    try:
+        run(CBW_BOX, "attach", top, box, "--region", str(region_kib << 10))
+        dm.resume(name)
+    except (OSError, RuntimeError):
+        dm.remove(name)
+        raise
+    return top
+
+
 class Stack:
     """One target's devices. top: what is written; snap: what a backup reads."""
 
-    def __init__(self, target, origin, store, meta=None):
+    def __init__(self, target, origin, store, meta=None, box=None):
         self.target = target
         self.names = []
         self.snap = None
         self.snaps = []
         try:
-            self.make(origin, store, meta)
+            self.make(origin, store, meta, box)
         except OSError:
             self.gone()
             raise
 
-    def make(self, origin, store, meta):
+    def make(self, origin, store, meta, box):
         n = sectors(origin)
         kind, _, rest = self.target.partition("-")
         if kind == "raw":
@@ -119,6 +133,11 @@ class Stack:
         elif kind == "track":
             self.top = self.dm("top", "0 %d cbw %s" % (n, origin))
             self.bitmaps(int(rest))
+        elif kind == "box":
+            words = rest.split("-")
+            self.top = boxed("top", n, origin, box, int((words + ["4096k"])[1][:-1]))
+            self.names.append("top")
+            self.bitmaps(int(words[0]))
         elif kind == "cbw":
             words = rest.split("-")
             shots = 1
@@ -311,12 +330,13 @@ class Devices:
         self.store = nullb("rigstore", self.mib + table.STORE_MORE_MIB, store_us, fill,
                            submit_queues=self.queues)
         self.meta = nullb("rigmeta", 32, store_us, fill)
+        self.box = nullb("rigbox", 8, store_us, fill)
         self.have = (dev_us, store_us)
         if not fill:
             self.have = (0, 0)
 
     def gone(self):
         if self.have:
-            for n in ("rigorigin", "rigstore", "rigmeta"):
+            for n in ("rigorigin", "rigstore", "rigmeta", "rigbox"):
                 nullb_gone(n)
         self.have = None

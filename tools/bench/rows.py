@@ -20,6 +20,7 @@ BASE = ["raw", "linear"]
 ERA = ["era"]
 US = ["cbw-4k", "cbw-64k"]
 TRACK = ["track-1", "track-8"]
+BOX = ["box-1", "box-8"]	# tracked, with a container; box-1-1024k: regions of 1 MiB
 
 
 def scenario(name, target, steps, dev_us=100, **kw):
@@ -59,7 +60,7 @@ def writes(dev_us, qd):
                 fio("%s/first/rand-16k/qd%d" % (d, qd), "randwrite", 16 * KIB, qd, few // 2,
                     region=256 * MIB),
             ], dev_us)
-    for target in BASE + ERA + ["snap-N-4k", "snap-P-4k", "cbw-4k"] + TRACK:
+    for target in BASE + ERA + ["snap-N-4k", "snap-P-4k", "cbw-4k"] + TRACK + BOX:
         n = 2048 if qd == 1 else 16384
         yield scenario("%s/dense-4k/qd%d" % (d, qd), target, [
             fio("%s/first/dense-4k/qd%d" % (d, qd), "randwrite", 4 * KIB, qd, n, region=64 * MIB),
@@ -131,6 +132,18 @@ def fresh():
                 fio("fresh/first/%s/qd32" % row, rw, 4 * KIB, 32, n, region=64 * MIB)], fill=False)
 
 
+def containers():
+    """What bitmaps that survive cost where no region has been seen, by the size of regions."""
+    for qd in (1, 32):
+        for target in ["linear", "track-1", "box-1", "box-8", "box-1-256k", "box-1-1024k", "box-1-16384k"]:
+            yield scenario("d100/pass/qd%d" % qd, target, [
+                fio("d100/first/pass-4k/qd%d" % qd, "randwrite", 4 * KIB, qd, 65536 if qd > 1 else 8192,
+                    region=256 * MIB)])
+    for what in ("all", "some"):
+        yield scenario("container/checkpoint", "box-1", [dict(row="container/checkpoint-" + what)],
+                       special="checkpoint_" + what)
+
+
 def mixed():
     for target in ["linear"] + PEERS + US:
         yield scenario("d100/mixed", target, [
@@ -176,6 +189,7 @@ def all_scenarios():
         out += reads(dev_us)
         out += floor(dev_us)
     out += fresh()
+    out += containers()
     out += mixed()
     out += slow_store()
     out += cuts()

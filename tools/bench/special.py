@@ -179,6 +179,39 @@ def cut_readable_held(s):
     return cut_readable(s, held=True)
 
 
+# ---- checkpoints -----------------------------------------------------------------
+
+def checkpoint(row, n):
+    """A bitmap of 64 KiB on 1 TiB, n random writes, then a checkpoint: how long it takes with a
+    container of 100 us, and what it writes."""
+    dev = sparse("rigorigin", 1 << 20)
+    box = nullb("rigbox", 8, 100)
+    top = rig.boxed("top", sectors(dev), dev, box, 4096)
+    dm.message("top", "bitmap_add b")
+    rig.fio(top, dict(rw="randwrite", bs=4096, qd=32, n=n, region=1 << 40))
+    before = int(run(rig.CBW_BOX, "info", top).split()[11])
+    start = time.monotonic_ns()
+    said = run(rig.CBW_BOX, "info", top, "--checkpoint")
+    ms = (time.monotonic_ns() - start) / 1e6
+    again = time.monotonic_ns()
+    run(rig.CBW_BOX, "info", top)
+    ms -= (time.monotonic_ns() - again) / 1e6	# starting the program
+    dm.remove("top")
+    nullb_gone("rigorigin")
+    nullb_gone("rigbox")
+    yield dict(row="container/checkpoint-" + row, value=round(ms, 2), unit="ms", n=n,
+               pages=int(said.split()[11]) - before,
+               command="%d random writes of 4 KiB to 1 TiB, then cbw-box info --checkpoint" % n)
+
+
+def checkpoint_all(_):
+    return checkpoint("all", 8192)
+
+
+def checkpoint_some(_):
+    return checkpoint("some", 64)
+
+
 # ---- memory ------------------------------------------------------------------------
 
 def used_now():
