@@ -5,6 +5,7 @@
  * content of an image. So a backup can be killed at each of its steps.
  *
  * CBW_DIE_LOG=FILE: appends the names of the calls, to see where that was.
+ * CBW_DIE_WRITES=1: writes to places in files are steps, too (a container's metadata).
  */
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -77,6 +78,14 @@ int ioctl(int fd, unsigned long request, ...)
 		step(what);
 	}
 	return real(fd, request, arg);
+}
+
+ssize_t pwrite64(int fd, const void *buf, size_t len, off64_t at)
+{
+	REAL(ssize_t, "pwrite64", int, const void *, size_t, off64_t);
+	if (getenv("CBW_DIE_WRITES"))
+		step("pwrite");
+	return real(fd, buf, len, at);
 }
 
 int fsync(int fd)

@@ -18,6 +18,7 @@
 #include "cbw.h"
 #include "qcow2.h"
 #include "restore.h"
+#include "room.h"
 
 /* ---- the plan ---------------------------------------------------------- */
 
@@ -171,6 +172,22 @@ static int add_actions(const struct job *j, struct cbw_txn *txn)
 	return cbw_txn_snapshot_start(txn, j->snap.dev, NULL);
 }
 
+/* A new bitmap may not fit into the container: true if that could be helped. */
+static bool make_room(const struct backup *b)
+{
+	bool made = false;
+	size_t i;
+
+	for (i = 0; i < b->nr; i++) {
+		const struct job *j = &b->job[i];
+
+		if (j->decision.type == ENTRY_FULL && j->decision.add && j->dev.container.major)
+			made |= !container_make_room(b->session, &j->dev, j->before.granularity,
+						     NULL);
+	}
+	return made;
+}
+
 static int make_snapshot(const struct backup *b, struct job *j,
 			 struct cbw_error *err)
 {
@@ -257,6 +274,8 @@ static int cut(struct backup *b, struct cbw_error *err)
 	if (!ret && b->freeze)
 		ret = cbw_txn_freeze(txn, 0, err);
 	if (!ret)
+		ret = cbw_txn_run(b->session, txn, &b->cut, err);
+	if (ret == -ENOSPC && make_room(b))
 		ret = cbw_txn_run(b->session, txn, &b->cut, err);
 	if (!ret)
 		b->have_cut = true;

@@ -2,6 +2,7 @@
 /* bitmap add, remove, clear, enable, disable, merge, copy, rename, list */
 #include <json-c/json.h>
 
+#include "attach.h"
 #include "cbw.h"
 #include "show.h"
 
@@ -18,18 +19,24 @@ int find_tracked(const char *what, const char *arg, struct cbw_dm_dev *dev)
 	return EXIT_OK;
 }
 
-static int run(const char *what, struct cbw_txn *txn, const char *devname)
+/* @room: granularity of the bitmap that is made, if the container may have to grow for it */
+static int run(const char *what, struct cbw_txn *txn, const struct cbw_dm_dev *dev,
+	       uint32_t room)
 {
 	struct cbw_session *session;
 	struct cbw_error err;
-	int status = EXIT_OK;
+	int status = EXIT_OK, ret;
 
 	if (cbw_session_open(&session, &err)) {
 		cbw_txn_free(txn);
 		return failed("%s: %s", what, err.msg);
 	}
-	if (cbw_txn_run(session, txn, NULL, &err))
-		status = failed("%s: %s: %s", what, esc(devname), err.msg);
+	ret = cbw_txn_run(session, txn, NULL, &err);
+	if (ret == -ENOSPC && room && dev->container.major &&
+	    !container_make_room(session, dev, room, &err))
+		ret = cbw_txn_run(session, txn, NULL, &err);
+	if (ret)
+		status = failed("%s: %s: %s", what, esc(dev->name), err.msg);
 	cbw_txn_free(txn);
 	cbw_session_close(session);
 	return status;
@@ -69,6 +76,9 @@ static int bitmap_add(int argc, char **argv)
 			     (ull)granularity);
 	if (cbw_name_check(cl.arg[1], &err))
 		return usage("cbw bitmap add: %s", err.msg);
+	if (!strncmp(cl.arg[1], PSEUDO, strlen(PSEUDO)))
+		return usage("cbw bitmap add: '%s': names that begin with " PSEUDO " are those of containers themselves",
+			     esc(cl.arg[1]));
 	status = find_tracked("bitmap add", cl.arg[0], &dev);
 	if (status)
 		return status;
@@ -78,7 +88,8 @@ static int bitmap_add(int argc, char **argv)
 	cbw_txn_bitmap_add(txn, dev.dev, cl.arg[1], (uint32_t)granularity,
 			   (disabled ? CBW_ADD_DISABLED : 0) |
 			   (transient ? CBW_ADD_TRANSIENT : 0), NULL);
-	return run("bitmap add", txn, dev.name);
+	return run("bitmap add", txn, &dev, transient ? 0 :
+		   granularity ? (uint32_t)granularity : CBW_GRANULARITY_DEFAULT);
 }
 
 static int simple(int argc, char **argv, enum cbw_action_type action,
@@ -107,7 +118,7 @@ static int simple(int argc, char **argv, enum cbw_action_type action,
 	if (!txn)
 		return failed("out of memory");
 	cbw_txn_bitmap(txn, action, dev.dev, cl.arg[1], NULL);
-	return run(what, txn, dev.name);
+	return run(what, txn, &dev, 0);
 }
 
 static int bitmap_remove(int argc, char **argv)
@@ -204,6 +215,18 @@ static int names_ok(const struct cmdline *cl)
 	return EXIT_OK;
 }
 
+static uint32_t copy_granularity(const struct cbw_dm_dev *dev, const char *name)
+{
+	struct cbw_session *session;
+	struct cbw_bitmap b = { 0 };
+
+	if (cbw_session_open(&session, NULL))
+		return 0;
+	(void)cbw_bitmap_find(session, dev->dev, name, &b, NULL);
+	cbw_session_close(session);
+	return b.granularity;
+}
+
 /* A merge or a copy: DEV NAME SOURCE..., the sources on DEV or on @from. */
 static int with_sources(const struct cmdline *cl, const char *from, bool copy)
 {
@@ -228,7 +251,7 @@ static int with_sources(const struct cmdline *cl, const char *from, bool copy)
 		else
 			cbw_txn_bitmap_merge(txn, dev.dev, cl->arg[1], source.dev, cl->arg[i], NULL);
 	}
-	return run(what, txn, dev.name);
+	return run(what, txn, &dev, copy ? copy_granularity(&source, cl->arg[2]) : 0);
 }
 
 static int bitmap_merge(int argc, char **argv)
@@ -290,11 +313,14 @@ static int bitmap_rename(int argc, char **argv)
 		status = find_tracked("bitmap rename", cl.arg[0], &dev);
 	if (status)
 		return status;
+	if (!strncmp(cl.arg[2], PSEUDO, strlen(PSEUDO)))
+		return usage("cbw bitmap rename: '%s': names that begin with " PSEUDO " are those of containers themselves",
+			     esc(cl.arg[2]));
 	txn = cbw_txn_new();
 	if (!txn)
 		return failed("out of memory");
 	cbw_txn_bitmap_rename(txn, dev.dev, cl.arg[1], cl.arg[2], NULL);
-	return run("bitmap rename", txn, dev.name);
+	return run("bitmap rename", txn, &dev, 0);
 }
 
 static const struct command verbs[] = {

@@ -112,6 +112,10 @@ static struct json_object *json_device(const struct cbw_dm_dev *dev)
 	text = xasprintf("%u:%u", dev->origin.major, dev->origin.minor);
 	json_object_object_add(o, "origin", json_object_new_string(text));
 	free(text);
+	text = dev->container.major ? xasprintf("%u:%u", dev->container.major,
+						dev->container.minor) : NULL;
+	json_object_object_add(o, "container", text ? json_object_new_string(text) : NULL);
+	free(text);
 	json_object_object_add(o, "size", json_object_new_uint64(dev->size));
 	json_object_object_add(o, "attached",
 			       json_object_new_boolean(dev->attached));
@@ -137,11 +141,14 @@ static int one_device(struct cbw_session *session,
 		jb = json_object_new_array();
 		js = json_object_new_array();
 	} else {
-		printf("%s  %u:%u  %s  origin %u:%u  %s%s\n", esc(dev->name),
+		printf("%s  %u:%u  %s  origin %u:%u  %s%s", esc(dev->name),
 		       dev->dev.major, dev->dev.minor, human(dev->size),
 		       dev->origin.major, dev->origin.minor,
 		       dev->attached ? "attached" : "stacked",
 		       dev->suspended ? ", suspended" : "");
+		if (dev->container.major)
+			printf("  container %u:%u", dev->container.major, dev->container.minor);
+		putchar('\n');
 	}
 	for (i = 0; i < nr; i++) {
 		if (array)

@@ -19,7 +19,8 @@ static const struct command commands[] = {
 	{ "restore", cmd_restore, "write a point in time of a chain to a volume" },
 	{ "verify", cmd_verify, "check a chain, or compare it with a device" },
 	{ "chain", cmd_chain, "list the images of a chain" },
-	{ "info", cmd_info, "facts about a backup directory" },
+	{ "info", cmd_info, "facts about a backup directory or a container" },
+	{ "check", cmd_check, "check a container, and repair it" },
 	{ "monitor", cmd_monitor, "says what happens to snapshots and tracked devices" },
 	{ NULL, NULL, NULL }
 };

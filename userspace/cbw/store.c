@@ -187,7 +187,7 @@ int check_not_on(const char *path, const char *what,
 
 /* ---- what is on it ----------------------------------------------------- */
 
-static int check_blank(const char *path, int fd, struct cbw_error *err)
+int check_blank(const char *path, int fd, const char *what, struct cbw_error *err)
 {
 	blkid_probe pr = blkid_new_probe();
 	const char *value = NULL;
@@ -210,13 +210,13 @@ static int check_blank(const char *path, int fd, struct cbw_error *err)
 		    blkid_probe_lookup_value(pr, "PTTYPE", &value, NULL))
 			value = "something libblkid knows";
 		ret = fail_with(err, EEXIST,
-				"%s: it holds data (%s), which the store would overwrite; --force if that is wanted",
-				esc(path), value);
+				"%s: it holds data (%s), which the %s would overwrite; --force if that is wanted",
+				esc(path), value, what);
 		break;
 	case -2:
 		ret = fail_with(err, EEXIST,
-				"%s: it holds data (several signatures), which the store would overwrite; --force if that is wanted",
-				esc(path));
+				"%s: it holds data (several signatures), which the %s would overwrite; --force if that is wanted",
+				esc(path), what);
 		break;
 	default:
 		ret = fail_with(err, EIO, "%s: libblkid cannot read it",
@@ -311,7 +311,7 @@ int store_check(const char *path, const struct cbw_dm_dev *volumes, size_t nr,
 			goto bad;
 	}
 	if (!force) {
-		ret = check_blank(path, fd, err);
+		ret = check_blank(path, fd, "store", err);
 		if (ret)
 			goto bad;
 	}
@@ -342,7 +342,7 @@ static int loop_try(int file, int number, const char *path)
 		},
 	};
 	char dev[32];
-	int fd, code;
+	int fd, code, direct;
 
 	snprintf(dev, sizeof(dev), "/dev/loop%d", number);
 	fd = open(dev, O_RDWR | O_CLOEXEC);
@@ -358,8 +358,15 @@ static int loop_try(int file, int number, const char *path)
 		close(fd);
 		return -code;
 	}
-	/* saves a second copy in memory; not every file system can */
-	(void)ioctl(fd, LOOP_SET_DIRECT_IO, 1UL);
+	/*
+	 * Saves a second copy in memory. Not every file system can, and overlayfs says so only
+	 * to who opens the file.
+	 */
+	direct = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
+	if (direct >= 0) {
+		(void)ioctl(fd, LOOP_SET_DIRECT_IO, 1UL);
+		close(direct);
+	}
 	return fd;
 }
 

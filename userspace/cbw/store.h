@@ -29,6 +29,9 @@ int store_ready(struct store *store, struct cbw_error *err);
 /* Closes; to be called when the snapshot has the store open, or is gone. */
 void store_close(struct store *store);
 
+/* -EEXIST with a text if libblkid knows what is on it; @what would overwrite it */
+int check_blank(const char *path, int fd, const char *what, struct cbw_error *err);
+
 /* -EBUSY with a text if what @path lies on is, or stands on, one of the volumes */
 int check_not_on(const char *path, const char *what,
 		 const struct cbw_dm_dev *volumes, size_t nr,

@@ -22,10 +22,13 @@ _cbw()
 	--to)
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 		return ;;
-	--store|--against)
+	--store|--against|--container)
 		mapfile -t COMPREPLY < <(compgen -f -- "${cur:-/dev/}")
 		return ;;
-	--granularity|--chunk|--rate|--until|--bitmap)
+	--granularity|--chunk|--rate|--until|--bitmap|--region|--size|--timeout)
+		return ;;
+	--policy)
+		mapfile -t COMPREPLY < <(compgen -W 'continue hold' -- "$cur")
 		return ;;
 	--compress)
 		mapfile -t COMPREPLY < <(compgen -W none -- "$cur")
@@ -33,12 +36,18 @@ _cbw()
 	esac
 	if ((COMP_CWORD == 1)); then
 		words='attach detach create remove status list bitmap snapshot
-			backup restore verify chain info monitor --help --version'
+			backup restore verify chain info check monitor --help --version'
 	else
 		case $command in
-		attach|remove)	words="$(_cbw_devices) --help" ;;
+		attach)
+			words="$(_cbw_devices) --container --region --size --policy --timeout
+				--force --force-full --help" ;;
+		remove)		words="$(_cbw_devices) --help" ;;
 		detach)		words="$(_cbw_devices) --force --help" ;;
-		create)		words='--help' ;;
+		create)
+			words='--container --region --size --policy --timeout --force
+				--force-full --help' ;;
+		check)		words='-r --repair --remove-inconsistent --help' ;;
 		status|list)	words="$(_cbw_devices) --json --help" ;;
 		backup)
 			words="$(_cbw_devices) --to --store --auto --full --incremental
@@ -73,10 +82,10 @@ _cbw()
 	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
 	# directories where they are arguments
 	case $command in
-	restore|verify|info|chain)
+	restore|verify|chain)
 		[[ $cur == -* ]] || mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY \
 			< <(compgen -d -- "$cur") ;;
-	create)
+	create|check|info)
 		[[ $cur == -* ]] || mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY \
 			< <(compgen -f -- "$cur") ;;
 	esac

@@ -216,6 +216,15 @@ static int info_only(const char *name, struct cbw_devno dev,
 	return 0;
 }
 
+/* The feature "container MAJ:MIN" of a table. */
+static void find_container(const char *params, struct cbw_devno *container)
+{
+	const char *p = strstr(params, " container ");
+
+	if (!p || sscanf(p, " container %u:%u", &container->major, &container->minor) != 2)
+		*container = (struct cbw_devno){ 0 };
+}
+
 int cbw_dm_info(const char *name, struct cbw_devno dev, struct cbw_dm_dev *info,
 		struct cbw_error *err)
 {
@@ -242,6 +251,8 @@ int cbw_dm_info(const char *name, struct cbw_devno dev, struct cbw_dm_dev *info,
 		    sscanf(t->params, "%u:%u", &out.origin.major,
 			   &out.origin.minor) != 2)
 			out.origin = (struct cbw_devno){ 0 };
+		if (out.kind == CBW_DM_TRACKED)
+			find_container(t->params, &out.container);
 	}
 	cbw_table_free(&table);
 	if (out.kind == CBW_DM_TRACKED && out.origin.major &&
@@ -403,7 +414,7 @@ static bool add_targets(struct dm_task *dmt, const struct cbw_table *table)
 
 int cbw_dm_make(const char *name, const char *uuid,
 		const struct cbw_table *table, unsigned int flags,
-		struct cbw_error *err)
+		const struct cbw_dm_hook *hook, struct cbw_error *err)
 {
 	uint16_t udev = flags & CBW_MAKE_HIDDEN ? UDEV_HIDDEN : 0;
 	bool ro = flags & CBW_MAKE_RO;
@@ -416,6 +427,13 @@ int cbw_dm_make(const char *name, const char *uuid,
 		return task_failed(dmt, err, "create device", name);
 	dm_task_destroy(dmt);
 	ret = cbw_dm_load(name, table, ro, err);
+	if (!ret && hook) {
+		struct cbw_dm_dev dev;
+
+		ret = cbw_dm_info(name, (struct cbw_devno){ 0 }, &dev, err);
+		if (!ret)
+			ret = hook->fn(&dev, hook->arg, err);
+	}
 	if (!ret) {
 		dmt = task_new(DM_DEVICE_RESUME, name);
 		if (dmt)

@@ -60,10 +60,16 @@ int cbw_dm_info(const char *name, struct cbw_devno dev, struct cbw_dm_dev *info,
 #define CBW_MAKE_RO	(1u << 0)
 #define CBW_MAKE_HIDDEN	(1u << 1)	/* udev: no rules but dm's own */
 
-/* Creates, loads and resumes; on failure nothing is left. */
+/* What comes between loading a table and resuming. */
+struct cbw_dm_hook {
+	cbw_dm_step fn;
+	void *arg;
+};
+
+/* Creates, loads and resumes; on failure nothing is left. @hook: may be NULL */
 int cbw_dm_make(const char *name, const char *uuid,
 		const struct cbw_table *table, unsigned int flags,
-		struct cbw_error *err);
+		const struct cbw_dm_hook *hook, struct cbw_error *err);
 /* Loads a table into the inactive slot, without touching the live one. */
 int cbw_dm_load(const char *name, const struct cbw_table *table, bool ro,
 		struct cbw_error *err);

@@ -306,6 +306,42 @@ int cbw_bitmap_load(struct cbw_session *session, struct cbw_devno dev, const cha
 int cbw_mark_dirty(struct cbw_session *session, struct cbw_devno dev, const char *name,
 		   const struct cbw_range *ranges, size_t nr, struct cbw_error *err);
 
+/* ---- containers -------------------------------------------------------- */
+
+/*
+ * A container keeps the bitmaps of a device on a block device. These are the kernel's four
+ * calls; the format of the container around it is the business of their caller
+ * (Documentation/formats.rst has that of the tool).
+ */
+
+/** cbw_container_attach - deliver the layout; @attach is filled in but for its size */
+int cbw_container_attach(struct cbw_session *session, struct cbw_container_attach *attach,
+			 struct cbw_error *err);
+
+/**
+ * cbw_container_detach - announce that the device is about to lose its table
+ * @binding: what tells the volume from now on, at most CBW_BINDING_MAX bytes
+ *
+ * The table is to be changed next (cbw_dm_detach(), cbw_dm_remove()).
+ */
+int cbw_container_detach(struct cbw_session *session, struct cbw_devno dev,
+			 const void *binding, size_t len, struct cbw_error *err);
+
+/** cbw_container_detach_cancel - take the announcement back */
+int cbw_container_detach_cancel(struct cbw_session *session, struct cbw_devno dev,
+				struct cbw_error *err);
+
+/**
+ * cbw_container_get_info - state of the container of a device; -ENODEV: it has none
+ * @checkpoint: write one first
+ */
+int cbw_container_get_info(struct cbw_session *session, struct cbw_devno dev, bool checkpoint,
+			   struct cbw_container_info *info, struct cbw_error *err);
+
+/** cbw_container_grow - more room for bitmaps */
+int cbw_container_grow(struct cbw_session *session, struct cbw_devno dev,
+		       const struct cbw_place *places, size_t nr, struct cbw_error *err);
+
 /* ---- what happens ------------------------------------------------------ */
 
 /** cbw_stats_get - counts of held writes of a tracked device, since it is one */
@@ -352,6 +388,7 @@ enum cbw_dm_kind {
  * @loaded: a table is loaded that is not live yet
  * @origin: TRACKED: the origin; SNAPSHOT: the source; else 0:0
  * @attached: TRACKED: inserted with cbw_dm_attach() (its origin is HIDDEN)
+ * @container: TRACKED: the block device that keeps its bitmaps, or 0:0
  */
 struct cbw_dm_dev {
 	struct cbw_devno dev;
@@ -365,6 +402,7 @@ struct cbw_dm_dev {
 	bool attached;
 	bool loaded;
 	struct cbw_devno origin;
+	struct cbw_devno container;
 };
 
 /**
@@ -396,6 +434,30 @@ int cbw_dm_create(const char *name, const char *origin, struct cbw_dm_dev *info,
 		  struct cbw_error *err);
 
 /**
+ * cbw_dm_step - called with the device that has the table loaded, and not live yet
+ *
+ * Makes and loads the bitmaps, and calls cbw_container_attach(). Not 0, with @err filled in:
+ * all is taken back.
+ */
+typedef int (*cbw_dm_step)(const struct cbw_dm_dev *dev, void *arg, struct cbw_error *err);
+
+/** cbw_dm_create_container - as cbw_dm_create(), with a container (a block device) */
+int cbw_dm_create_container(const char *name, const char *origin,
+			    struct cbw_devno container, cbw_dm_step step, void *arg,
+			    struct cbw_dm_dev *info, struct cbw_error *err);
+
+/** cbw_dm_attach_container - as cbw_dm_attach(), with a container (a block device) */
+int cbw_dm_attach_container(const char *dev, struct cbw_devno container, cbw_dm_step step,
+			    void *arg, struct cbw_dm_dev *info, struct cbw_error *err);
+
+/**
+ * cbw_dm_attach_forget - take back what an attach that died has loaded into a mapped device
+ *
+ * That has the container open. -EBUSY if somebody else is changing the device's table.
+ */
+int cbw_dm_attach_forget(const char *dev, struct cbw_error *err);
+
+/**
  * cbw_dm_remove - remove a device that cbw_dm_create() made
  *
  * -EBUSY while it is open or has snapshots, -EINVAL when it was attached, or is
@@ -418,7 +480,8 @@ int cbw_dm_attach(const char *dev, struct cbw_dm_dev *info,
  * cbw_dm_detach - put the device's own table back, live
  * @force: also while snapshots live (they fail with source-gone)
  *
- * Its bitmaps end. -EBUSY while a snapshot lives.
+ * Its bitmaps end, but those in a container, if cbw_container_detach() was called before.
+ * -EBUSY while a snapshot lives.
  */
 int cbw_dm_detach(const char *dev, bool force, struct cbw_error *err);
 

@@ -197,7 +197,7 @@ int cbw_snapshot_create(const struct cbw_snapshot_opts *opts,
 	table.nr = 1;
 	table.target = &t;
 	ret = cbw_dm_make(name, uuid, &table, CBW_MAKE_RO | CBW_MAKE_HIDDEN,
-			  err);
+			  NULL, err);
 	free(t.params);
 	if (ret == -ENOENT && opts->bitmap)
 		return cbw_fail(err, ENOENT, "%s: it has no bitmap '%s'",

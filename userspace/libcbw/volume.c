@@ -44,7 +44,20 @@ static void one_target(struct cbw_table *table, struct cbw_target *t,
 	table->target = t;
 }
 
-int cbw_dm_create(const char *name, const char *origin, struct cbw_dm_dev *info,
+#define PARAMS	80
+
+static void our_params(char params[PARAMS], struct cbw_devno origin,
+		       struct cbw_devno container)
+{
+	int n = snprintf(params, PARAMS, "%u:%u", origin.major, origin.minor);
+
+	if (container.major)
+		snprintf(params + n, PARAMS - (size_t)n, " 2 container %u:%u",
+			 container.major, container.minor);
+}
+
+static int create(const char *name, const char *origin, struct cbw_devno container,
+		  const struct cbw_dm_hook *hook, struct cbw_dm_dev *info,
 		  struct cbw_error *err)
 {
 	struct cbw_dm_dev there;
@@ -53,7 +66,7 @@ int cbw_dm_create(const char *name, const char *origin, struct cbw_dm_dev *info,
 	struct cbw_esc esc;
 	struct stat st;
 	uint64_t size;
-	char params[32], uuid[48], hex[17];
+	char params[PARAMS], uuid[48], hex[17];
 	int fd, ret, ro = 0;
 
 	ret = check_name(name, err);
@@ -86,15 +99,29 @@ int cbw_dm_create(const char *name, const char *origin, struct cbw_dm_dev *info,
 	if (ret)
 		return ret;
 	snprintf(uuid, sizeof(uuid), CBW_UUID_DEV "%s", hex);
-	snprintf(params, sizeof(params), "%u:%u", major(st.st_rdev),
-		 minor(st.st_rdev));
+	our_params(params, (struct cbw_devno){ major(st.st_rdev), minor(st.st_rdev) }, container);
 	one_target(&table, &t, size, params);
-	ret = cbw_dm_make(name, uuid, &table, ro ? CBW_MAKE_RO : 0, err);
+	ret = cbw_dm_make(name, uuid, &table, ro ? CBW_MAKE_RO : 0, hook, err);
 	if (ret)
 		return ret;
 	if (info)
 		return cbw_dm_info(name, (struct cbw_devno){ 0 }, info, err);
 	return 0;
+}
+
+int cbw_dm_create(const char *name, const char *origin, struct cbw_dm_dev *info,
+		  struct cbw_error *err)
+{
+	return create(name, origin, (struct cbw_devno){ 0 }, NULL, info, err);
+}
+
+int cbw_dm_create_container(const char *name, const char *origin,
+			    struct cbw_devno container, cbw_dm_step step, void *arg,
+			    struct cbw_dm_dev *info, struct cbw_error *err)
+{
+	const struct cbw_dm_hook hook = { step, arg };
+
+	return create(name, origin, container, &hook, info, err);
 }
 
 /* -EBUSY, with its name, if a snapshot of the device is there. */
@@ -287,14 +314,15 @@ static int check_quiet(const struct cbw_dm_dev *dev,
 	return cbw_dm_clear(dev->name, err);
 }
 
-int cbw_dm_attach(const char *name, struct cbw_dm_dev *info,
+static int attach(const char *name, struct cbw_devno container,
+		  const struct cbw_dm_hook *hook, struct cbw_dm_dev *info,
 		  struct cbw_error *err)
 {
 	struct cbw_table own = { 0 }, ours;
 	struct cbw_dm_dev dev, below;
 	struct cbw_target t;
 	struct cbw_esc esc;
-	char uuid[48], hex[17], hidden[CBW_DM_NAME_MAX + 1], params[32];
+	char uuid[48], hex[17], hidden[CBW_DM_NAME_MAX + 1], params[PARAMS];
 	int ret;
 
 	ret = cbw_dm_find(name, &dev, err);
@@ -328,18 +356,22 @@ int cbw_dm_attach(const char *name, struct cbw_dm_dev *info,
 		goto out;
 	snprintf(uuid, sizeof(uuid), CBW_UUID_PREFIX "%s" CBW_UUID_ORIGIN, hex);
 	ret = cbw_dm_make(hidden, uuid, &own, CBW_MAKE_HIDDEN |
-			  (dev.read_only ? CBW_MAKE_RO : 0), err);
+			  (dev.read_only ? CBW_MAKE_RO : 0), NULL, err);
 	if (ret)
 		goto out;
 	ret = cbw_dm_info(hidden, (struct cbw_devno){ 0 }, &below, err);
 	if (ret)
 		goto undo;
-	snprintf(params, sizeof(params), "%u:%u", below.dev.major,
-		 below.dev.minor);
+	our_params(params, below.dev, container);
 	one_target(&ours, &t, dev.size, params);
 	ret = cbw_dm_load(dev.name, &ours, dev.read_only, err);
 	if (ret)
 		goto undo;
+	ret = hook ? hook->fn(&dev, hook->arg, err) : 0;
+	if (ret) {
+		cbw_dm_clear(dev.name, NULL);
+		goto undo;
+	}
 	ret = swap_or_undo(&dev, &own, err);
 	if (ret)
 		goto undo;
@@ -351,6 +383,30 @@ undo:
 out:
 	cbw_table_free(&own);
 	return ret;
+}
+
+int cbw_dm_attach(const char *name, struct cbw_dm_dev *info,
+		  struct cbw_error *err)
+{
+	return attach(name, (struct cbw_devno){ 0 }, NULL, info, err);
+}
+
+int cbw_dm_attach_container(const char *name, struct cbw_devno container, cbw_dm_step step,
+			    void *arg, struct cbw_dm_dev *info, struct cbw_error *err)
+{
+	const struct cbw_dm_hook hook = { step, arg };
+
+	return attach(name, container, &hook, info, err);
+}
+
+int cbw_dm_attach_forget(const char *name, struct cbw_error *err)
+{
+	struct cbw_dm_dev dev;
+	int ret = cbw_dm_find(name, &dev, err);
+
+	if (ret || dev.kind != CBW_DM_OTHER)
+		return ret;
+	return check_quiet(&dev, NULL, err);
 }
 
 int cbw_dm_detach(const char *name, bool force, struct cbw_error *err)
