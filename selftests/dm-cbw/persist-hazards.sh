@@ -81,7 +81,7 @@ intent_first()
 {
 	fresh && hook arm intent-write || return
 	bg one one 5242880
-	within 400 bg_done one
+	not_yet 400 bg_done one
 	if bg_done one && ! on_disk 5242880; then
 		hook release intent-write
 		bg_wait one 10
@@ -122,7 +122,7 @@ marked_again()
 	fresh 5242880 && hook arm map-marked sector $((5242880 / 512)) || return
 	bg one one 5242880 && hook_wait map-marked && cut=$(msg dev bitmap_rotate a) || return
 	bg commit msg dev bitmap_commit a
-	within 400 bg_done commit
+	not_yet 400 bg_done commit
 	if [[ $(box_base $box a) == "$cut" ]] && ! on_disk 5242880; then
 		rc=1
 	fi
@@ -209,7 +209,7 @@ acknowledged()
 {
 	fresh && hook arm cp-pages || return
 	bg add msg dev bitmap_add x
-	within 400 bg_done add
+	not_yet 400 bg_done add
 	if bg_done add && [[ -z $(box_base $box x) ]]; then
 		hook release cp-pages
 		bg_wait add 10

@@ -7,6 +7,15 @@
 
 typedef u64 sector_t;
 
+struct list_head {
+	struct list_head *next, *prev;
+};
+
+static inline void INIT_LIST_HEAD(struct list_head *list)
+{
+	list->next = list->prev = list;
+}
+
 #define SECTOR_SHIFT	9
 #define SZ_1M		0x00100000
 #define BITS_PER_LONG	64
@@ -93,6 +102,22 @@ static inline long atomic_long_fetch_or(long mask, atomic_long_t *v)
 	return __atomic_fetch_or(&v->val, mask, __ATOMIC_SEQ_CST);
 }
 
+static inline bool test_bit(unsigned long nr, const unsigned long *words)
+{
+	return READ_ONCE(words[nr / BITS_PER_LONG]) >> nr % BITS_PER_LONG & 1;
+}
+
+static inline void set_bit(unsigned long nr, unsigned long *words)
+{
+	__atomic_fetch_or(&words[nr / BITS_PER_LONG], 1ul << nr % BITS_PER_LONG, __ATOMIC_RELAXED);
+}
+
+static inline void clear_bit(unsigned long nr, unsigned long *words)
+{
+	__atomic_fetch_and(&words[nr / BITS_PER_LONG], ~(1ul << nr % BITS_PER_LONG), __ATOMIC_RELAXED);
+}
+
+#define smp_mb__after_atomic()	smp_mb()
 #define smp_mb()		__atomic_thread_fence(__ATOMIC_SEQ_CST)
 #define smp_store_release(p, v)	__atomic_store_n(p, v, __ATOMIC_RELEASE)
 
