@@ -285,7 +285,10 @@ static int state_write(struct cbw_container *c, u32 len)
 	if (r)
 		return r;
 	WRITE_ONCE(c->state_seq, seq);
+	/* Whoever says that the container has failed takes it at any time. */
+	spin_lock_irq(&c->lock);
 	memcpy(c->state_last, c->state_buf, CBW_STATE_SLOT_SIZE);
+	spin_unlock_irq(&c->lock);
 	return 0;
 }
 

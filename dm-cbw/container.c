@@ -39,6 +39,7 @@ static void container_release(struct cbw_container *c)
 	cbw_intents_exit(c);
 	cbw_checkpoint_exit(c);
 	cbw_cbuf_put(c->fail_buf);
+	kvfree(c->fail_state);
 	bioset_exit(&c->bios);
 	kvfree(c->binding);
 	c->binding = NULL;
@@ -52,14 +53,17 @@ static int write_untracked(struct cbw_container *c)
 {
 	/* Larger than that of any checkpoint which may still be in flight, and even. */
 	u64 seq = (READ_ONCE(c->state_seq) | U32_MAX) + 1;
-	struct cbw_state *s;
-	unsigned int i;
+	struct cbw_state *s = (struct cbw_state *)c->fail_state;
+	unsigned int slot, i, nr, page = 0;
 
-	for (i = 0; i < 2; i++) {
-		s = page_address(c->fail_buf->page[i]);
-		cbw_state_untracked(c, s);
-		cbw_state_seal(s, seq + i);
-		cbw_cbuf_range(c->fail_buf, c->state_offset[i], i, 1, REQ_FUA);
+	cbw_state_untracked(c, s);
+	nr = DIV_ROUND_UP(le32_to_cpu(s->length), CBW_BLOCK);
+	for (slot = 0; slot < 2; slot++) {
+		cbw_state_seal(s, seq + slot);
+		cbw_cbuf_range(c->fail_buf, c->state_offset[slot], page, nr, REQ_FUA);
+		for (i = 0; i < nr; i++)
+			memcpy(page_address(c->fail_buf->page[page++]),
+			       c->fail_state + i * CBW_BLOCK, CBW_BLOCK);
 	}
 	return cbw_cbuf_write(c->fail_buf);
 }
@@ -134,7 +138,8 @@ static struct cbw_container *container_new(const struct cbw_container_attach *cm
 	if (bioset_init(&c->bios, CBW_CBUF_BLOCKS, 0, BIOSET_NEED_BVECS))
 		goto free;
 	c->fail_buf = cbw_cbuf_alloc(c, max(c->timeout_ms / 3, 1u));
-	if (!c->fail_buf || cbw_intents_init(c) || cbw_checkpoint_init(c)) {
+	c->fail_state = kvzalloc(CBW_STATE_SLOT_SIZE, GFP_KERNEL);
+	if (!c->fail_buf || !c->fail_state || cbw_intents_init(c) || cbw_checkpoint_init(c)) {
 		container_release(c);
 		goto free;
 	}

@@ -136,7 +136,8 @@ struct cbw_cp_item {
  * @limit_ms: for how long a write may take, so that what has to be done after its failure
  *	is done within @timeout_ms, too
  * @state_buf: the state being built, cp_mutex
- * @state_last: what was written last, cp_mutex
+ * @state_last: what was written last, changed with cp_mutex and lock
+ * @fail_state: the same for @fail_buf, of who has set @failing
  * @fail_buf: to write that the container has failed
  * @failing: somebody does that, atomic
  * @binding: passed on, cbw_config_mutex
@@ -199,6 +200,7 @@ struct cbw_container {
 	unsigned int limit_ms;
 	u8 *state_buf;
 	u8 *state_last;
+	u8 *fail_state;
 	struct cbw_cbuf *fail_buf;
 	atomic_t failing;
 	void *binding;
