@@ -92,8 +92,8 @@ int cbw_state_build(struct cbw_container *c, bool clean, u32 *len)
 		e->flags = cpu_to_le32(item->enabled ? CBW_STATE_ENABLED : 0);
 		e->granularity = cpu_to_le32(1u << (item->active->shift + SECTOR_SHIFT));
 		e->name_len = cpu_to_le32(b->name_len);
-		e->offset = cpu_to_le64(item->disk->room->place.offset);
-		e->length = cpu_to_le64(item->disk->room->place.length);
+		e->offset = cpu_to_le64(item->place.offset);
+		e->length = cpu_to_le64(item->place.length);
 		memcpy(e->base, item->base.b, sizeof(e->base));
 		memcpy(e->name, b->name, b->name_len);
 		at += entry_size(b);
