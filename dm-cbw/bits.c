@@ -161,17 +161,18 @@ static u64 bits_blocks(const struct cbw_bits *bits)
 /**
  * cbw_bits_persist - it is to be written to a container
  * @bits: the bitmap; nobody marks it yet
+ * @all: all of it has still to be written
  *
- * May sleep.  All of it has still to be written.  Without memory to know what has changed,
+ * May sleep.  Without memory to know what has changed,
  * it is always all of it.
  */
-void cbw_bits_persist(struct cbw_bits *bits)
+void cbw_bits_persist(struct cbw_bits *bits, bool all)
 {
 	u64 words = DIV_ROUND_UP_ULL(bits_blocks(bits), BITS_PER_LONG);
 
 	if (!bits->touched)
 		bits->touched = kvzalloc(words * sizeof(unsigned long), GFP_KERNEL | __GFP_NOWARN);
-	if (bits->touched)
+	if (bits->touched && all)
 		memset(bits->touched, 0xff, words * sizeof(unsigned long));
 	bits->persistent = true;
 }
@@ -522,22 +523,26 @@ void cbw_bits_merge(struct cbw_bits *to, const struct cbw_bits *from, bool disca
  * @to: as above
  * @from: as above
  * @discards: as above
- * @cover: called with each range whose granules are about to be marked; NULL: nothing
+ * @cover: called with each range whose granules are about to be marked, and when they are;
+ *	NULL: nothing
  * @data: for @cover
  */
 void cbw_bits_merge_covered(struct cbw_bits *to, const struct cbw_bits *from, bool discards,
-			    void (*cover)(void *data, sector_t sector, sector_t nr), void *data)
+			    void (*cover)(void *data, sector_t sector, sector_t nr, bool done),
+			    void *data)
 {
 	sector_t start, end = 0;
 	bool gone;
 
 	while (cbw_bits_next_extent(from, end, &start, &end, &gone)) {
 		if (cover)
-			cover(data, start, end - start);
+			cover(data, start, end - start, false);
 		if (gone && discards)
 			merge_run_discarded(to, start, end);
 		else
 			cbw_bits_mark_run(to, start, end);
+		if (cover)
+			cover(data, start, end - start, true);
 	}
 }
 

@@ -59,7 +59,7 @@ void cbw_bits_mark_range(struct cbw_bits *bits, sector_t sector, sector_t nr);
 void cbw_bits_mark_data(struct cbw_bits *bits, sector_t sector, sector_t nr);
 void cbw_bits_mark_run(struct cbw_bits *to, sector_t start, sector_t end);
 bool cbw_bits_add_plane(struct cbw_bits *bits);
-void cbw_bits_persist(struct cbw_bits *bits);
+void cbw_bits_persist(struct cbw_bits *bits, bool all);
 void cbw_bits_touch(struct cbw_bits *bits, u64 first, u64 last);
 bool cbw_bits_fetch_touched(struct cbw_bits *bits, u64 block);
 void cbw_bits_touch_like(struct cbw_bits *to, const struct cbw_bits *from);
@@ -71,7 +71,8 @@ void cbw_bits_forget_discards(struct cbw_bits *bits);
 void cbw_bits_or(struct cbw_bits *to, const struct cbw_bits *from, bool discards);
 void cbw_bits_merge(struct cbw_bits *to, const struct cbw_bits *from, bool discards);
 void cbw_bits_merge_covered(struct cbw_bits *to, const struct cbw_bits *from, bool discards,
-			    void (*cover)(void *data, sector_t sector, sector_t nr), void *data);
+			    void (*cover)(void *data, sector_t sector, sector_t nr, bool done),
+			    void *data);
 u64 cbw_bits_dirty_bytes(const struct cbw_bits *a, const struct cbw_bits *b);
 bool cbw_bits_next_run(const struct cbw_bits *bits, sector_t from,
 		       sector_t *start, sector_t *end);

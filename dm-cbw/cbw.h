@@ -58,6 +58,7 @@ struct cbw_snap;
 
 extern struct mutex cbw_config_mutex;
 void cbw_config_lock(void);
+bool cbw_config_trylock(void);
 void cbw_config_unlock(void);
 
 /* Remapping, breaking, epochs: never waits for a store. */
@@ -72,8 +73,12 @@ extern struct workqueue_struct *cbw_merge_wq;
 extern struct workqueue_struct *cbw_discard_wq;
 /* Freezes: may hang with a file system. */
 extern struct workqueue_struct *cbw_freeze_wq;
-/* Writes to containers: each may take as long as its timeout. */
+/* Checkpoints: may wait for epochs to drain. */
 extern struct workqueue_struct *cbw_container_wq;
+/* Intents: guest writes wait for them. */
+extern struct workqueue_struct *cbw_intent_wq;
+/* What submits to containers, and may hang with them. */
+extern struct workqueue_struct *cbw_container_io_wq;
 
 /* ---- epoch.c --------------------------------------------------------------- */
 
@@ -273,6 +278,7 @@ struct cbw_remap {
  * @nr_snaps: their number, cbw_config_mutex
  * @txn_node: in a transaction, cbw_config_mutex
  * @txn_pair: memory for its publication, cbw_config_mutex
+ * @attaching: a layout is being delivered, cbw_config_mutex; read freely
  * @container: where its bitmaps survive; NULL: none.  Set once, before the device is live;
  *	cbw_config_mutex
  * @discard_work: gives the bitmaps their second planes
@@ -312,6 +318,7 @@ struct cbw_device {
 	struct list_head txn_node;
 	struct cbw_epoch_pair txn_pair;
 	struct cbw_container *container;
+	bool attaching;
 
 	struct work_struct discard_work;
 	atomic_t discards_seen;
@@ -333,7 +340,7 @@ struct cbw_device *cbw_device_next(struct cbw_device *dev);
 void cbw_device_put(struct cbw_device *dev);
 bool cbw_device_foreign(struct cbw_device *dev);
 void cbw_device_source_gone(struct cbw_device *dev);
-bool cbw_bdev_in_use(dev_t devt, const char **what);
+bool cbw_bdev_in_use(dev_t devt, const struct cbw_device *but, const char **what);
 
 struct cbw_origin *cbw_origin_alloc(struct block_device *bdev);
 void cbw_origin_drain(struct cbw_origin *origin);
@@ -395,6 +402,7 @@ void cbw_container_exit(void);
 u64 cbw_container_kick(struct cbw_container *c, bool retire);
 int cbw_container_wait(struct cbw_container *c, u64 asked);
 struct cbw_container *cbw_container_live(struct cbw_device *dev);
+bool cbw_container_coming(struct cbw_device *dev);
 struct cbw_container *cbw_container_sync_begin(struct cbw_device *dev);
 int cbw_container_sync(struct cbw_container *c);
 int cbw_container_sync_end(struct cbw_container *c, int err);
@@ -507,6 +515,9 @@ struct cbw_bitmap_state {
  * @committing: what is merged back is the rest of a commit (CBW_COMMIT_ALWAYS)
  * @released_by: with @committing: the snapshot whose released chunks are left out, a
  *	reference; NULL: none
+ * @was_active: with @staged, of one that a transaction renames: what it had before that, a
+ *	reference; NULL: it is none
+ * @was_disk: the same of its place
  * @forget: a transaction stops it from recording: what it says of discards ends
  * @transient: never persist it
  * @abort_work: merges back
@@ -523,6 +534,8 @@ struct cbw_bitmap {
 	bool aborting;
 	bool committing;
 	struct cbw_snap *released_by;
+	struct cbw_bits *was_active;
+	struct cbw_disk *was_disk;
 	bool forget;
 	bool transient;
 	struct work_struct abort_work;

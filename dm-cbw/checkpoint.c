@@ -98,6 +98,7 @@ static void items_take(struct cbw_container *c)
 		item->disk = cbw_disk_get(b->cur.disk);
 		item->active = cbw_bits_get(b->cur.active);
 		item->frozen = b->cur.frozen ? cbw_bits_get(b->cur.frozen) : NULL;
+		item->place = item->disk->room->place;
 		item->enabled = b->cur.enabled;
 		INIT_LIST_HEAD(&item->kept);
 		list_splice_init(&item->disk->kept, &item->kept);
@@ -108,11 +109,15 @@ static void items_take(struct cbw_container *c)
 }
 
 /* May sleep, for as long as the origin takes. */
-static int origin_flush(struct cbw_device *dev)
+static int origin_flush(struct cbw_container *c)
 {
-	struct cbw_origin *origin = cbw_origin_get(dev);
+	struct cbw_origin *origin;
 	int r;
 
+	/* Nothing was written yet through this device. */
+	if (!c->live)
+		return 0;
+	origin = cbw_origin_get(c->dev);
 	if (!origin)
 		return -ENODEV;
 	r = blkdev_issue_flush(origin->bdev);
@@ -133,7 +138,7 @@ static void items_flush(struct cbw_container *c)
 		    cbw_cut_same(&item->base, &item->disk->base))
 			continue;
 		if (r > 0)
-			r = origin_flush(c->dev);
+			r = origin_flush(c);
 		if (!r)
 			continue;
 		item->base = item->disk->base;
@@ -226,7 +231,7 @@ static bool block_changed(const struct cbw_cp_item *item, u64 block)
 static int item_write(struct cbw_container *c, const struct cbw_cp_item *item, u64 *written)
 {
 	u64 block, blocks = DIV_ROUND_UP_ULL(bits_words(item->active), CBW_BLOCK_WORDS);
-	const struct cbw_place *place = &item->disk->room->place;
+	const struct cbw_place *place = &item->place;
 	unsigned int n = 0, first = 0;
 	u64 start = 0;
 	int r = 0;
@@ -285,7 +290,10 @@ static int state_write(struct cbw_container *c, u32 len)
 	if (r)
 		return r;
 	WRITE_ONCE(c->state_seq, seq);
+	/* Whoever says that the container has failed takes it at any time. */
+	spin_lock_irq(&c->lock);
 	memcpy(c->state_last, c->state_buf, CBW_STATE_SLOT_SIZE);
+	spin_unlock_irq(&c->lock);
 	return 0;
 }
 
@@ -349,7 +357,7 @@ static int checkpoint_once(struct cbw_container *c, unsigned int flags)
 	lockdep_assert_held(&c->cp_mutex);
 	c->cp_again = false;
 	c->cp_wait_seq = 0;
-	if (READ_ONCE(c->failed))
+	if (READ_ONCE(c->failed) || c->cp_buf->given_up)
 		return -EIO;
 	r = checkpoint(c, flags);
 	items_put(c);
@@ -472,7 +480,7 @@ int cbw_checkpoint_init(struct cbw_container *c)
 	c->items = kvcalloc(CBW_BITMAPS_MAX, sizeof(*c->items), GFP_KERNEL);
 	c->state_buf = kvzalloc(CBW_STATE_SLOT_SIZE, GFP_KERNEL);
 	c->state_last = kvzalloc(CBW_STATE_SLOT_SIZE, GFP_KERNEL);
-	c->cp_buf = cbw_cbuf_alloc(c, c->limit_ms);
+	c->cp_buf = cbw_cbuf_alloc(c, &c->bios, c->limit_ms);
 	return c->items && c->state_buf && c->state_last && c->cp_buf ? 0 : -ENOMEM;
 }
 

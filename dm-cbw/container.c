@@ -22,6 +22,7 @@ static void container_free(struct kref *ref)
 	struct cbw_container *c = container_of(ref, struct cbw_container, ref);
 
 	cbw_room_destroy(c);
+	kvfree(c->binding);
 	if (c->dev)
 		cbw_device_put(c->dev);
 	kfree(c);
@@ -36,13 +37,15 @@ void cbw_container_put(struct cbw_container *c)
 /* Free all but the struct; nothing is in flight any more.  May sleep. */
 static void container_release(struct cbw_container *c)
 {
+	/* Who merges or marks has seen by now that it has failed, or has no look at it. */
+	down_write(&c->flip_sem);
+	up_write(&c->flip_sem);
 	cbw_intents_exit(c);
 	cbw_checkpoint_exit(c);
 	cbw_cbuf_put(c->fail_buf);
+	kvfree(c->fail_state);
+	bioset_exit(&c->fail_bios);
 	bioset_exit(&c->bios);
-	kvfree(c->binding);
-	c->binding = NULL;
-	c->binding_len = 0;
 }
 
 /* ---- failure ---------------------------------------------------------------------- */
@@ -52,14 +55,17 @@ static int write_untracked(struct cbw_container *c)
 {
 	/* Larger than that of any checkpoint which may still be in flight, and even. */
 	u64 seq = (READ_ONCE(c->state_seq) | U32_MAX) + 1;
-	struct cbw_state *s;
-	unsigned int i;
+	struct cbw_state *s = (struct cbw_state *)c->fail_state;
+	unsigned int slot, i, nr, page = 0;
 
-	for (i = 0; i < 2; i++) {
-		s = page_address(c->fail_buf->page[i]);
-		cbw_state_untracked(c, s);
-		cbw_state_seal(s, seq + i);
-		cbw_cbuf_range(c->fail_buf, c->state_offset[i], i, 1, REQ_FUA);
+	cbw_state_untracked(c, s);
+	nr = DIV_ROUND_UP(le32_to_cpu(s->length), CBW_BLOCK);
+	for (slot = 0; slot < 2; slot++) {
+		cbw_state_seal(s, seq + slot);
+		cbw_cbuf_range(c->fail_buf, c->state_offset[slot], page, nr, REQ_FUA);
+		for (i = 0; i < nr; i++)
+			memcpy(page_address(c->fail_buf->page[page++]),
+			       c->fail_state + i * CBW_BLOCK, CBW_BLOCK);
 	}
 	return cbw_cbuf_write(c->fail_buf);
 }
@@ -91,7 +97,8 @@ void cbw_container_fail(struct cbw_container *c, int err)
 
 	if (atomic_xchg(&c->failing, 1))
 		return;
-	if (write_untracked(c))
+	/* Nothing is missing there as long as nothing was written. */
+	if (c->live && write_untracked(c))
 		DMERR("%u:%u: the container fails (%d), and cannot be told so: bitmaps are exact, but not persistent any more; do not trust the container after a crash",
 		      MAJOR(dev->devt), MINOR(dev->devt), err);
 	else
@@ -131,10 +138,15 @@ static struct cbw_container *container_new(const struct cbw_container_attach *cm
 	c->intent_offset[1] = cmd->intent_offset[1];
 	c->intent_blocks = cmd->intent_length / CBW_BLOCK;
 	c->nr_regions = cmd->intent_length * 8;
-	if (bioset_init(&c->bios, CBW_CBUF_BLOCKS, 0, BIOSET_NEED_BVECS))
+	if (bioset_init(&c->bios, 2 * CBW_CBUF_BLOCKS, 0, BIOSET_NEED_BVECS))
 		goto free;
-	c->fail_buf = cbw_cbuf_alloc(c, max(c->timeout_ms / 3, 1u));
-	if (!c->fail_buf || cbw_intents_init(c) || cbw_checkpoint_init(c)) {
+	if (bioset_init(&c->fail_bios, 2, 0, BIOSET_NEED_BVECS)) {
+		bioset_exit(&c->bios);
+		goto free;
+	}
+	c->fail_buf = cbw_cbuf_alloc(c, &c->fail_bios, max(c->timeout_ms / 3, 1u));
+	c->fail_state = kvzalloc(CBW_STATE_SLOT_SIZE, GFP_KERNEL);
+	if (!c->fail_buf || !c->fail_state || cbw_intents_init(c) || cbw_checkpoint_init(c)) {
 		container_release(c);
 		goto free;
 	}
@@ -251,9 +263,9 @@ static int bitmaps_place(struct cbw_container *c, const struct cbw_container_att
 				return PTR_ERR(disk);
 			b->cur.disk = disk;
 		}
-		cbw_bits_persist(b->cur.active);
+		cbw_bits_persist(b->cur.active, true);
 		if (b->cur.frozen)
-			cbw_bits_persist(b->cur.frozen);
+			cbw_bits_persist(b->cur.frozen, true);
 	}
 	return cbw_state_length(c, 0) > CBW_STATE_SLOT_SIZE ? -ENOSPC : 0;
 }
@@ -287,6 +299,7 @@ static int container_install(struct cbw_container *c, const struct cbw_container
 		return r;
 	}
 	dev->container = cbw_container_get(c);
+	dev->attaching = true;
 	return 0;
 }
 
@@ -334,6 +347,15 @@ static void container_stop(struct cbw_container *c)
 	wait_event(c->waitq, !atomic_read(&c->inflight));
 }
 
+/* Done, or not: the device's last table may go. */
+static void attached(struct cbw_container *c)
+{
+	cbw_config_lock();
+	WRITE_ONCE(c->dev->attaching, false);
+	cbw_config_unlock();
+	wake_up_all(&c->dev->waitq);
+}
+
 /**
  * cbw_container_attach - deliver the layout of a container
  * @cmd: the call, its numbers checked
@@ -368,11 +390,13 @@ int cbw_container_attach(const struct cbw_container_attach *cmd, struct cbw_layo
 	if (!r)
 		r = container_publish(c);
 	if (!r) {
+		attached(c);
 		cbw_container_put(c);
 		return 0;
 	}
 	container_uninstall(c);
 	container_stop(c);
+	attached(c);
 free:
 	container_release(c);
 	cbw_container_put(c);
@@ -398,7 +422,10 @@ void cbw_container_resume(struct cbw_device *dev)
 	c->live = true;
 	if (c->no_room)
 		cbw_container_fail(c, -ENOSPC);
-	cbw_checkpoint_now(c, CBW_CP_UNCLEAN);
+	/* Whatever else has changed is covered by intents. */
+	if (READ_ONCE(c->clean) || c->resized)
+		cbw_checkpoint_now(c, CBW_CP_UNCLEAN);
+	c->resized = false;
 }
 
 /* It is suspended: if its end was announced, bring it to its end.  May sleep. */
@@ -424,10 +451,15 @@ void cbw_container_suspended(struct cbw_device *dev)
  */
 void cbw_container_end(struct cbw_device *dev)
 {
-	struct cbw_container *c = dev->container;
+	struct cbw_container *c;
 
+	/* Who attaches sees that the device is gone. */
+	wait_event(dev->waitq, !READ_ONCE(dev->attaching));
+	c = dev->container;
 	if (!c)
 		return;
+	/* Somebody says already that it has failed. */
+	wait_event(c->waitq, !atomic_read(&c->failing) || READ_ONCE(c->failed));
 	if (!READ_ONCE(c->failed) && !c->clean) {
 		/* Never resumed: nothing was written, so nothing is missing. */
 		if (!c->live)
@@ -467,23 +499,11 @@ void cbw_container_resized(struct cbw_device *dev)
 	if (dev->len > (c->nr_regions << c->region_shift))
 		r = -ENOSPC;
 	list_for_each_entry(b, &dev->bitmaps, node) {
-		struct cbw_disk *old = b->cur.disk, *disk;
-
-		if (r || !old || b->cur.active->bytes <= old->room->place.length)
-			continue;
-		disk = cbw_disk_alloc(c, b->cur.active->bytes);
-		if (IS_ERR(disk)) {
-			r = PTR_ERR(disk);
-			continue;
-		}
-		disk->base = old->base;
-		disk->listed = old->listed;
-		disk->demoted = old->demoted;
-		disk->settle_seq = old->settle_seq;
-		list_splice_init(&old->kept, &disk->kept);
-		b->cur.disk = disk;
-		cbw_disk_put(old);
+		if (!r && b->cur.disk &&
+		    b->cur.active->bytes > b->cur.disk->room->place.length)
+			r = cbw_disk_move(b->cur.disk, b->cur.active->bytes);
 	}
+	c->resized = true;
 	if (r)
 		c->no_room = true;
 }
@@ -514,6 +534,13 @@ struct cbw_container *cbw_container_live(struct cbw_device *dev)
 
 	lockdep_assert_held(&cbw_config_mutex);
 	return c && c->ready && !READ_ONCE(c->failed) ? c : NULL;
+}
+
+/* Is there one whose layout is being delivered? */
+bool cbw_container_coming(struct cbw_device *dev)
+{
+	lockdep_assert_held(&cbw_config_mutex);
+	return dev->container && !dev->container->ready;
 }
 
 /* The same, a reference, for who changes what has to be written before it is acknowledged. */

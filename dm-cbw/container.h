@@ -33,9 +33,12 @@
  * struct cbw_cbuf - memory to write from, with what is to be written from it
  * @ref: who uses it, and each bio; a bio may end after everybody has given it up
  * @c: the container; not used any more once it was given up
+ * @bios: for its bios
  * @left: bios that have not ended, and the submitter
  * @limit_ms: for how long at most
  * @done: all have
+ * @given_up: bios of it may still be in flight, nobody waits for them: not to be used any more
+ * @submit: submits them, which may take as long as the device likes
  * @status: the first error
  * @nr: ranges
  * @range: blocks of @page that go to a place
@@ -47,6 +50,9 @@ struct cbw_cbuf {
 	atomic_t left;
 	unsigned int limit_ms;
 	struct completion done;
+	bool given_up;
+	struct work_struct submit;
+	struct bio_set *bios;
 	blk_status_t status;
 	unsigned int nr;
 	struct {
@@ -100,6 +106,7 @@ struct cbw_disk {
  * @disk: its place, a reference
  * @active, @frozen: its memory, references; @frozen may be NULL
  * @kept: what has also to be written, taken from @disk
+ * @place: of @disk, which a resize may change
  * @base: what the state will say
  * @enabled: the same
  * @demoted: it is without a base for that reason
@@ -110,6 +117,7 @@ struct cbw_cp_item {
 	struct cbw_disk *disk;
 	struct cbw_bits *active, *frozen;
 	struct list_head kept;
+	struct cbw_place place;
 	struct cbw_cut_id base;
 	bool enabled;
 	bool demoted;
@@ -121,10 +129,12 @@ struct cbw_cp_item {
  * @ref: the device, places, bios
  * @dev: the device, a reference
  * @bdev: what it lies on; each table instance of the device has it open
- * @inflight: bios that have not ended
+ * @inflight: bios that have not ended, and submitters
  * @bios: for them
+ * @fail_bios: for those that say that it has failed, when all others hang
  * @ready: the initial checkpoint is there, cbw_config_mutex
  * @live: the device was resumed with it; of its resumes and its end, one at a time
+ * @resized: it was since the last checkpoint of a resume, the same
  * @no_room: the device was resized, and a bitmap has no place any more; cbw_config_mutex
  * @failed: nothing is written any more; set once, lock; read freely
  * @stopping: the end was announced, cbw_config_mutex
@@ -136,7 +146,8 @@ struct cbw_cp_item {
  * @limit_ms: for how long a write may take, so that what has to be done after its failure
  *	is done within @timeout_ms, too
  * @state_buf: the state being built, cp_mutex
- * @state_last: what was written last, cp_mutex
+ * @state_last: what was written last, changed with cp_mutex and lock
+ * @fail_state: the same for @fail_buf, of who has set @failing
  * @fail_buf: to write that the container has failed
  * @failing: somebody does that, atomic
  * @binding: passed on, cbw_config_mutex
@@ -183,9 +194,11 @@ struct cbw_container {
 	struct block_device *bdev;
 	atomic_t inflight;
 	struct bio_set bios;
+	struct bio_set fail_bios;
 	bool ready;
 	bool live;
 	bool no_room;
+	bool resized;
 	bool failed;
 	bool stopping;
 	bool clean;
@@ -199,6 +212,7 @@ struct cbw_container {
 	unsigned int limit_ms;
 	u8 *state_buf;
 	u8 *state_last;
+	u8 *fail_state;
 	struct cbw_cbuf *fail_buf;
 	atomic_t failing;
 	void *binding;
@@ -282,7 +296,8 @@ static inline struct cbw_container *cbw_container_get(struct cbw_container *c)
 }
 
 /* container-io.c */
-struct cbw_cbuf *cbw_cbuf_alloc(struct cbw_container *c, unsigned int limit_ms);
+struct cbw_cbuf *cbw_cbuf_alloc(struct cbw_container *c, struct bio_set *bios,
+				unsigned int limit_ms);
 void cbw_cbuf_put(struct cbw_cbuf *buf);
 void cbw_cbuf_range(struct cbw_cbuf *buf, u64 offset, unsigned int first, unsigned int nr,
 		    blk_opf_t opf);
@@ -294,6 +309,7 @@ void cbw_container_fail(struct cbw_container *c, int err);
 int cbw_room_add(struct cbw_container *c, u64 offset, u64 length);
 void cbw_room_destroy(struct cbw_container *c);
 struct cbw_disk *cbw_disk_alloc(struct cbw_container *c, u64 bytes);
+int cbw_disk_move(struct cbw_disk *disk, u64 bytes);
 struct cbw_disk *cbw_disk_at(struct cbw_container *c, const struct cbw_place *place);
 void cbw_room_begin(struct cbw_container *c);
 void cbw_room_settle(struct cbw_container *c);

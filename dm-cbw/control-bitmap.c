@@ -306,26 +306,19 @@ static struct cbw_container *get_container(struct cbw_devno no)
 	dev = cbw_control_device(no);
 	c = dev ? cbw_container_sync_begin(dev) : NULL;
 	cbw_config_unlock();
-	if (c)
-		cbw_intents_begin(c);
 	return c;
 }
 
-/* Marked, with @err: now the bits themselves.  Returns that, 0 or -EINTR. */
-static int put_container(struct cbw_container *c, int err)
-{
-	if (c)
-		cbw_intents_end(c);
-	return cbw_container_sync_end(c, err);
-}
-
-/* The regions of all that may be marked by bits that are not checked yet. */
+/* The regions of all that may be marked by bits that are not checked yet; until it is. */
 static void cover_load(struct cbw_container *c, const struct cbw_bitmap_load *cmd,
 		       const unsigned long *data)
 {
 	u64 span = (u64)cmd->granularity * 64, at = cmd->offset, i;
 
-	if (!c || !is_power_of_2(cmd->granularity) || cmd->offset >> 62)
+	if (!c)
+		return;
+	cbw_intents_begin(c);
+	if (!is_power_of_2(cmd->granularity) || cmd->offset >> 62)
 		return;
 	for (i = 0; i < cmd->data_len / 8; i++, at += span)
 		if (data[i])
@@ -371,7 +364,9 @@ int cbw_do_bitmap_load(struct cbw_session *session, void *arg)
 		b = dev ? cbw_txn_settled_bitmap(&txn, dev, name) : ERR_PTR(-ENODEV);
 		r = IS_ERR(b) ? PTR_ERR(b) : load_into(cmd, b, data);
 		cbw_txn_end(&txn, -ECANCELED);
-		r = put_container(c, r);
+		if (c)
+			cbw_intents_end(c);
+		r = cbw_container_sync_end(c, r);
 		r = cbw_txn_retry(&txn, r);
 	} while (r == -EAGAIN && !fatal_signal_pending(current));
 	if (r == -EAGAIN)
@@ -440,7 +435,10 @@ static void cover_marks(struct cbw_container *c, const struct cbw_range *ranges,
 {
 	u32 i;
 
-	for (i = 0; c && i < nr; i++) {
+	if (!c)
+		return;
+	cbw_intents_begin(c);
+	for (i = 0; i < nr; i++) {
 		u64 first = ranges[i].offset >> SECTOR_SHIFT;
 		u64 last = (ranges[i].offset + ranges[i].length - 1) >> SECTOR_SHIFT;
 
@@ -477,10 +475,12 @@ int cbw_do_mark_dirty(struct cbw_session *session, void *arg)
 		cbw_config_lock();
 		r = marks_do(cmd, &name, ranges + done, cmd->nr_ranges - done);
 		cbw_config_unlock();
+		if (c)
+			cbw_intents_end(c);
 		if (!r && fatal_signal_pending(current))
 			r = -EINTR;
 	}
-	r = put_container(c, r);
+	r = cbw_container_sync_end(c, r);
 	kvfree(ranges);
 free_name:
 	kfree(name.s);

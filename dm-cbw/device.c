@@ -202,7 +202,7 @@ static const char *container_misfit(struct cbw_device *self, struct cbw_target *
 		return "The container is the origin";
 	if (self && self->container)
 		return NULL;
-	if (cbw_bdev_in_use(bdev->bd_dev, &what))
+	if (cbw_bdev_in_use(bdev->bd_dev, self, &what))
 		return "The container is in use as an origin, a store or another container";
 	if (!self)
 		return NULL;
@@ -362,8 +362,8 @@ bool cbw_device_foreign(struct cbw_device *dev)
 	       READ_ONCE(dev->resumes) == resumes;
 }
 
-/* Is this block device a source, an origin or a store of ours? */
-bool cbw_bdev_in_use(dev_t devt, const char **what)
+/* Is this block device a source, an origin, a store or a container of ours, but of @but? */
+bool cbw_bdev_in_use(dev_t devt, const struct cbw_device *but, const char **what)
 {
 	struct cbw_device *dev;
 	struct cbw_target *ct;
@@ -373,6 +373,8 @@ bool cbw_bdev_in_use(dev_t devt, const char **what)
 	lockdep_assert_held(&cbw_config_mutex);
 	*what = NULL;
 	list_for_each_entry(dev, &cbw_devices, node) {
+		if (dev == but)
+			continue;
 		if (dev->devt == devt)
 			*what = "The store is a device with a cbw table";
 		spin_lock_irq(&dev->inst_lock);

@@ -22,6 +22,8 @@
 
 /* Blocks written at once. */
 #define INTENT_BATCH	CBW_CBUF_BLOCKS
+/* Regions that are asked for with the lock held. */
+#define WANT_STEP	4096
 
 static u64 region_of(const struct cbw_container *c, sector_t sector)
 {
@@ -53,7 +55,7 @@ int cbw_intents_init(struct cbw_container *c)
 	c->used = kvzalloc(bytes, GFP_KERNEL);
 	c->want = kvzalloc(bytes, GFP_KERNEL);
 	c->want_blocks = bitmap_zalloc(c->intent_blocks, GFP_KERNEL);
-	c->intent_buf = cbw_cbuf_alloc(c, c->limit_ms);
+	c->intent_buf = cbw_cbuf_alloc(c, &c->bios, c->limit_ms);
 	if (!c->durable[0] || !c->durable[1] || !c->used || !c->want || !c->want_blocks ||
 	    !c->intent_buf)
 		return -ENOMEM;
@@ -100,6 +102,9 @@ bool cbw_intents_ok(struct cbw_container *c, sector_t sector, sector_t nr)
 
 	if (!covered(c, sector, nr) && cbw_cured(11))
 		return false;
+	/* Its memory may be gone, but for those that write through the device. */
+	if (READ_ONCE(c->failed))
+		return true;
 	region = region_of(c, sector);
 	last = region_of(c, sector + nr - 1);
 	for (; region <= last; region++)
@@ -141,7 +146,7 @@ bool cbw_intents_park(struct cbw_container *c, struct bio *bio)
 		want(c, io->sector, io->nr);
 		bio_list_add(&c->parked, bio);
 		atomic64_inc(&c->intent_held);
-		queue_work(cbw_container_wq, &c->intent_work);
+		queue_work(cbw_intent_wq, &c->intent_work);
 	}
 	spin_unlock_irqrestore(&c->lock, flags);
 	return parked;
@@ -179,14 +184,24 @@ void cbw_intents_release(struct cbw_container *c)
 	wake_up_all(&c->intent_waitq);
 }
 
-/* Ask for what has not been asked for; see cbw_intents_cover(). */
+/*
+ * Ask for what has not been asked for; see cbw_intents_cover().  May sleep: a range may be
+ * all of the device.
+ */
 void cbw_intents_want(struct cbw_container *c, sector_t sector, sector_t nr)
 {
-	spin_lock_irq(&c->lock);
-	want(c, sector, nr);
-	if (!c->failed)
-		queue_work(cbw_container_wq, &c->intent_work);
-	spin_unlock_irq(&c->lock);
+	sector_t step = (sector_t)WANT_STEP << c->region_shift, n;
+
+	for (; nr; sector += n, nr -= n) {
+		n = min(nr, step);
+		spin_lock_irq(&c->lock);
+		if (!c->failed) {
+			want(c, sector, n);
+			queue_work(cbw_intent_wq, &c->intent_work);
+		}
+		spin_unlock_irq(&c->lock);
+		cond_resched();
+	}
 }
 
 /**
@@ -279,7 +294,8 @@ static void intent_work(struct work_struct *work)
 	int r;
 
 	mutex_lock(&c->intent_mutex);
-	while (!READ_ONCE(c->failed) && (nr = intents_take(c, blocks))) {
+	while (!READ_ONCE(c->failed) && !c->intent_buf->given_up &&
+	       (nr = intents_take(c, blocks))) {
 		if (!cbw_cured(12)) {
 			/* The mutation that writes them after the data. */
 			intents_publish(c, blocks, nr);
@@ -339,6 +355,8 @@ static int generation_write(struct cbw_container *c, unsigned int gen, const uns
 	for (block = 0; block < c->intent_blocks && !r; block++) {
 		struct page *page = c->intent_buf->page[n];
 
+		if (c->intent_buf->given_up)
+			return -ETIMEDOUT;
 		if (which && bitmap_empty(which + (size_t)block * CBW_BLOCK_WORDS, CBW_BLOCK_BITS))
 			continue;
 		if (zero)
@@ -385,8 +403,11 @@ int cbw_intents_flip(struct cbw_container *c, bool carry, bool *flipped)
 	}
 	if (carry)
 		r = generation_write(c, next, c->durable[next], false);
-	if (!r) {
-		cbw_config_lock();
+	/*
+	 * Writes wait for who has intent_mutex, and who has the other one may wait for memory,
+	 * and so for writes.  Another time, then.
+	 */
+	if (!r && cbw_config_trylock()) {
 		if (cbw_released(dev, dev->seq - 1)) {
 			WRITE_ONCE(c->cur, next);
 			*flipped = true;

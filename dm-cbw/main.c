@@ -17,6 +17,8 @@ struct workqueue_struct *cbw_discard_wq;
 struct workqueue_struct *cbw_merge_wq;
 struct workqueue_struct *cbw_freeze_wq;
 struct workqueue_struct *cbw_container_wq;
+struct workqueue_struct *cbw_intent_wq;
+struct workqueue_struct *cbw_container_io_wq;
 
 static void workqueues_destroy(void)
 {
@@ -27,6 +29,10 @@ static void workqueues_destroy(void)
 	/* These queue works on cbw_wq. */
 	if (cbw_container_wq)
 		destroy_workqueue(cbw_container_wq);
+	if (cbw_intent_wq)
+		destroy_workqueue(cbw_intent_wq);
+	if (cbw_container_io_wq)
+		destroy_workqueue(cbw_container_io_wq);
 	if (cbw_discard_wq)
 		destroy_workqueue(cbw_discard_wq);
 	if (cbw_wait_wq)
@@ -51,8 +57,12 @@ static int __init dm_cbw_init(void)
 	cbw_discard_wq = alloc_workqueue("cbw-discard", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
 	cbw_container_wq = alloc_workqueue("cbw-container", WQ_UNBOUND | WQ_MEM_RECLAIM,
 					   WQ_MAX_ACTIVE);
+	cbw_intent_wq = alloc_workqueue("cbw-intent", WQ_UNBOUND | WQ_MEM_RECLAIM | WQ_HIGHPRI,
+					WQ_MAX_ACTIVE);
+	cbw_container_io_wq = alloc_workqueue("cbw-container-io", WQ_UNBOUND | WQ_MEM_RECLAIM |
+					      WQ_HIGHPRI, WQ_MAX_ACTIVE);
 	if (!cbw_wq || !cbw_store_wq || !cbw_wait_wq || !cbw_merge_wq || !cbw_freeze_wq ||
-	    !cbw_discard_wq || !cbw_container_wq) {
+	    !cbw_discard_wq || !cbw_container_wq || !cbw_intent_wq || !cbw_container_io_wq) {
 		r = -ENOMEM;
 		goto destroy;
 	}

@@ -68,8 +68,14 @@ static void merge_free(struct cbw_merge *m)
 	kfree(m);
 }
 
-static void merge_cover(void *data, sector_t sector, sector_t nr)
+/* One run at a time, so that a checkpoint need not wait for all of them. */
+static void merge_cover(void *data, sector_t sector, sector_t nr, bool done)
 {
+	if (done) {
+		cbw_intents_end(data);
+		return;
+	}
+	cbw_intents_begin(data);
 	cbw_intents_cover(data, sector, nr);
 }
 
@@ -78,12 +84,10 @@ static void merge_covered(struct cbw_container *c, struct cbw_merge *m)
 {
 	sector_t start, end = 0;
 
-	cbw_intents_begin(c);
 	/* All of them are asked for at once. */
 	while (cbw_cured(17) && cbw_bits_next_run(m->from, end, &start, &end))
 		cbw_intents_want(c, start, end - start);
 	cbw_bits_merge_covered(m->to, m->from, m->discards, merge_cover, c);
-	cbw_intents_end(c);
 }
 
 static void merge_do(struct cbw_merge *m)

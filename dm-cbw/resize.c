@@ -147,7 +147,7 @@ static void resize_do(struct cbw_device *dev, struct cbw_target *ct, struct cbw_
 
 	list_for_each_entry(b, &dev->bitmaps, node) {
 		if (b->cur.disk)
-			cbw_bits_persist(*fresh);
+			cbw_bits_persist(*fresh, true);
 		cbw_bits_resize(*fresh, b->cur.active);
 		swap(b->cur.active, *fresh);
 		fresh++;

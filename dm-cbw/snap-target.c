@@ -119,7 +119,7 @@ static int check_store(struct dm_target *ti, struct block_device *source,
 	const char *what;
 
 	lockdep_assert_held(&cbw_config_mutex);
-	if (cbw_bdev_in_use(args->store->bd_dev, &what)) {
+	if (cbw_bdev_in_use(args->store->bd_dev, NULL, &what)) {
 		ti->error = (char *)what;
 		return -EBUSY;
 	}

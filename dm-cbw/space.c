@@ -165,6 +165,22 @@ struct cbw_disk *cbw_disk_alloc(struct cbw_container *c, u64 bytes)
 	return ERR_PTR(-ENOSPC);
 }
 
+/*
+ * Find a larger place for a bitmap.  What is being written goes to the old one, which is free
+ * when a newer state is durable.  May sleep.  Returns 0, -ENOSPC or -ENOMEM.
+ */
+int cbw_disk_move(struct cbw_disk *disk, u64 bytes)
+{
+	struct cbw_disk *other = cbw_disk_alloc(disk->c, bytes);
+
+	lockdep_assert_held(&cbw_config_mutex);
+	if (IS_ERR(other))
+		return PTR_ERR(other);
+	swap(disk->room, other->room);
+	cbw_disk_put(other);
+	return 0;
+}
+
 /* The place that a bitmap has already.  May sleep.  An ERR_PTR without memory. */
 struct cbw_disk *cbw_disk_at(struct cbw_container *c, const struct cbw_place *place)
 {

@@ -92,8 +92,8 @@ int cbw_state_build(struct cbw_container *c, bool clean, u32 *len)
 		e->flags = cpu_to_le32(item->enabled ? CBW_STATE_ENABLED : 0);
 		e->granularity = cpu_to_le32(1u << (item->active->shift + SECTOR_SHIFT));
 		e->name_len = cpu_to_le32(b->name_len);
-		e->offset = cpu_to_le64(item->disk->room->place.offset);
-		e->length = cpu_to_le64(item->disk->room->place.length);
+		e->offset = cpu_to_le64(item->place.offset);
+		e->length = cpu_to_le64(item->place.length);
 		memcpy(e->base, item->base.b, sizeof(e->base));
 		memcpy(e->name, b->name, b->name_len);
 		at += entry_size(b);
@@ -111,11 +111,19 @@ void cbw_state_seal(struct cbw_state *s, u64 seq)
 	s->crc32c = state_crc(s, le32_to_cpu(s->length));
 }
 
-/* What is left to say when the container has failed. */
+/*
+ * What is left to say when the container has failed: what was written last, not to be
+ * trusted.  @s: room for a slot.  Any context that may sleep.
+ */
 void cbw_state_untracked(struct cbw_container *c, struct cbw_state *s)
 {
-	memset(s, 0, CBW_BLOCK);
-	state_header(c, s);
+	memset(s, 0, CBW_STATE_SLOT_SIZE);
+	spin_lock_irq(&c->lock);
+	memcpy(s, c->state_last, CBW_STATE_SLOT_SIZE);
+	spin_unlock_irq(&c->lock);
+	if (!s->length) {
+		state_header(c, s);
+		s->length = cpu_to_le32(sizeof(*s));
+	}
 	s->flags = cpu_to_le32(CBW_STATE_UNTRACKED);
-	s->length = cpu_to_le32(sizeof(*s));
 }

@@ -27,6 +27,15 @@ void cbw_config_lock(void)
 	config_noio = memalloc_noio_save();
 }
 
+/* The same, if it can be had at once. */
+bool cbw_config_trylock(void)
+{
+	if (!mutex_trylock(&cbw_config_mutex))
+		return false;
+	config_noio = memalloc_noio_save();
+	return true;
+}
+
 void cbw_config_unlock(void)
 {
 	unsigned int noio = config_noio;
@@ -209,8 +218,9 @@ static struct cbw_bits *fresh_bits(const struct cbw_bitmap *b)
 	if (!bits)
 		return NULL;
 	cbw_discards_prepare(b->dev, bits);
+	/* On disk there is what it takes the place of, and that is written with it. */
 	if (b->next.disk)
-		cbw_bits_persist(bits);
+		cbw_bits_persist(bits, false);
 	return bits;
 }
 
@@ -220,10 +230,12 @@ static struct cbw_bits *fresh_bits(const struct cbw_bitmap *b)
  */
 static int txn_demote(struct cbw_txn *txn, struct cbw_bitmap *b)
 {
-	if (!cbw_disk_demote(b->cur.disk))
+	struct cbw_disk *disk = b->was_disk ? b->was_disk : b->cur.disk;
+
+	if (!cbw_disk_demote(disk))
 		return 0;
 	if (!txn->demote)
-		txn->demote = cbw_disk_get(b->cur.disk);
+		txn->demote = cbw_disk_get(disk);
 	return -EBUSY;
 }
 
@@ -234,6 +246,8 @@ static int txn_place(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_nam
 	struct cbw_container *c = cbw_container_live(dev);
 
 	*disk = NULL;
+	if (cbw_container_coming(dev))
+		return -EBUSY;
 	if (!c)
 		return 0;
 	if (cbw_state_length(c, name.len) > CBW_STATE_SLOT_SIZE)
@@ -245,7 +259,7 @@ static int txn_place(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_nam
 		*disk = NULL;
 		return r;
 	}
-	cbw_bits_persist(bits);
+	cbw_bits_persist(bits, true);
 	txn->sync = true;
 	return 0;
 }
@@ -449,9 +463,20 @@ int cbw_txn_rename(struct cbw_txn *txn, struct cbw_device *dev, struct cbw_name 
 		return -EINVAL;
 	if (cbw_bitmap_find(dev, to))
 		return -EEXIST;
+	if (b->next.disk && cbw_container_live(dev) &&
+	    cbw_state_length(cbw_container_live(dev), to.len) > CBW_STATE_SLOT_SIZE)
+		return -ENOSPC;
 	renamed = bitmap_new(dev, to);
 	if (!renamed)
 		return -ENOMEM;
+	/* What other actions replace in it is needed on disk until the state says so. */
+	if (b->was_disk) {
+		swap(renamed->was_active, b->was_active);
+		swap(renamed->was_disk, b->was_disk);
+	} else if (b->cur.disk) {
+		renamed->was_active = cbw_bits_get(b->cur.active);
+		renamed->was_disk = cbw_disk_get(b->cur.disk);
+	}
 	txn->sync = true;
 	renamed->transient = b->transient;
 	renamed->forget = b->forget;
@@ -539,15 +564,20 @@ static void txn_forget(struct cbw_txn *txn)
 static void bitmap_settle(struct cbw_bitmap *b, bool keep, bool again)
 {
 	struct cbw_device *dev = b->dev;
+	struct cbw_bits *was;
 
 	b->staged = false;
 	b->forget = false;
 	if (keep)
 		swap(b->cur, b->next);
+	was = b->was_active ? b->was_active : b->next.active;
 	/* It was cleared: on disk that is not so before the state says it. */
-	if (keep && b->cur.disk && b->next.active && b->next.active != b->cur.active &&
-	    b->next.active != b->cur.frozen)
-		cbw_disk_keep(b->cur.disk, b->next.active, dev->seq - 1);
+	if (keep && b->cur.disk && was && was != b->cur.active && was != b->cur.frozen)
+		cbw_disk_keep(b->cur.disk, was, dev->seq - 1);
+	cbw_bits_put(b->was_active);
+	cbw_disk_put(b->was_disk);
+	b->was_active = NULL;
+	b->was_disk = NULL;
 	if (!again)
 		cbw_disk_promote(b->cur.disk);
 	cbw_state_drop(&b->next);

@@ -39,15 +39,11 @@ dirty_qemu()
 		"driver=qcow2,file.driver=${3-file},file.filename=$2,backing.driver=raw,backing.file.driver=host_device,backing.file.filename=/dev/mapper/vol" &
 	pid=$!
 	until_true 10 test -S "$sock" || { wait $pid; return 1; }
-	qemu-img map --output=json --image-opts \
-		"driver=nbd,server.type=unix,server.path=$sock,x-dirty-bitmap=qemu:dirty-bitmap:$1" |
-		tr -d '{}[] "' | tr ',' '\n' | awk -F: '
-		$1 == "start" { s = $2 }
-		$1 == "length" { l = $2 }
-		$1 == "data" && $2 == "false" {
-			if (n && s == start + len) { len += l; next }
+	nbdinfo --map="qemu:dirty-bitmap:$1" "nbd+unix:///?socket=$sock" | awk '
+		$3 == 1 {
+			if (n && $1 == start + len) { len += $2; next }
 			if (n++) printf "%d+%d ", start, len
-			start = s; len = l
+			start = $1; len = $2
 		}
 		END { if (n) printf "%d+%d ", start, len }'
 	rc=$?

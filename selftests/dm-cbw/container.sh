@@ -20,6 +20,12 @@ setup()
 	volume && fill vol
 }
 
+# What the last run of `cbw map' said, as dirty_live has it.
+mapped()
+{
+	awk '$3 == "dirty" { printf "%d+%d ", $1, $2 }' "$TOOL_OUT"
+}
+
 write_some()
 {
 	local i
@@ -44,6 +50,7 @@ cycles()
 		[[ $i == 0 ]] || expect "flags, attached" "$(flags_of b1 "$C")" in-use,auto || return
 		dirty=$(dirty_live b1) base=$(base_of b1) fine=$(dirty_live fine)
 		[[ -n $dirty && $base != "$none" ]] || return
+		tool 0 map vol --bitmap b1 && expect "b1 live" "$(mapped)" "$dirty" || return
 		tool 0 check "$C" && tool 0 info "$C" && says "attached to vol" &&
 			tool 0 detach vol || return
 		((i > 0)) || says "bitmap 'gone' ends" || return
@@ -51,6 +58,7 @@ cycles()
 		qemu_ok "$C" && tool 0 check "$C" && says "no errors" || return
 		expect "flags, detached" "$(flags_of b1 "$C")" auto || return
 		expect "b1 to QEMU" "$(dirty_qemu b1 "$C")" "$dirty" || return
+		tool 0 map "$C" --bitmap b1 && expect "b1 to us" "$(mapped)" "$dirty" || return
 		expect "fine to QEMU" "$(dirty_qemu fine "$C")" "$fine" || return
 		tool 0 info "$C" --json && says '"state":"clean"' && says "$base" || return
 		tool 0 attach vol --container "$C" || return

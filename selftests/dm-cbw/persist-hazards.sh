@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 90
+# budget: 120
 #
 # The interleavings that bitmaps in a container have to survive, each of them forced; what is on
 # the container at that moment is what a power cut would leave. Each without its cure, too.

@@ -21,6 +21,7 @@ static const struct command commands[] = {
 	{ "chain", cmd_chain, "list the images of a chain" },
 	{ "info", cmd_info, "facts about a backup directory or a container" },
 	{ "check", cmd_check, "check a container, and repair it" },
+	{ "map", cmd_map, "what is dirty in a bitmap" },
 	{ "monitor", cmd_monitor, "says what happens to snapshots and tracked devices" },
 	{ NULL, NULL, NULL }
 };

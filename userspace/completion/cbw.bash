@@ -27,6 +27,9 @@ _cbw()
 		return ;;
 	--granularity|--chunk|--rate|--until|--bitmap|--region|--size|--timeout)
 		return ;;
+	--format)
+		mapfile -t COMPREPLY < <(compgen -W 'text json' -- "$cur")
+		return ;;
 	--policy)
 		mapfile -t COMPREPLY < <(compgen -W 'continue hold' -- "$cur")
 		return ;;
@@ -36,7 +39,7 @@ _cbw()
 	esac
 	if ((COMP_CWORD == 1)); then
 		words='attach detach create remove status list bitmap snapshot
-			backup restore verify chain info check monitor --help --version'
+			backup restore verify chain info check map monitor --help --version'
 	else
 		case $command in
 		attach)
@@ -47,6 +50,7 @@ _cbw()
 		create)
 			words='--container --region --size --policy --timeout --force
 				--force-full --help' ;;
+		map)		words="$(_cbw_devices) --bitmap --format --help" ;;
 		check)		words='-r --repair --remove-inconsistent --help' ;;
 		status|list)	words="$(_cbw_devices) --json --help" ;;
 		backup)
