@@ -84,8 +84,7 @@ extern struct workqueue_struct *cbw_container_io_wq;
 
 /*
  * Why a write under an epoch takes the slow path.  One test on the fast path serves all
- * reasons there may be: an epoch whose bits must not be set before the intent of their
- * region is durable on a container gets one here.
+ * reasons there may be.
  */
 #define CBW_SLOW_GATE	(1u << 0)	/* the gate is shut: park */
 

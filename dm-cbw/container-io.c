@@ -163,7 +163,7 @@ int cbw_cbuf_write(struct cbw_cbuf *buf)
 
 	if (buf->given_up)
 		return -ETIMEDOUT;
-	while (!READ_ONCE(c->failed)) {
+	while (buf->last_words || !READ_ONCE(c->failed)) {
 		r = cbuf_try(buf, deadline);
 		if (!r || r == -ETIMEDOUT || c->policy != CBW_CONTAINER_HOLD ||
 		    time_after_eq(jiffies + msecs_to_jiffies(RETRY_MS), deadline))

@@ -57,6 +57,7 @@ static int write_untracked(struct cbw_container *c)
 	u64 seq = (READ_ONCE(c->state_seq) | U32_MAX) + 1;
 	struct cbw_state *s = (struct cbw_state *)c->fail_state;
 	unsigned int slot, i, nr, page = 0;
+	int r;
 
 	cbw_state_untracked(c, s);
 	nr = DIV_ROUND_UP(le32_to_cpu(s->length), CBW_BLOCK);
@@ -67,7 +68,9 @@ static int write_untracked(struct cbw_container *c)
 			memcpy(page_address(c->fail_buf->page[page++]),
 			       c->fail_state + i * CBW_BLOCK, CBW_BLOCK);
 	}
-	return cbw_cbuf_write(c->fail_buf);
+	r = cbw_cbuf_write(c->fail_buf);
+	c->told = !r;
+	return r;
 }
 
 static void container_over(struct cbw_container *c)
@@ -145,6 +148,8 @@ static struct cbw_container *container_new(const struct cbw_container_attach *cm
 		goto free;
 	}
 	c->fail_buf = cbw_cbuf_alloc(c, &c->fail_bios, max(c->timeout_ms / 3, 1u));
+	if (c->fail_buf)
+		c->fail_buf->last_words = true;
 	c->fail_state = kvzalloc(CBW_STATE_SLOT_SIZE, GFP_KERNEL);
 	if (!c->fail_buf || !c->fail_state || cbw_intents_init(c) || cbw_checkpoint_init(c)) {
 		container_release(c);
@@ -460,11 +465,13 @@ void cbw_container_end(struct cbw_device *dev)
 		return;
 	/* Somebody says already that it has failed. */
 	wait_event(c->waitq, !atomic_read(&c->failing) || READ_ONCE(c->failed));
-	if (!READ_ONCE(c->failed) && !c->clean) {
-		/* Never resumed: nothing was written, so nothing is missing. */
-		if (!c->live)
-			cbw_checkpoint_now(c, CBW_CP_CLEAN);
-		else if (!atomic_xchg(&c->failing, 1) && write_untracked(c))
+	/* Never resumed: nothing was written, so nothing is missing. */
+	if (!c->live) {
+		cbw_checkpoint_now(c, CBW_CP_CLEAN);
+	} else if (!c->clean && !c->told) {
+		/* Also if it has failed: it may be better by now. */
+		atomic_set(&c->failing, 1);
+		if (write_untracked(c))
 			DMERR("%u:%u: removed without notice, and the container cannot be told so: do not trust it",
 			      MAJOR(dev->devt), MINOR(dev->devt));
 	}

@@ -37,6 +37,7 @@
  * @left: bios that have not ended, and the submitter
  * @limit_ms: for how long at most
  * @done: all have
+ * @last_words: may be written also when the container has failed
  * @given_up: bios of it may still be in flight, nobody waits for them: not to be used any more
  * @submit: submits them, which may take as long as the device likes
  * @status: the first error
@@ -50,6 +51,7 @@ struct cbw_cbuf {
 	atomic_t left;
 	unsigned int limit_ms;
 	struct completion done;
+	bool last_words;
 	bool given_up;
 	struct work_struct submit;
 	struct bio_set *bios;
@@ -150,6 +152,7 @@ struct cbw_cp_item {
  * @fail_state: the same for @fail_buf, of who has set @failing
  * @fail_buf: to write that the container has failed
  * @failing: somebody does that, atomic
+ * @told: it is written; of who has set @failing, and of the end
  * @binding: passed on, cbw_config_mutex
  * @binding_len: its bytes, the same
  *
@@ -215,6 +218,7 @@ struct cbw_container {
 	u8 *fail_state;
 	struct cbw_cbuf *fail_buf;
 	atomic_t failing;
+	bool told;
 	void *binding;
 	u32 binding_len;
 

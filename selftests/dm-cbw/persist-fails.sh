@@ -79,7 +79,9 @@ error_on_checkpoint()
 {
 	fresh && one 0 && box_table error || return
 	! box_sync dev || return
-	has_failed && session_close && dm_remove dev && box_table "linear $box 0"
+	has_failed && session_close && box_table "linear $box 0" && dm_remove dev || return
+	# it was better when the device went
+	cbw-box state "$box" | grep -q untracked || wrong "$(cbw-box state $box)"
 }
 
 # held_ms COMMAND...: how long it took
