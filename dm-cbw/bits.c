@@ -207,6 +207,7 @@ bool cbw_bits_fetch_touched(struct cbw_bits *bits, u64 block)
 	if (block >= bits_blocks(bits) || !test_bit(block, bits->touched))
 		return false;
 	clear_bit(block, bits->touched);
+	/* Before it is read; pairs with cbw_bits_touch(). */
 	smp_mb__after_atomic();
 	return true;
 }
@@ -217,6 +218,7 @@ void cbw_bits_touch_like(struct cbw_bits *to, const struct cbw_bits *from)
 	u64 granule = 0, nr = min(to->nr, from->nr);
 
 	for (;;) {
+		/* Nobody marks it any more, or what is marked is touched by who does. */
 		granule = data_race(find_next_bit(from->words, nr, granule));
 		if (granule >= nr)
 			return;

@@ -79,6 +79,7 @@ static void container_over(struct cbw_container *c)
 
 	/* Under the lock: nothing is queued any more by who comes after that. */
 	spin_lock_irqsave(&c->lock, flags);
+	/* What waits looks at it after it has been put on a list. */
 	smp_store_mb(c->failed, true);
 	spin_unlock_irqrestore(&c->lock, flags);
 	cbw_intents_release(c);

@@ -27,7 +27,7 @@ fresh()
 	if dmsetup info dev >/dev/null 2>&1; then
 		dm_remove dev || return
 	fi
-	blkdiscard -zf "$box" 2>/dev/null && boxed dev "$origin" "$box" --region 1048576 "$@" &&
+	blkdiscard -zf "$box" 2>/dev/null && boxed dev "$origin" "$box" --region 1048576 &&
 		msg dev bitmap_add a granularity 4096 && CUT=$(msg dev bitmap_rotate a) &&
 		msg dev bitmap_commit a && one 3145728 && box_sync dev &&
 		expect base "$(box_base $box a)" "$CUT"
