@@ -9,6 +9,8 @@
  *	cbw-box info DEV [--checkpoint]
  *	cbw-box state CONTAINER			the newest state, as text
  *	cbw-box dirty CONTAINER NAME		what a recovery would say is dirty
+ *	cbw-box fuzz NAME ORIGIN CONTAINER SECONDS SEED
+ *		layouts that are wrong in some places, at random: refused, or taken
  *	cbw-box judge CONTAINER NAME ORIGIN REFERENCE
  *		every granule in which ORIGIN and REFERENCE differ has to be dirty
  *
@@ -21,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "ctl.h"
@@ -441,6 +444,155 @@ static int info(const char *dev, int checkpoint)
 	return 0;
 }
 
+/* ---- layouts at random -------------------------------------------------------------- */
+
+static uint64_t state_of_rnd;
+
+static uint64_t rnd(void)
+{
+	state_of_rnd ^= state_of_rnd << 13;
+	state_of_rnd ^= state_of_rnd >> 7;
+	state_of_rnd ^= state_of_rnd << 17;
+	return state_of_rnd * 0x2545f4914f6cdd1dull;
+}
+
+/* Something at the edge of what can be right. */
+static uint64_t edge(uint64_t now, uint64_t size)
+{
+	static const uint64_t odd[] = {
+		0, 1, 511, 4095, 4096, 28672, 65536, 65537, 1ull << 31, 1ull << 32, ~0ull,
+		~0ull - 4095, 1ull << 63, (1ull << 63) - 4096,
+	};
+
+	switch (rnd() % 6) {
+	case 0:
+		return odd[rnd() % (sizeof(odd) / sizeof(odd[0]))];
+	case 1:
+		return size - 4096 + rnd() % 3 * 4096;
+	case 2:
+		return now + 4096;
+	case 3:
+		return now - 4096;
+	case 4:
+		return rnd() % size / 4096 * 4096;
+	}
+	return rnd();
+}
+
+/* @dev: its number changes each time */
+static int make_device(const char *name, const char *origin, const char *box, uint64_t sectors,
+		       struct cbw_devno *dev)
+{
+	char table[256];
+	int ret = dm_make(name, dev);
+
+	snprintf(table, sizeof(table), "0 %llu cbw %s 2 container %s", (unsigned long long)sectors,
+		 origin, box);
+	return ret ? ret : dm_load(name, table);
+}
+
+/* The two bitmaps of a device that is to be attached. */
+static void add_bitmaps(int fd, struct cbw_devno dev)
+{
+	static const char * const names[] = { "a", "b" };
+
+	for (int i = 0; i < 2; i++) {
+		struct cbw_action add = {
+			.type = CBW_ACTION_BITMAP_ADD, .dev = dev, .name = (uintptr_t)names[i],
+			.name_len = 1, .granularity = i ? 65536 : 4096,
+		};
+
+		errno = -ctl_transaction(fd, &add, 1, NULL, NULL);
+		if (errno)
+			die("bitmap");
+	}
+}
+
+static int fuzz(char **argv)
+{
+	const char *name = argv[2], *origin = argv[3], *box = argv[4];
+	time_t end = time(NULL) + atoi(argv[5]);
+	unsigned long tried = 0, taken = 0, errors[256] = { 0 };
+	struct cbw_devno dev, container;
+	uint64_t size, sectors;
+	struct box b;
+	int fd;
+
+	state_of_rnd = strtoull(argv[6], NULL, 10) * 2 + 1;
+	box_open(&b, origin, O_RDONLY);
+	sectors = b.size / 512;
+	box_open(&b, box, O_RDONLY);
+	size = b.size;
+	fd = ctl_open();
+	if (fd < 0 || ctl_devno(box, &container))
+		die("devices");
+	errno = -make_device(name, origin, box, sectors, &dev);
+	if (errno)
+		die("device");
+	while (time(NULL) < end) {
+		struct cbw_place room[4] = { { 6 * CLUSTER, 4 * CLUSTER }, { 12 * CLUSTER, CLUSTER } };
+		struct cbw_container_bitmap places[2] = {
+			{ (uintptr_t)"a", 1, 0, { 4 * CLUSTER, CLUSTER } },
+			{ (uintptr_t)"b", 1, 0, { 5 * CLUSTER, CLUSTER } },
+		};
+		uint8_t binding[64];
+		struct cbw_container_attach cmd = {
+			.size = sizeof(cmd), .container = container, .generation = 1,
+			.state_offset = { 0, CBW_STATE_SLOT_SIZE },
+			.intent_offset = { CLUSTER, 2 * CLUSTER }, .intent_length = CLUSTER,
+			.region_shift = 20, .binding = (uintptr_t)binding,
+			.binding_len = sizeof(binding), .bitmaps = (uintptr_t)places,
+			.nr_bitmaps = 2, .places = (uintptr_t)room, .nr_places = 2,
+		};
+		/* what may be wrong */
+		__u64 *wide[] = {
+			&cmd.state_offset[0], &cmd.state_offset[1], &cmd.state_seq,
+			&cmd.intent_offset[0], &cmd.intent_offset[1], &cmd.intent_length,
+			&places[0].place.offset, &places[0].place.length, &places[1].place.offset,
+			&places[1].place.length, &room[0].offset, &room[0].length, &room[1].offset,
+			&room[1].length, &cmd.generation, &cmd.binding, &cmd.bitmaps, &cmd.places,
+			&places[1].name,
+		};
+		__u32 *narrow[] = {
+			&cmd.region_shift, &cmd.timeout_ms, &cmd.policy, &cmd.binding_len,
+			&cmd.nr_bitmaps, &cmd.nr_places, &places[0].name_len, &cmd.flags,
+			&places[1].reserved, &cmd.container.minor,
+		};
+
+		memset(binding, (int)rnd(), sizeof(binding));
+		cmd.dev = dev;
+		add_bitmaps(fd, dev);
+		for (uint64_t i = rnd() % 3 + (tried % 16 != 0); i; i--) {
+			if (rnd() % 3) {
+				__u64 *p = wide[rnd() % (sizeof(wide) / sizeof(wide[0]))];
+
+				*p = edge(*p, size);
+			} else {
+				*narrow[rnd() % (sizeof(narrow) / sizeof(narrow[0]))] = (uint32_t)edge(2, 64);
+			}
+		}
+		tried++;
+		/* what hangs for hours is right, but not wanted here */
+		if (cmd.timeout_ms > 5000 && cmd.timeout_ms <= CBW_CONTAINER_TIMEOUT_MAX)
+			cmd.timeout_ms = 5000;
+		if (ioctl(fd, CBW_CONTAINER_ATTACH, &cmd))
+			errors[errno & 255]++;
+		else
+			taken++;
+		errno = -dm_remove(name);
+		if (!errno)
+			errno = -make_device(name, origin, box, sectors, &dev);
+		if (errno)
+			die("device");
+	}
+	printf("%lu layouts, %lu taken", tried, taken);
+	for (int i = 1; i < 256; i++)
+		if (errors[i])
+			printf(", %lu %s", errors[i], strerrorname_np(i));
+	printf("\n");
+	return taken && taken < tried ? 0 : 1;
+}
+
 int main(int argc, char **argv)
 {
 	if (argc >= 4 && !strcmp(argv[1], "attach"))
@@ -453,6 +605,8 @@ int main(int argc, char **argv)
 		return state(argv[2]);
 	if (argc == 4 && !strcmp(argv[1], "dirty"))
 		return dirty(argv[2], argv[3]);
+	if (argc == 7 && !strcmp(argv[1], "fuzz"))
+		return fuzz(argv);
 	if (argc == 6 && !strcmp(argv[1], "judge"))
 		return judge(argv[2], argv[3], argv[4], argv[5]);
 	fprintf(stderr, "usage: cbw-box attach|detach|info|state|dirty|judge ...\n");

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 150
+# long
 #
 # cbw attach and detach with a container, killed before steps that change anything: writes and
 # fsyncs of the container, calls to device-mapper, dm-cbw and the loop driver. The container is

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 90
+# long
 #
 # A cut over 16 devices is not a drain: it does not wait for writes in flight or
 # held, nor do the writes that come after it, and soon the snapshots can be read.

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 100
+# long
 #
 # The union of increments has every changed block, whatever is in flight at the
 # cuts. A chain is built as a backup does it: a full image from the first

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 120
+# long
 #
 # What bitmaps and snapshots of 1 TiB take of the memory, and what happens at the
 # limit of a snapshot's map.

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 100
+# long
 #
 # Defects that other tools of this kind have, reproduced there, not here.
 #

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 60
+# long
 #
 # What judges power cuts is judged: the log of two devices, and the images of what they may
 # hold after a cut. What a flush or FUA of that device made durable is always there, all else

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 180
+# long
 # only: stable backports sid
 #
 # Forward progress when memory is short: the device with a live snapshot carries the

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 100
+# long
 #
 # Suspending, reloading, resuming and removing under load: nothing hangs, is
 # lost or left. State belongs to the device, not to the table: bitmaps and

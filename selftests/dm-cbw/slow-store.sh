@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 45
+# long
 #
 # A store that is twenty times slower than the origin: who writes one after the other
 # does not notice. Where more is written than the store takes, nobody is left behind.

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 60
+# long
 #
 # cbw backup killed at many points, by SIGKILL and by SIGTERM: the chain is as
 # it was, the bitmap as if the backup had not begun, and the next increment has
