@@ -102,11 +102,12 @@ none()
 
 granularities()
 {
-	local rc=0 from to
+	local rc=0 from to sizes=(512 65536 2147483648)
 
+	((${CBW_LONG:-0} == 0)) || sizes=(512 4096 65536 1048576 2147483648)
 	scattered fine 512 30 && scattered middle 65536 12 && scattered coarse 1048576 3 || return
 	for from in fine middle coarse; do
-		for to in 512 4096 65536 1048576 2147483648; do
+		for to in "${sizes[@]}"; do
 			msg dut1 bitmap_add t granularity $to disabled && msg dut1 bitmap_merge t $from || return
 			of $from | rounded $to >"$CBW_TMP/want"
 			of t >"$CBW_TMP/got"

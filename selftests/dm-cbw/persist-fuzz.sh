@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 60
+# budget: 120
 #
 # Layouts of containers that are wrong in some places, at random: each is refused, or taken and
 # written to nowhere but where it says.
@@ -11,7 +11,7 @@
 
 begin
 seed "${1-}"
-SECS=${2:-20}
+SECS=${2:-60}
 
 setup()
 {

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 120
+# long
 #
 # A snapshot is the pre-image, whatever is written, zeroed or discarded: chunks
 # of 4 and 64 KiB, logical blocks of 512 and 4096 bytes, sizes that are no

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 60
+# long
 #
 # What the tool refuses on real devices: with which status and which text, and
 # that nothing has changed by it. (Command lines that are wrong without looking
