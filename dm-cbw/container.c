@@ -12,8 +12,6 @@
  */
 #include "container.h"
 
-#include <linux/module.h>
-#include <linux/reboot.h>
 #include <linux/slab.h>
 #include <linux/sort.h>
 
@@ -109,6 +107,8 @@ void cbw_container_fail(struct cbw_container *c, int err)
 		DMERR("%u:%u: the container fails (%d): bitmaps are exact, but not persistent any more",
 		      MAJOR(dev->devt), MINOR(dev->devt), err);
 	container_over(c);
+	if (c->live)
+		cbw_container_tell(c);
 	cbw_event(CBW_EVENT_CONTAINER_FAILED, dev->devt, NULL, CBW_REASON_NONE);
 }
 
@@ -665,52 +665,4 @@ void cbw_container_info(struct cbw_container *c, struct cbw_container_info *cmd)
 	cmd->out_checkpoints = atomic64_read(&c->checkpoints);
 	cmd->out_pages = atomic64_read(&c->pages);
 	cmd->out_free = cbw_room_free(c);
-}
-
-/* ---- the machine goes down ----------------------------------------------------------- */
-
-/* A volume that is in use to the end is never suspended: what is recorded by now is exact. */
-static int container_reboot(struct notifier_block *nb, unsigned long event, void *data)
-{
-	struct cbw_device *dev;
-	struct cbw_container *c;
-	dev_t devt = 0;
-	u64 asked;
-
-	do {
-		c = NULL;
-		cbw_config_lock();
-		for (dev = cbw_device_next(NULL); dev; dev = cbw_device_next(dev)) {
-			if (dev->devt <= devt || !dev->container || !dev->container->ready)
-				continue;
-			if (!c || dev->devt < c->dev->devt)
-				c = dev->container;
-		}
-		if (c) {
-			devt = c->dev->devt;
-			cbw_container_get(c);
-		}
-		cbw_config_unlock();
-		if (c) {
-			asked = cbw_container_kick(c, true);
-			wait_event_timeout(c->waitq, cbw_container_done(c, asked),
-					   msecs_to_jiffies(c->timeout_ms));
-			cbw_container_put(c);
-		}
-	} while (c);
-	return NOTIFY_DONE;
-}
-
-static struct notifier_block container_reboot_nb = {
-	.notifier_call = container_reboot,
-};
-
-int cbw_container_init(void)
-{
-	return register_reboot_notifier(&container_reboot_nb);
-}
-
-void cbw_container_exit(void)
-{
-	unregister_reboot_notifier(&container_reboot_nb);
 }

@@ -309,6 +309,9 @@ int cbw_cbuf_write(struct cbw_cbuf *buf);
 int cbw_cbuf_flush(struct cbw_cbuf *buf);
 void cbw_container_fail(struct cbw_container *c, int err);
 
+/* container-tell.c */
+void cbw_container_tell(struct cbw_container *c);
+
 /* space.c */
 int cbw_room_add(struct cbw_container *c, u64 offset, u64 length);
 void cbw_room_destroy(struct cbw_container *c);

@@ -165,6 +165,32 @@ crash()
 	same_boot
 }
 
+noted()
+{
+	compgen -G "/var/lib/cbw/failed/*" >/dev/null
+}
+
+# It fails, and cannot even be told so: that is noted elsewhere.
+fails()
+{
+	nullb fbox 16 512 && again && dm_create fboxdev "0 32768 linear $fbox 0" || return
+	echo "$CBW" >/sys/module/dm_cbw/parameters/failed_helper
+	tool 0 attach vol --container /dev/mapper/fboxdev && tool 0 bitmap add vol f1 &&
+		cbw-load one /dev/mapper/vol --offset 1048576 --len 4096 --gen 3 || return
+	dm_reload fboxdev "0 32768 error" && dm_suspend --noflush --nolockfs fboxdev &&
+		dm_resume fboxdev || return
+	cbw-load one /dev/mapper/vol --offset 41943040 --len 4096 --gen 4 || return
+	until_true 10 noted || wrong "nothing was noted" || return
+	dm_remove vol && dm_remove vol-cbw-origin || return
+	dm_reload fboxdev "0 32768 linear $fbox 0" && dm_suspend --noflush --nolockfs fboxdev &&
+		dm_resume fboxdev && volume && another_boot || return
+	tool 4 attach vol --container /dev/mapper/fboxdev && says "failed while the volume was attached" &&
+		tool 0 attach vol --container /dev/mapper/fboxdev --force-full || return
+	! noted || wrong "the note is left" || return
+	tool 0 detach vol && tool 0 attach vol --container /dev/mapper/fboxdev &&
+		tool 0 detach vol && dm_remove fboxdev && same_boot
+}
+
 # As large as the device; with the volume's own file system in the way.
 block_device()
 {
@@ -231,6 +257,7 @@ t "exact over attach and detach, twice" cycles
 t "what QEMU has changed" foreign
 t "not another volume, not one that was written to" mistrust
 t "recovered after a crash, or not trusted" crash
+t "it fails, and cannot be told" fails
 t "a block device" block_device
 t "not on the volume itself" on_itself
 t "more room" growth

@@ -44,6 +44,7 @@ int cmd_verify(int argc, char **argv);
 int cmd_chain(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_check(int argc, char **argv);
+int cmd_container_failed(int argc, char **argv);
 int cmd_map(int argc, char **argv);
 int cmd_monitor(int argc, char **argv);
 

@@ -136,7 +136,7 @@ static int map_device(const struct cbw_dm_dev *dev, const char *name, struct map
 
 int cmd_map(int argc, char **argv)
 {
-	const char *name = NULL, *format = "text";
+	const char *name = NULL, *format = NULL;
 	struct opt opts[] = {
 		{ "bitmap", OPT_TEXT, &name, "NAME", "the bitmap" },
 		{ "format", OPT_TEXT, &format, "text|json",
@@ -159,6 +159,8 @@ int cmd_map(int argc, char **argv)
 		return status;
 	if (!name)
 		return usage("cbw map: which bitmap? give --bitmap NAME");
+	if (!format)
+		format = "text";
 	if (strcmp(format, "text") && strcmp(format, "json"))
 		return usage("cbw map: --format %s: text and json are known", esc(format));
 	if (!strcmp(format, "json"))

@@ -22,6 +22,7 @@ static const struct command commands[] = {
 	{ "info", cmd_info, "facts about a backup directory or a container" },
 	{ "check", cmd_check, "check a container, and repair it" },
 	{ "map", cmd_map, "what is dirty in a bitmap" },
+	{ "container-failed", cmd_container_failed, NULL },
 	{ "monitor", cmd_monitor, "says what happens to snapshots and tracked devices" },
 	{ NULL, NULL, NULL }
 };

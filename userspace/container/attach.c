@@ -12,6 +12,7 @@
 #include "attach.h"
 #include "cbw.h"
 #include "deliver.h"
+#include "marker.h"
 #include "store.h"
 
 #define ROOM_BITMAPS	4
@@ -365,6 +366,9 @@ static int run(struct attach *a, const char *dev, struct cbw_error *err)
 		take_back(a);
 		goto out;
 	}
+	/* what was noted is of an older generation now */
+	if (a->d.anew)
+		marker_remove(&a->c.state.container);
 	status = deliver_report(&a->d, a->what, &live, !a->origin);
 out:
 	if (a->volume_fd >= 0)

@@ -4,6 +4,7 @@
 
 #include "cbw.h"
 #include "container.h"
+#include "marker.h"
 
 static bool all_zero(const unsigned char *p, size_t len)
 {
@@ -164,6 +165,7 @@ int container_judge(const struct container *c, const struct binding *now,
 	bool clean = s->flags & CBW_STATE_CLEAN, same_boot;
 	struct cbw_error why;
 	struct binding was;
+	uint64_t noted;
 	int ret;
 
 	if (c->phase == PHASE_BAD)
@@ -171,6 +173,11 @@ int container_judge(const struct container *c, const struct binding *now,
 	if (s->flags & CBW_STATE_UNTRACKED)
 		return fail_with(err, EUCLEAN,
 				 "%s: the volume ran on without its container, so writes may have gone by",
+				 esc(c->f.path));
+	noted = marker_read(&s->container);
+	if (noted && noted >= s->generation)
+		return fail_with(err, EUCLEAN,
+				 "%s: it failed while the volume was attached (noted in " MARKER_DIR "), so writes have gone by",
 				 esc(c->f.path));
 	/* one that was just made, or emptied: there is nothing that could be wrong */
 	if (clean && !s->nr && !s->binding_length && s->device_size == now->size) {

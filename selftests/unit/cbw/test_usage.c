@@ -24,6 +24,7 @@ static const struct usage table[] = {
 	{ cmd_attach, "attach x --force-full", "need --container" },
 	{ cmd_create, "create x y --region 4M", "need --container" },
 	{ cmd_check, "check", "too few arguments" },
+	{ cmd_container_failed, "container-failed x 1", "32 hex digits" },
 	{ cmd_map, "map x", "give --bitmap NAME" },
 	{ cmd_map, "map x --bitmap b --format xml", "text and json are known" },
 	{ cmd_bitmap, "bitmap add x .cbw-x", "names that begin with .cbw-" },
