@@ -41,7 +41,8 @@ t "mark, and release" eval \
 # For each call: the size of its struct, values that are right but for what is being tested,
 # and what it says to them; where it has a device, flags, reserved members.
 declare -A LEN=([0x80]=24 [0x81]=48 [0x82]=40 [0x83]=32 [0x84]=24 [0x85]=48 [0x86]=136 [0x87]=40
-		[0x88]=72 [0x89]=72 [0x8a]=72 [0x8b]=40 [0x8c]=328)
+		[0x88]=72 [0x89]=72 [0x8a]=72 [0x8b]=40 [0x8c]=328 [0x8d]=160 [0x8e]=32
+		[0x8f]=112 [0x90]=32)
 declare -A ARGS=(
 	[0x80]=""
 	[0x81]="8:4:1 12:4:56 16:8:@bad"
@@ -56,9 +57,14 @@ declare -A ARGS=(
 	[0x8a]="$D 32:8:@text=b 40:4:1 44:4:8 48:8:@zeros 64:4:65536"
 	[0x8b]="$D 16:8:@text=b 24:4:1 28:4:1 32:8:@{0:8:0,8:8:1}"
 	[0x8c]="$D"
+	[0x8d]="$D 16:4:$ma 20:4:$mi 104:8:4096 112:4:22"
+	[0x8e]="$D"
+	[0x8f]="$D"
+	[0x90]="$D 16:4:1 24:8:@{0:8:4096,8:8:4096}"
 )
-declare -A SAYS=([0x81]=EFAULT [0x83]=ESTALE [0x84]=ESTALE)
-declare -A RESERVED=([0x82]=36 [0x85]=36 [0x88]=68 [0x89]=68 [0x8a]=68)
+declare -A SAYS=([0x81]=EFAULT [0x83]=ESTALE [0x84]=ESTALE [0x8d]=ENODEV [0x8e]=ENODEV
+		[0x8f]=ENODEV [0x90]=ENODEV)
+declare -A RESERVED=([0x82]=36 [0x85]=36 [0x88]=68 [0x89]=68 [0x8a]=68 [0x8e]=20 [0x90]=20)
 calls=$(printf '%s\n' "${!LEN[@]}" | sort | xargs)
 
 # right NR SIZE VALUE...: that would be right but for VALUE...
@@ -90,7 +96,7 @@ form()
 	wrong_in E2BIG $nr 0:4:0xffffffff || rc=1
 	says EFAULT $nr @bad || rc=1
 	for flag in 2 0x80000000 1; do
-		[[ $flag == 1 && $nr == 0x8[1a] ]] || wrong_in EINVAL $nr 4:4:$flag || rc=1
+		[[ $flag == 1 && $nr == 0x8[1aef] ]] || wrong_in EINVAL $nr 4:4:$flag || rc=1
 	done
 	[[ -z ${RESERVED[$nr]-} ]] || wrong_in EINVAL $nr ${RESERVED[$nr]}:4:1 || rc=1
 	return $rc
@@ -106,7 +112,7 @@ unknown()
 	local nr rc=0
 
 	# the last two: with a direction and a size, and of another type
-	for nr in 0 0x7f 0x8d 0x99 0xff 0x40180080 0x480; do
+	for nr in 0 0x7f 0x91 0x99 0xff 0x40180080 0x480; do
 		says ENOTTY $nr 64 || rc=1
 	done
 	return $rc
