@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 90
+# long
 #
 # discard_releases: a discard of the snapshot's device releases the chunks it covers
 # whole; nothing else can be written there. Without it a discard is refused, so that an

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 120
+# long
 #
 # Discards under a snapshot, up to an fstrim of a file system of 10 GiB with a store of
 # 64 MiB: the store does not fill, what the snapshot has does not change, and what

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 60
+# long
 #
 # A device of 64 TiB, 1000 dirty granules of 64 KiB all over it: what is done with its
 # bitmaps takes as long as one pass over their words (128 MiB), and what is dirty.

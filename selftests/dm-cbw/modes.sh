@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 120
+# long
 #
 # What becomes of a bitmap after a backup: every way a commit can be asked for, after one
 # that succeeded, failed half-way or was cancelled, with granules smaller than a chunk, as

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 100
+# long
 #
 # read_once: a chunk that one bio reads whole is released, when its data has come and
 # not before; parts of chunks and failed reads release nothing. With delay hooks for

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 60
+# long
 #
 # cbw attach and detach: what is refused, and that it changes nothing; killed
 # before their steps (tool-die.c): what they leave is taken up by the next.

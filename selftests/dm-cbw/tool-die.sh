@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 60
+# long
 #
 # An incremental backup killed before each of its steps (ioctls of
 # device-mapper and dm-cbw, fsync, rename, ...; tool-die.c): chain and bitmap are
