@@ -266,7 +266,11 @@ static void intents_publish(struct cbw_container *c, const unsigned int *blocks,
 	}
 }
 
-/* Those that have what they wait for go.  The others stay: a suspend may want them. */
+/*
+ * Those that have what they wait for go.  The others stay, since a suspend may want them, and
+ * ask again: of several regions one may have been durable when they asked, in a generation
+ * that does not count any more.
+ */
 static void parked_serve(struct cbw_container *c)
 {
 	struct bio_list ready, wait;
@@ -278,9 +282,16 @@ static void parked_serve(struct cbw_container *c)
 	while ((bio = bio_list_pop(&c->parked))) {
 		const struct cbw_io *io = cbw_io(bio);
 
-		bio_list_add(covered(c, io->sector, io->nr) ? &ready : &wait, bio);
+		if (covered(c, io->sector, io->nr)) {
+			bio_list_add(&ready, bio);
+			continue;
+		}
+		want(c, io->sector, io->nr);
+		bio_list_add(&wait, bio);
 	}
 	c->parked = wait;
+	if (!bio_list_empty(&wait) && !c->failed)
+		queue_work(cbw_intent_wq, &c->intent_work);
 	spin_unlock_irq(&c->lock);
 	cbw_remap_queue(c->dev, &ready);
 	wake_up_all(&c->intent_waitq);
