@@ -33,11 +33,17 @@ struct tell {
 
 static void tell_work(struct work_struct *work)
 {
-	static char *envp[] = { "HOME=/", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL };
 	struct tell *tell = container_of(work, struct tell, work);
 	char path[sizeof(failed_helper)];
-	char *argv[] = { path, "container-failed", tell->id, tell->generation, NULL };
+	char *argv[5] = {}, *envp[3] = {};
 	int r = 0;
+
+	argv[0] = path;
+	argv[1] = "container-failed";
+	argv[2] = tell->id;
+	argv[3] = tell->generation;
+	envp[0] = "HOME=/";
+	envp[1] = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
 
 	kernel_param_lock(THIS_MODULE);
 	strscpy(path, failed_helper, sizeof(path));
