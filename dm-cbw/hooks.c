@@ -59,6 +59,7 @@ static struct point points[CBW_NR_HOOKS] = {
 	[CBW_HOOK_SNAP_STORE] = { "snap-store" },
 	[CBW_HOOK_ABORT_WORK] = { "abort-work" },
 	[CBW_HOOK_INTENT_SEEN] = { "intent-seen" },
+	[CBW_HOOK_INTENT_WORK] = { "intent-work" },
 	[CBW_HOOK_INTENT_WRITE] = { "intent-write" },
 	[CBW_HOOK_INTENT_DONE] = { "intent-done" },
 	[CBW_HOOK_CP_BEGIN] = { "cp-begin" },

@@ -29,6 +29,7 @@ enum cbw_hook {
 	CBW_HOOK_TXN_END,	/* sleeps; no sector */
 	CBW_HOOK_DISCARD_WORK,	/* sleeps; no sector */
 	CBW_HOOK_INTENT_SEEN,	/* spins */
+	CBW_HOOK_INTENT_WORK,	/* sleeps; no sector */
 	CBW_HOOK_INTENT_WRITE,	/* sleeps; no sector */
 	CBW_HOOK_INTENT_DONE,	/* sleeps; no sector */
 	CBW_HOOK_CP_BEGIN,	/* sleeps; no sector */

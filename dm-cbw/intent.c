@@ -286,7 +286,8 @@ static void parked_serve(struct cbw_container *c)
 			bio_list_add(&ready, bio);
 			continue;
 		}
-		want(c, io->sector, io->nr);
+		if (cbw_cured(22))
+			want(c, io->sector, io->nr);
 		bio_list_add(&wait, bio);
 	}
 	c->parked = wait;
@@ -304,6 +305,7 @@ static void intent_work(struct work_struct *work)
 	unsigned int *blocks = c->intent_list, nr, n;
 	int r;
 
+	cbw_hook_sleep(CBW_HOOK_INTENT_WORK, 0, 1);
 	mutex_lock(&c->intent_mutex);
 	while (!READ_ONCE(c->failed) && !c->intent_buf->given_up &&
 	       (nr = intents_take(c, blocks))) {

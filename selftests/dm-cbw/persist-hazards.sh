@@ -222,6 +222,23 @@ acknowledged()
 		expect base "$(box_base $box x)" $NONE
 }
 
+# A write over two regions, of which one has its intent, asks for the other one; a checkpoint
+# changes the generation before that is served, and then it has neither.
+two_regions()
+{
+	fresh 4194304 && one 5242880 && expect regions "$(box_get dev regions)" 1 &&
+		hook arm intent-work || return
+	bg two cbw-load one /dev/mapper/dev --offset 6289408 --len 4096
+	hook_wait intent-work && box_sync dev && hook release intent-work || return
+	if ! until_true 5 bg_done two; then
+		# what somebody else asks for brings it on
+		one 5242880 && one 6291456 && bg_wait two 10
+		broken "it waits for ever"
+		return
+	fi
+	bg_wait two 10 && on_disk 6289408 && on_disk 6291456
+}
+
 # Suspended without flush, what waits for an intent goes back to dm.
 noflush()
 {
@@ -246,5 +263,6 @@ hazard 15 "committed, and not yet on disk" committed
 hazard 17 "a write where a merge has marked" merged
 hazard 19 "a write that will not be recorded" disabled
 hazard 20 "acknowledged before it is on disk" acknowledged
+hazard 22 "a write over two regions and a checkpoint" two_regions
 t "a suspend without flush" noflush
 finish
