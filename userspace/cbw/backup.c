@@ -476,8 +476,9 @@ static int copy_job(struct backup *b, struct job *j, struct cbw_error *err)
 	if (ret)
 		return ret;
 	j->entry.copied = c.copied;
-	j->entry.zero = c.zero;
-	j->entry.crc = c.crc;
+	j->entry.zero = c.zeros;
+	j->entry.crc = c.sums.total;
+	sums_free(&c.sums);
 	ret = qcow2_flush(j->img, &qerr);
 	if (ret)
 		return fail_with(err, ret, "%s", qerr.msg);

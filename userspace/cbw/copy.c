@@ -196,9 +196,9 @@ static int copy_place(void *ctx, const struct xfer_piece *p, void *buf,
 		for (run = at; run < padded &&
 		     all_zero(data + run, cluster) == zero; run += cluster)
 			if (!zero)
-				r->c->crc = crc_cluster(r->c->crc,
-							p->offset + run,
-							data + run, cluster);
+				sums_add(&r->c->sums, p->offset + run,
+					 crc_cluster(0, p->offset + run, data + run, cluster),
+					 CRC_CLUSTER_BYTES(cluster));
 		length = (run < p->length ? run : p->length) - at;
 		if (!zero) {
 			nr = place_data(r, p->offset + at, at, run - at, w, nr,
@@ -208,7 +208,7 @@ static int copy_place(void *ctx, const struct xfer_piece *p, void *buf,
 			r->c->copied += length;
 			continue;
 		}
-		r->c->zero += length;
+		r->c->zeros += length;
 		if (r->c->backed) {
 			struct qcow2_error qerr;
 			int ret = qcow2_set_zero(r->c->img, p->offset + at,
@@ -294,13 +294,15 @@ int copy_run(struct copy *copy, struct cbw_error *err)
 	int ret;
 
 	copy->copied = 0;
-	copy->zero = 0;
-	copy->crc = 0;
+	copy->zeros = 0;
+	sums_init(&copy->sums, copy->size);
 	progress_begin(&r.progress, "backup", copy->name,
 		       ranges_total(copy->ranges), copy->json);
 	ret = xfer_run(&ops, &r, &params, err);
 	progress_end(&r.progress);
 	ranges_free(&r.done);
 	ranges_free(&r.syncing);
+	if (ret)
+		sums_free(&copy->sums);
 	return ret;
 }

@@ -5,6 +5,7 @@
 
 #include "libcbw.h"
 #include "progress.h"
+#include "sums.h"
 
 struct qcow2_image;
 
@@ -33,7 +34,10 @@ void ranges_take_whole(struct ranges *from, struct ranges *to, uint64_t chunk,
  * @size: of the snapshot
  * @ranges: what to copy, multiples of the image's cluster, but for the end
  * @img: the new image; @img_fd: its file, O_DIRECT if it can
+ * @zero: ranges that read as zeros and are not read, as multiples of the image's cluster;
+ *	none of them in @ranges; NULL: none
  * @backed: the image has a backing file, so zeros have to be said
+ * @compress: level of compression, 0: none
  * @release: called with ranges whose data is durable; NULL: not
  * @why: called when a read failed, makes the text; NULL: the errno's
  * @check: called now and then, also while reads hang: 0 or an error that ends it
@@ -44,10 +48,12 @@ struct copy {
 	int src;
 	uint64_t size;
 	const struct ranges *ranges;
+	const struct ranges *zero;
 	uint32_t chunk;
 	struct qcow2_image *img;
 	int img_fd;
 	bool backed;
+	int compress;
 	uint64_t rate;
 	bool json;
 	int (*release)(void *arg, const struct ranges *r,
@@ -58,8 +64,8 @@ struct copy {
 	void *arg;
 	/* out */
 	uint64_t copied;
-	uint64_t zero;
-	uint32_t crc;
+	uint64_t zeros;
+	struct sums sums;	/* for sums_free(), when it went well */
 };
 
 /**

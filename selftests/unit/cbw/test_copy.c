@@ -89,6 +89,8 @@ static int copy(const char *src, const char *image, const char *backing,
 	ret = copy_run(c, err);
 	if (!ret)
 		assert_int_equal(qcow2_flush(c->img, &qerr), 0);
+	if (!ret)
+		sums_free(&c->sums);
 	close(c->src);
 	qcow2_close(c->img);
 	return ret;
@@ -149,8 +151,8 @@ static void chain(void **state)
 	ranges_add(&r, 0, SIZE);
 	memset(released, 0, SIZE / 512 + 1);
 	assert_int_equal(copy(path_of("src"), full, NULL, 65536, &r, &c, &err), 0);
-	assert_int_equal(c.copied + c.zero, SIZE);
-	assert_true(c.zero > 0);
+	assert_int_equal(c.copied + c.zeros, SIZE);
+	assert_true(c.zeros > 0);
 	for (i = 0; i < SIZE / 512; i++)
 		assert_int_equal(released[i], 1);
 	same(full, data);
@@ -171,7 +173,7 @@ static void chain(void **state)
 	put(path_of("src"), data, SIZE);
 	memset(released, 0, SIZE / 512 + 1);
 	assert_int_equal(copy(path_of("src"), inc, "full", 4096, &r, &c, &err), 0);
-	assert_int_equal(c.copied + c.zero, ranges_total(&r));
+	assert_int_equal(c.copied + c.zeros, ranges_total(&r));
 	same(inc, data);
 	/* over what is there, zeros have to be written */
 	restored(inc, data, false);
