@@ -39,6 +39,7 @@ int cmd_status(int argc, char **argv);
 int cmd_bitmap(int argc, char **argv);
 int cmd_snapshot(int argc, char **argv);
 int cmd_backup(int argc, char **argv);
+int cmd_copy(int argc, char **argv);
 int cmd_restore(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
 int cmd_chain(int argc, char **argv);
@@ -97,6 +98,10 @@ int opts_parse(struct cmdline *cl, int argc, char **argv);
 
 /* 0, or -EINVAL (not a size) or -ERANGE (too large) */
 int parse_size(const char *text, uint64_t *size);
+/* "none", "zstd", "zstd:LEVEL": 0 and the level, 0: none; or -EINVAL */
+int parse_compress(const char *text, int *level);
+/* "idle", "low", "normal", NULL: as it is; 0 or -EINVAL. For all threads that begin later. */
+int set_ioprio(const char *text);
 
 /* ---- messages (util.c) ------------------------------------------------- */
 

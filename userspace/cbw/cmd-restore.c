@@ -1,168 +1,189 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* restore */
-#include <fcntl.h>
-#include <linux/fs.h>
-#include <sys/ioctl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include "cbw.h"
+#include "engine.h"
 #include "qcow2.h"
 #include "restore.h"
+#include "stream.h"
 
-static int open_block(struct restore_target *t, uint64_t need,
-		      struct cbw_error *err)
+/* Text by text of what could not be read; as a line of JSON each, with --json. */
+struct report {
+	bool json;
+	unsigned int nr;
+};
+
+static void lost(void *arg, uint64_t offset, uint64_t length, const char *why)
 {
-	int lbs = 512, ro = 0;
+	struct report *r = arg;
 
-	/* O_EXCL: neither mounted, nor part of another device */
-	t->fd = open(t->path, O_RDWR | O_EXCL | O_CLOEXEC);
-	if (t->fd < 0)
-		return fail_with(err, errno, "%s: %s", esc(t->path),
-				 errno == EBUSY ?
-				 "it is in use (mounted, or part of another device)" :
-				 strerror(errno));
-	if (ioctl(t->fd, BLKGETSIZE64, &t->size) ||
-	    ioctl(t->fd, BLKSSZGET, &lbs) || ioctl(t->fd, BLKROGET, &ro))
-		return fail_with(err, errno, "%s: %s", esc(t->path),
-				 strerror(errno));
-	if (ro)
-		return fail_with(err, EROFS, "%s: the device is read-only",
-				 esc(t->path));
-	if (t->size < need)
-		return fail_with(err, ENOSPC,
-				 "%s: the device has %llu bytes, the volume needs %llu",
-				 esc(t->path), (ull)t->size, (ull)need);
-	t->block = true;
-	t->lbs = (uint32_t)lbs;
-	return 0;
+	r->nr++;
+	if (r->json)
+		json_lost(offset, length, why);
+	else
+		say("restore: %llu bytes at offset %llu of the volume cannot be read, and are zeros now: %s",
+		    (ull)length, (ull)offset, why);
 }
 
-static int open_file(struct restore_target *t, bool force, uint64_t need,
+struct args {
+	const char *to, *until;
+	uint64_t rate;
+	bool json, force, only_changed, salvage;
+};
+
+static int check_args(const struct args *a, const char *from)
+{
+	if (!a->to)
+		return usage("cbw restore: --to TARGET is missing");
+	if (!strcmp(from, "-") && (a->until || a->salvage || a->only_changed))
+		return usage("cbw restore: --until, --only-changed and --salvage need a directory, not a stream");
+	return -1;
+}
+
+static int open_sink(const struct args *a, uint64_t size, struct sink **dst,
 		     struct cbw_error *err)
 {
-	t->fd = open(t->path, O_RDWR | O_CREAT | O_CLOEXEC |
-		     (force ? O_TRUNC : O_EXCL), 0600);
-	if (t->fd < 0)
-		return fail_with(err, errno, "%s: %s%s", esc(t->path),
-				 strerror(errno), errno == EEXIST ?
-				 "; --force if it is to be overwritten" : "");
-	if (ftruncate(t->fd, (off_t)need))
-		return fail_with(err, errno, "%s: %s", esc(t->path),
-				 strerror(errno));
-	t->blank = true;
-	t->lbs = 4096;
-	return 0;
+	const struct sink_file_opts o = {
+		.size = size,
+		.force = a->force,
+		.keep = a->only_changed,
+	};
+
+	if (!strncmp(a->to, "nbd", 3) && strstr(a->to, "://"))
+		return sink_nbd(a->to, size, a->only_changed, 0, dst, err);
+	return sink_file(a->to, &o, dst, err);
 }
 
-static int open_target(struct restore_target *t, bool force, uint64_t need,
-		       struct cbw_error *err)
+static void said_incomplete(const struct args *a)
 {
-	char path[40];
-	struct stat st;
-	int ret;
+	fprintf(stderr, "cbw: restore: %s is incomplete now\n", esc(a->to));
+}
 
-	if (stat(t->path, &st)) {
-		if (errno != ENOENT)
-			return fail_with(err, errno, "%s: %s", esc(t->path),
-					 strerror(errno));
-		if (!strncmp(t->path, "/dev/", 5))
-			return fail_with(err, ENOENT, "%s: there is no such device",
-					 esc(t->path));
-		ret = open_file(t, force, need, err);
-	} else if (S_ISBLK(st.st_mode)) {
-		ret = open_block(t, need, err);
-	} else if (S_ISREG(st.st_mode)) {
-		ret = open_file(t, force, need, err);
-	} else {
-		ret = fail_with(err, EINVAL,
-				"%s: neither a block device nor a file",
-				esc(t->path));
-	}
+static int run(const struct args *a, const struct chain *chain, const struct entry *entry,
+	       struct qcow2_image *img)
+{
+	struct report report = { .json = a->json };
+	struct engine e = {
+		.what = "restore",
+		.name = a->to,
+		.rate = a->rate,
+		.json = a->json,
+		.only_changed = a->only_changed,
+		.salvage = a->salvage,
+		.lost = lost,
+		.arg = &report,
+	};
+	struct cbw_error err;
+	int ret = open_sink(a, entry->size, &e.dst, &err);
+
 	if (ret)
-		return ret;
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", t->fd);
-	t->direct = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
-	if (t->direct < 0)
-		t->direct = t->fd;
-	return 0;
+		return failed("restore: %s", err.msg);
+	e.src = source_qcow2(entry->file, img);
+	ret = engine_run(&e, &err);
+	if (!ret)
+		ret = e.dst->ops->flush(e.dst, &err);
+	source_close(e.src);
+	sink_close(e.dst);
+	if (ret) {
+		said_incomplete(a);
+		return failed("restore: %s", err.msg);
+	}
+	if (report.nr) {
+		say("restore: %s of the volume could not be read, %s has zeros there",
+		    human(e.unreadable), esc(a->to));
+		return EXIT_DISTRUST;
+	}
+	if (!a->json && a->only_changed)
+		printf("%s: point in time %u of %s, %s, of which %s were there already\n", esc(a->to),
+		       entry->id, esc(chain->volume), human(entry->size), human(e.unchanged));
+	else if (!a->json)
+		printf("%s: point in time %u of %s, %s\n", esc(a->to), entry->id,
+		       esc(chain->volume), human(entry->size));
+	return EXIT_OK;
 }
 
-static void close_target(struct restore_target *t)
+static int from_chain(const struct args *a, const char *path)
 {
-	if (t->direct >= 0 && t->direct != t->fd)
-		close(t->direct);
-	if (t->fd >= 0)
-		close(t->fd);
-}
-
-int cmd_restore(int argc, char **argv)
-{
-	struct restore_target t = { .direct = -1, .fd = -1 };
-	const char *until = NULL;
-	bool json = false, force = false;
-	struct opt opts[] = {
-		{ "to", OPT_TEXT, &t.path, "TARGET",
-		  "block device, not in use, at least as large; or a file to be made" },
-		{ "until", OPT_TEXT, &until, "ID",
-		  "point in time: an id, or 8 digits of its cut; default the newest" },
-		{ "force", OPT_FLAG, &force, NULL, "overwrite a file" },
-		{ "json", OPT_FLAG, &json, NULL, "lines of JSON on stdout" },
-		{ 0 }
-	};
-	struct cmdline cl = {
-		.command = "cbw restore",
-		.args = "DIR[/VOLUME] --to TARGET [--until ID] [--force] [--json]",
-		.about = "Writes a point in time of a volume to TARGET, data and zeros.",
-		.opts = opts,
-		.min_args = 1, .max_args = 1,
-	};
-	int status = opts_parse(&cl, argc, argv);
-	const struct entry *e;
+	const struct entry *entry;
 	struct qcow2_image *img;
 	struct chain chain;
 	struct cbw_error err;
-	int ret;
+	int status = pick_chain("restore", path, &chain), ret;
 
-	if (status >= 0)
-		return status;
-	if (!t.path)
-		return usage("cbw restore: --to TARGET is missing");
-	status = pick_chain("restore", cl.arg[0], &chain);
 	if (status)
 		return status;
-	e = pick_entry("restore", &chain, until);
-	if (!e) {
+	entry = pick_entry("restore", &chain, a->until);
+	if (!entry) {
 		chain_close(&chain);
 		return EXIT_FAILED;
 	}
-	catch_signals();
-	ret = open_entry(&chain, e, &img, &err);
+	ret = open_entry(&chain, entry, &img, &err);
 	if (ret) {
 		chain_close(&chain);
 		say("restore: %s", err.msg);
 		return distrust(ret) ? EXIT_DISTRUST : EXIT_FAILED;
 	}
-	ret = open_target(&t, force, e->size, &err);
-	if (!ret) {
-		ret = restore_image(img, &t, json, &err);
-		if (!ret && fsync(t.fd))
-			ret = fail_with(&err, errno, "%s: fsync: %s", esc(t.path),
-					strerror(errno));
-		if (ret)
-			fprintf(stderr, "cbw: restore: %s is incomplete now\n",
-				esc(t.path));
-	}
-	close_target(&t);
+	status = run(a, &chain, entry, img);
 	qcow2_close(img);
-	if (ret) {
-		status = failed("restore: %s", err.msg);
-	} else {
-		if (!json)
-			printf("%s: point in time %u of %s, %s\n", esc(t.path),
-			       e->id, esc(chain.volume), human(e->size));
-		status = EXIT_OK;
-	}
 	chain_close(&chain);
 	return status;
+}
+
+static int from_stream(const struct args *a)
+{
+	struct stream_in in;
+	struct cbw_error err;
+	struct sink *dst;
+	int ret = stream_open(&in, 0, &err);
+
+	if (!ret)
+		ret = open_sink(a, in.size, &dst, &err);
+	if (ret)
+		return failed("restore: %s", err.msg);
+	ret = stream_restore(&in, dst, &err);
+	if (!ret)
+		ret = dst->ops->flush(dst, &err);
+	sink_close(dst);
+	if (ret) {
+		said_incomplete(a);
+		say("restore: %s", err.msg);
+		return distrust(ret) ? EXIT_DISTRUST : EXIT_FAILED;
+	}
+	if (!a->json)
+		printf("%s: %s, from a stream\n", esc(a->to), human(in.size));
+	return EXIT_OK;
+}
+
+int cmd_restore(int argc, char **argv)
+{
+	struct args a = { 0 };
+	struct opt opts[] = {
+		{ "to", OPT_TEXT, &a.to, "TARGET",
+		  "block device, not in use, at least as large; or a file to be made; or an NBD URI" },
+		{ "until", OPT_TEXT, &a.until, "ID",
+		  "point in time: an id, or 8 digits of its cut; default the newest" },
+		{ "only-changed", OPT_FLAG, &a.only_changed, NULL,
+		  "read TARGET, and write only what differs" },
+		{ "salvage", OPT_FLAG, &a.salvage, NULL,
+		  "go on over what cannot be read: zeros, a message for each, exit status 4" },
+		{ "rate", OPT_SIZE, &a.rate, "N", "read at most N bytes per second" },
+		{ "force", OPT_FLAG, &a.force, NULL, "overwrite a file" },
+		{ "json", OPT_FLAG, &a.json, NULL, "lines of JSON on stdout" },
+		{ 0 }
+	};
+	struct cmdline cl = {
+		.command = "cbw restore",
+		.args = "DIR[/VOLUME]|- --to TARGET [--until ID] [--only-changed] [--salvage] [--force] [--json]",
+		.about = "Writes a point in time of a volume to TARGET, data and zeros. With - it takes what\n"
+			"'cbw copy ... -' or 'cbw backup ... --to -' wrote, from standard input.",
+		.opts = opts,
+		.min_args = 1, .max_args = 1,
+	};
+	int status = opts_parse(&cl, argc, argv);
+
+	if (status < 0)
+		status = check_args(&a, cl.arg[0]);
+	if (status >= 0)
+		return status;
+	catch_signals();
+	return strcmp(cl.arg[0], "-") ? from_chain(&a, cl.arg[0]) : from_stream(&a);
 }

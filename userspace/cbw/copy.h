@@ -4,40 +4,22 @@
 #define CBW_COPY_H
 
 #include "libcbw.h"
-#include "progress.h"
+#include "ranges.h"
 #include "sums.h"
 
 struct qcow2_image;
 
-/* a growing list of ranges, in order, neighbours merged */
-struct ranges {
-	struct cbw_range *v;
-	size_t nr, room;
-};
-
-/* Appends; offsets must not go back. */
-void ranges_add(struct ranges *r, uint64_t offset, uint64_t length);
-void ranges_free(struct ranges *r);
-/* Outwards to multiples of @unit, at most to @size. */
-void ranges_widen(struct ranges *r, uint64_t unit, uint64_t size);
-uint64_t ranges_total(const struct ranges *r);
-/*
- * Moves what covers whole chunks from @from to @to; the rest stays, for what
- * comes behind it. The end of the device counts as the end of a chunk.
- */
-void ranges_take_whole(struct ranges *from, struct ranges *to, uint64_t chunk,
-		       uint64_t size);
-
 /**
  * struct copy - a copy of ranges of a snapshot
- * @src: descriptor of the snapshot, O_DIRECT
+ * @src: descriptor of the snapshot
  * @size: of the snapshot
  * @ranges: what to copy, multiples of the image's cluster, but for the end
- * @img: the new image; @img_fd: its file, O_DIRECT if it can
  * @zero: ranges that read as zeros and are not read, as multiples of the image's cluster;
  *	none of them in @ranges; NULL: none
+ * @img: the new image; @img_fd: its file, O_DIRECT if it can
  * @backed: the image has a backing file, so zeros have to be said
  * @compress: level of compression, 0: none
+ * @quiet: what is released is durable in the image for who opens it later, not only for this run
  * @release: called with ranges whose data is durable; NULL: not
  * @why: called when a read failed, makes the text; NULL: the errno's
  * @check: called now and then, also while reads hang: 0 or an error that ends it
@@ -56,6 +38,7 @@ struct copy {
 	int compress;
 	uint64_t rate;
 	bool json;
+	bool quiet;
 	int (*release)(void *arg, const struct ranges *r,
 		       struct cbw_error *err);
 	int (*why)(void *arg, uint64_t offset, int code,
@@ -71,7 +54,7 @@ struct copy {
 /**
  * copy_run - do it
  *
- * Data is written and was released; the image's metadata is not flushed yet.
+ * The image is durable then, and what was copied has been released.
  */
 int copy_run(struct copy *copy, struct cbw_error *err);
 

@@ -16,6 +16,7 @@ static const struct command commands[] = {
 	{ "bitmap", cmd_bitmap, "add, remove, clear, enable, disable, list bitmaps" },
 	{ "snapshot", cmd_snapshot, "create and remove snapshots" },
 	{ "backup", cmd_backup, "back volumes up into chains of qcow2 images" },
+	{ "copy", cmd_copy, "copy files, devices, images" },
 	{ "restore", cmd_restore, "write a point in time of a chain to a volume" },
 	{ "verify", cmd_verify, "check a chain, or compare it with a device" },
 	{ "chain", cmd_chain, "list the images of a chain" },

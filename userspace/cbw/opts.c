@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* command lines: one table per subcommand, and the texts when they are wrong */
+#include <linux/ioprio.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include "cbw.h"
 
 int parse_size(const char *text, uint64_t *size)
@@ -182,4 +186,45 @@ int run_verb(const char *command, const char *args, const struct command *verbs,
 			return v->run(argc - 1, argv + 1);
 	return usage("%s: unknown verb '%s'; see '%s --help'", command,
 		     esc(argv[1]), command);
+}
+
+int parse_compress(const char *text, int *level)
+{
+	char *end;
+	long n;
+
+	*level = 0;
+	if (!strcmp(text, "none"))
+		return 0;
+	if (strncmp(text, "zstd", 4))
+		return -EINVAL;
+	*level = 3;
+	if (!text[4])
+		return 0;
+	if (text[4] != ':' || text[5] < '0' || text[5] > '9')
+		return -EINVAL;
+	n = strtol(text + 5, &end, 10);
+	if (*end || n < 1 || n > 22)
+		return -EINVAL;
+	*level = (int)n;
+	return 0;
+}
+
+int set_ioprio(const char *text)
+{
+	int prio;
+
+	if (!text)
+		return 0;
+	if (!strcmp(text, "idle"))
+		prio = IOPRIO_PRIO_VALUE(IOPRIO_CLASS_IDLE, 0);
+	else if (!strcmp(text, "low"))
+		prio = IOPRIO_PRIO_VALUE(IOPRIO_CLASS_BE, 7);
+	else if (!strcmp(text, "normal"))
+		prio = IOPRIO_PRIO_VALUE(IOPRIO_CLASS_BE, 4);
+	else
+		return -EINVAL;
+	/* a scheduler that has no priorities does not care */
+	(void)syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, prio);
+	return 0;
 }

@@ -32,18 +32,4 @@ int pick_chain(const char *what, const char *path, struct chain *chain);
 const struct entry *pick_entry(const char *what, const struct chain *chain,
 			       const char *until);
 
-struct restore_target {
-	const char *path;
-	int direct;	/* O_DIRECT, or the same as @fd */
-	int fd;
-	bool block;
-	bool blank;	/* reads as zeros where nothing was written */
-	uint32_t lbs;	/* logical block size */
-	uint64_t size;	/* of a block device */
-};
-
-/* Writes all of the image, zeros too. The caller syncs. */
-int restore_image(struct qcow2_image *img, struct restore_target *t,
-		  bool json, struct cbw_error *err);
-
 #endif

@@ -113,8 +113,8 @@ int fail_with(struct cbw_error *err, int code, const char *fmt, ...)
 
 const char *esc(const char *name)
 {
-	static char ring[RING][1024];
-	static unsigned int at;
+	static _Thread_local char ring[RING][1024];
+	static _Thread_local unsigned int at;
 	char *buf = ring[at++ % RING];
 
 	/* a blank is harmless between quotes and in paths, but be exact */

@@ -5,8 +5,8 @@
 
 #include "common.h"
 #include "copy.h"
+#include "engine.h"
 #include "qcow2.h"
-#include "restore.h"
 
 #define SIZE	(5u * 1024 * 1024 + 512 * 3)
 #define CHUNK	65536u
@@ -112,31 +112,44 @@ static void same(const char *image, const char *data)
 	free(buf);
 }
 
-static void restored(const char *image, const char *data, bool blank)
+/* @blank: to a new file, else over what is there, all of it or only what differs */
+static void restored(const char *image, const char *data, bool blank, bool only_changed)
 {
 	char *name = path_of("restored"), *buf = malloc(SIZE);
-	struct restore_target t = { .path = name, .blank = blank,
-		.lbs = 512 };
+	const struct sink_file_opts o = { .size = SIZE, .keep = !blank };
+	struct engine e = { .what = "restore", .name = "v", .only_changed = only_changed };
 	struct qcow2_image *img;
 	struct qcow2_error qerr;
 	struct cbw_error err;
+	int fd;
 
+	if (blank)
+		unlink(name);
 	assert_int_equal(qcow2_open(image, 0, &img, &qerr), 0);
-	t.fd = open(name, O_RDWR | O_CREAT | (blank ? O_TRUNC : 0), 0600);
-	assert_true(t.fd >= 0);
-	assert_int_equal(ftruncate(t.fd, SIZE), 0);
-	t.direct = t.fd;
-	assert_int_equal(restore_image(img, &t, false, &err), 0);
-	assert_int_equal(pread(t.fd, buf, SIZE, 0), SIZE);
-	assert_memory_equal(buf, data, SIZE);
-	close(t.fd);
+	e.src = source_qcow2(image, img);
+	assert_int_equal(sink_file(name, &o, &e.dst, &err), 0);
+	assert_int_equal(engine_run(&e, &err), 0);
+	assert_int_equal(e.dst->ops->flush(e.dst, &err), 0);
+	assert_int_equal(e.copied + e.zeros + e.unchanged, SIZE);
+	source_close(e.src);
+	sink_close(e.dst);
 	qcow2_close(img);
+	fd = open(name, O_RDONLY);
+	assert_int_equal(pread(fd, buf, SIZE, 0), SIZE);
+	assert_memory_equal(buf, data, SIZE);
+	assert_int_equal(lseek(fd, 0, SEEK_END), SIZE);
+	close(fd);
 	free(buf);
+	if (!only_changed)
+		return;
+	/* what was written is what differs, to the unit */
+	assert_true(e.unchanged > SIZE / 4);
+	assert_true(e.copied + e.zeros > 0 && e.copied + e.zeros < SIZE / 2 + SIZE / 4);
 }
 
 static void chain(void **state)
 {
-	char *data = malloc(SIZE), *after = malloc(SIZE);
+	char *data = malloc(SIZE), *after = malloc(SIZE), *before = malloc(SIZE);
 	const char *full = strdup(path_of("full")), *inc = strdup(path_of("inc"));
 	struct ranges r = { 0 };
 	struct cbw_error err;
@@ -147,6 +160,7 @@ static void chain(void **state)
 	(void)state;
 	make(data, 1);
 	make(after, 2);
+	memcpy(before, data, SIZE);
 	put(path_of("src"), data, SIZE);
 	ranges_add(&r, 0, SIZE);
 	memset(released, 0, SIZE / 512 + 1);
@@ -156,7 +170,7 @@ static void chain(void **state)
 	for (i = 0; i < SIZE / 512; i++)
 		assert_int_equal(released[i], 1);
 	same(full, data);
-	restored(full, data, true);
+	restored(full, data, true, false);
 	ranges_free(&r);
 	/* some chunks change, also to zeros, also the short one at the end */
 	for (at = 0; at < SIZE; at += CHUNK) {
@@ -176,10 +190,13 @@ static void chain(void **state)
 	assert_int_equal(c.copied + c.zeros, ranges_total(&r));
 	same(inc, data);
 	/* over what is there, zeros have to be written */
-	restored(inc, data, false);
+	restored(inc, data, false, false);
+	restored(full, before, false, false);
+	restored(inc, data, false, true);
 	ranges_free(&r);
 	free(data);
 	free(after);
+	free(before);
 	free((void *)full);
 	free((void *)inc);
 }

@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* copy: the engine alone, on any files and devices; needs no module */
+#include <fcntl.h>
+#include <libgen.h>
+#include <limits.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cbw.h"
+#include "engine.h"
+#include "qcow2.h"
+#include "stream.h"
+
+struct args {
+	const char *map, *format, *source_format, *compress, *backing, *ioprio;
+	uint64_t rate, cluster, threads;
+	bool force, only_changed, salvage, json;
+};
+
+/**
+ * struct target - what is written
+ * @img: NULL: none
+ * @made: the file is ours, and goes if the copy fails
+ */
+struct target {
+	const char *name;
+	struct sink *sink;
+	struct qcow2_image *img;
+	int fd;
+	bool made;
+	int level;
+};
+
+static bool is_uri(const char *name)
+{
+	return !strncmp(name, "nbd", 3) && strstr(name, "://");
+}
+
+static bool is_qcow2(const struct args *a, const char *name)
+{
+	size_t len = strlen(name);
+
+	if (a->format)
+		return !strcmp(a->format, "qcow2");
+	return !is_uri(name) && len > 6 && !strcmp(name + len - 6, ".qcow2");
+}
+
+static bool format_ok(const char *format)
+{
+	return !format || !strcmp(format, "raw") || !strcmp(format, "qcow2");
+}
+
+static int check_args(const struct args *a, char **arg, int *level)
+{
+	bool image = is_qcow2(a, arg[1]), stream = !strcmp(arg[1], "-");
+
+	*level = 0;
+	if (!format_ok(a->format) || !format_ok(a->source_format))
+		return usage("cbw copy: formats are raw and qcow2");
+	if (a->compress && parse_compress(a->compress, level))
+		return usage("cbw copy: --compress %s: it is none, zstd or zstd:LEVEL, 1 to 22",
+			     esc(a->compress));
+	if (*level && !image)
+		return usage("cbw copy: --compress is for qcow2 images");
+	if ((a->cluster || a->backing) && !image)
+		return usage("cbw copy: --cluster and --backing are for qcow2 images");
+	if (a->cluster && (a->cluster & (a->cluster - 1) || a->cluster < 4096 ||
+			   a->cluster > XFER_PIECE))
+		return usage("cbw copy: --cluster %llu: it has to be a power of two from 4K to 1M",
+			     (ull)a->cluster);
+	if (a->threads > XFER_WORKERS_MAX)
+		return usage("cbw copy: --threads %llu: %d at most", (ull)a->threads,
+			     XFER_WORKERS_MAX);
+	if (a->only_changed && (image || stream))
+		return usage("cbw copy: --only-changed needs a raw target, which is read");
+	if (!strcmp(arg[0], "-"))
+		return usage("cbw copy: from standard input takes 'cbw restore - --to DST'");
+	return -1;
+}
+
+/* A copy onto itself would destroy what is copied. */
+static int not_the_same(const char *src, const char *dst, struct cbw_error *err)
+{
+	struct stat s, d;
+
+	if (is_uri(src) || is_uri(dst) || stat(src, &s) || stat(dst, &d))
+		return 0;
+	if (S_ISBLK(s.st_mode) && S_ISBLK(d.st_mode) ? s.st_rdev != d.st_rdev :
+	    s.st_dev != d.st_dev || s.st_ino != d.st_ino)
+		return 0;
+	return fail_with(err, EINVAL, "%s and %s are the same", esc(src), esc(dst));
+}
+
+/* Lines of "offset length [flags]", as 'cbw map' prints them. */
+static int read_map(const char *path, uint64_t size, struct ranges *data, struct ranges *zero,
+		    struct cbw_error *err)
+{
+	FILE *f = fopen(path, "re");
+	char *line = NULL;
+	size_t room = 0, nr = 0;
+	uint64_t at = 0;
+	int ret = 0;
+
+	if (!f)
+		return fail_with(err, errno, "%s: %s", esc(path), strerror(errno));
+	while (!ret && getline(&line, &room, f) > 0) {
+		char flags[32] = "";
+		ull offset, length;
+
+		nr++;
+		if (*line == '#' || *line == '\n')
+			continue;
+		if (sscanf(line, "%llu %llu %31s", &offset, &length, flags) < 2 ||
+		    strchr(line, '-'))
+			ret = fail_with(err, EINVAL, "%s: line %zu is not \"offset length flags\"",
+					esc(path), nr);
+		else if (offset < at || offset > size || length > size - offset)
+			ret = fail_with(err, EINVAL,
+					"%s: line %zu: the range is not behind the one before, or not within the source's %llu bytes",
+					esc(path), nr, (ull)size);
+		else
+			ranges_add(strstr(flags, "discarded") ? zero : data, offset, length);
+		at = offset + length;
+	}
+	if (!ret && ferror(f))
+		ret = fail_with(err, errno, "%s: %s", esc(path), strerror(errno));
+	free(line);
+	fclose(f);
+	return ret;
+}
+
+static int open_image(const struct args *a, struct target *t, uint64_t size,
+		      struct cbw_error *err)
+{
+	const struct qcow2_create_opts o = {
+		.virtual_size = size,
+		.cluster_size = a->cluster ? (uint32_t)a->cluster : QCOW2_DEFAULT_CLUSTER,
+		.backing_file = a->backing,
+		.backing_format = a->backing ? "qcow2" : NULL,
+		.compression = t->level ? QCOW2_COMPRESSION_ZSTD : 0,
+		.flags = a->force ? 0 : QCOW2_CREATE_EXCL,
+	};
+	struct qcow2_error qerr;
+	char path[40];
+	struct stat st;
+	int ret;
+
+	if (!stat(t->name, &st) && !S_ISREG(st.st_mode))
+		return fail_with(err, EINVAL, "%s: images are made in files", esc(t->name));
+	ret = qcow2_create(t->name, &o, &t->img, &qerr);
+	if (ret)
+		return fail_with(err, ret, "%s%s", qerr.msg, ret == -EEXIST ?
+				 "; --force if it is to be overwritten" : "");
+	t->made = true;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", qcow2_fd(t->img));
+	t->fd = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
+	if (t->fd < 0)
+		t->fd = open(path, O_RDWR | O_CLOEXEC);
+	if (t->fd < 0)
+		return fail_with(err, errno, "%s: %s", esc(t->name), strerror(errno));
+	t->sink = sink_qcow2(t->name, t->img, t->fd, a->backing, t->level);
+	return 0;
+}
+
+static int open_target(const struct args *a, struct target *t, uint64_t size,
+		       struct cbw_error *err)
+{
+	bool keep = a->only_changed || a->map;
+	const struct sink_file_opts o = { size, a->force, keep };
+
+	if (!strcmp(t->name, "-")) {
+		t->sink = sink_stream(STDOUT_FILENO, size);
+		return 0;
+	}
+	if (is_qcow2(a, t->name))
+		return open_image(a, t, size, err);
+	if (is_uri(t->name))
+		return sink_nbd(t->name, size, keep, (unsigned int)a->threads, &t->sink, err);
+	t->made = access(t->name, F_OK) && errno == ENOENT;
+	return sink_file(t->name, &o, &t->sink, err);
+}
+
+/* A new file is there for good only when its directory is. */
+static int sync_parent(const char *path, struct cbw_error *err)
+{
+	char *copy = xstrdup(path);
+	int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC), ret = 0;
+
+	if (fd < 0 || fsync(fd))
+		ret = fail_with(err, errno, "the directory of %s: %s", esc(path), strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	free(copy);
+	return ret;
+}
+
+static void close_target(struct target *t, bool failed)
+{
+	sink_close(t->sink);
+	qcow2_close(t->img);
+	if (t->fd >= 0)
+		close(t->fd);
+	if (failed && t->made)
+		unlink(t->name);
+}
+
+static void lost(void *arg, uint64_t offset, uint64_t length, const char *why)
+{
+	const struct args *a = arg;
+
+	if (a->json)
+		json_lost(offset, length, why);
+	else
+		say("copy: %llu bytes at offset %llu cannot be read, and are zeros in the copy: %s",
+		    (ull)length, (ull)offset, why);
+}
+
+static void report(const struct args *a, const struct engine *e, const char *dst)
+{
+	FILE *to = strcmp(dst, "-") ? stdout : stderr;
+
+	if (a->json && to == stdout) {
+		json_copied(e->copied, e->unchanged, e->zeros, e->unreadable);
+		return;
+	}
+	fprintf(to, "%s: %s of data, %s zero", esc(dst), human(e->copied), human(e->zeros));
+	if (e->only_changed)
+		fprintf(to, ", %s were there already", human(e->unchanged));
+	fputc('\n', to);
+}
+
+static int copy_to(const struct args *a, struct engine *e, struct target *t,
+		   struct cbw_error *err)
+{
+	struct ranges data = { 0 }, zero = { 0 };
+	int ret = 0;
+
+	if (a->map) {
+		ret = read_map(a->map, e->src->size, &data, &zero, err);
+		e->ranges = &data;
+		e->zero = &zero;
+	}
+	if (!ret)
+		ret = open_target(a, t, e->src->size, err);
+	if (!ret && a->map) {
+		/* as little more than was asked for as can be: there may be no more to be read */
+		if (!t->img)
+			t->sink->unit = t->sink->zero_min = 4096;
+		ranges_align(&data, &zero, t->sink->unit, e->src->size);
+	}
+	e->dst = t->sink;
+	if (!ret)
+		ret = engine_run(e, err);
+	if (!ret)
+		ret = t->sink->ops->flush(t->sink, err);
+	if (!ret && t->made && t->img)
+		ret = sync_parent(t->name, err);
+	ranges_free(&data);
+	ranges_free(&zero);
+	return ret;
+}
+
+static int run(struct args *a, const char *src, const char *dst, int level)
+{
+	struct target t = { .name = dst, .fd = -1, .level = level };
+	struct engine e = {
+		.what = "copy",
+		.name = dst,
+		.rate = a->rate,
+		.workers = (unsigned int)a->threads,
+		.json = a->json && strcmp(dst, "-"),
+		.only_changed = a->only_changed,
+		.salvage = a->salvage,
+		.lost = lost,
+		.arg = a,
+	};
+	const struct xfer_params params = { .workers = e.workers };
+	struct cbw_error err;
+	int ret = not_the_same(src, dst, &err);
+
+	e.workers = xfer_workers(&params);
+	a->threads = e.workers;
+	if (!ret)
+		ret = source_open(src, a->source_format, e.workers, &e.src, &err);
+	if (ret)
+		return failed("copy: %s", err.msg);
+	ret = copy_to(a, &e, &t, &err);
+	source_close(e.src);
+	close_target(&t, ret);
+	if (ret)
+		return failed("copy: %s%s", err.msg, t.made || !e.copied ? "" :
+			      "; what was copied until then stays");
+	report(a, &e, dst);
+	return e.unreadable ? EXIT_DISTRUST : EXIT_OK;
+}
+
+int cmd_copy(int argc, char **argv)
+{
+	struct args a = { 0 };
+	struct opt opts[] = {
+		{ "map", OPT_TEXT, &a.map, "FILE",
+		  "copy only these ranges (as 'cbw map' prints them); a raw target keeps the rest" },
+		{ "format", OPT_TEXT, &a.format, "raw|qcow2",
+		  "of DST; default qcow2 if its name ends so, else raw" },
+		{ "source-format", OPT_TEXT, &a.source_format, "raw|qcow2", "of SRC, likewise" },
+		{ "compress", OPT_TEXT, &a.compress, "zstd[:LEVEL]|none", "clusters of a qcow2 image" },
+		{ "cluster", OPT_SIZE, &a.cluster, "N", "cluster size, 4K to 1M, default 64K" },
+		{ "backing", OPT_TEXT, &a.backing, "FILE",
+		  "backing file (qcow2) of a qcow2 image: what is not copied is its" },
+		{ "only-changed", OPT_FLAG, &a.only_changed, NULL,
+		  "read DST, and write only what differs" },
+		{ "salvage", OPT_FLAG, &a.salvage, NULL,
+		  "go on over what cannot be read: zeros, a message for each, exit status 4" },
+		{ "rate", OPT_SIZE, &a.rate, "N", "read at most N bytes per second" },
+		{ "threads", OPT_SIZE, &a.threads, "N", "default: one for each processor" },
+		{ "ioprio", OPT_TEXT, &a.ioprio, "idle|low|normal", "of what is read and written; default normal" },
+		{ "force", OPT_FLAG, &a.force, NULL, "overwrite a file" },
+		{ "json", OPT_FLAG, &a.json, NULL, "lines of JSON on stdout" },
+		{ 0 }
+	};
+	struct cmdline cl = {
+		.command = "cbw copy",
+		.args = "SRC DST [--map FILE] [--format F] [--compress zstd] [--only-changed] [--rate N] [--json]",
+		.about = "Copies files, block devices, qcow2 images with their backing files, and NBD URIs:\n"
+			"zeros and holes are left out. DST is durable at the end. With - as DST it is\n"
+			"a stream to standard output, which 'cbw restore -' takes. Needs no kernel module.",
+		.opts = opts,
+		.min_args = 2, .max_args = 2,
+	};
+	int status = opts_parse(&cl, argc, argv), level;
+
+	if (status < 0)
+		status = check_args(&a, cl.arg, &level);
+	if (status < 0 && set_ioprio(a.ioprio))
+		status = usage("cbw copy: --ioprio %s: it is idle, low or normal", esc(a.ioprio));
+	if (status >= 0)
+		return status;
+	catch_signals();
+	return run(&a, cl.arg[0], cl.arg[1], level);
+}

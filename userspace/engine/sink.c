@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* sinks: qcow2 images, files, devices */
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cbw.h"
+#include "qcow2.h"
+#include "sink.h"
+
+#define BLOCK		4096u
+/* What is found to be zero by chance is not worth a request of its own on a device. */
+#define DEVICE_ZERO_MIN	XFER_PIECE
+#define ZERO_AT_ONCE	(256u << 20)	/* so that signals are heard */
+/* The file is extended so far ahead: who extends it waits for all others. */
+#define AHEAD		(128u << 20)
+
+/* ---- a qcow2 image ----------------------------------------------------------- */
+
+/**
+ * struct qcow2_sink
+ * @ahead: the file has been extended to there, 0: not by us
+ */
+struct qcow2_sink {
+	struct sink s;
+	struct qcow2_image *img;
+	int fd;
+	enum xfer_how how;
+	uint64_t ahead;
+	bool no_ahead;
+};
+
+static void extend(struct qcow2_sink *q, uint64_t end)
+{
+	uint64_t to = (end + AHEAD) / AHEAD * AHEAD;
+
+	if (q->no_ahead || end <= q->ahead)
+		return;
+	if (fallocate(q->fd, 0, (off_t)q->ahead, (off_t)(to - q->ahead)))
+		q->no_ahead = true;
+	else
+		q->ahead = to;
+}
+
+static int image_data(struct sink *s, uint64_t offset, void *data, uint32_t length,
+		      struct xfer_write *w, unsigned int room, struct cbw_error *err)
+{
+	struct qcow2_sink *q = (struct qcow2_sink *)s;
+	struct qcow2_error qerr;
+	unsigned int nr = 0;
+	char *p = data;
+
+	while (length) {
+		uint64_t host, got;
+		int ret = qcow2_alloc_write(q->img, offset, length, &host, &got, &qerr);
+
+		if (ret)
+			return fail_with(err, ret, "%s", qerr.msg);
+		if (nr == room)
+			return fail_with(err, EIO, "%s: more places than %u for one piece",
+					 esc(s->name), room);
+		w[nr++] = (struct xfer_write){
+			.data = p,
+			.length = (uint32_t)((got + s->unit - 1) / s->unit * s->unit),
+			.how = q->how,
+			.fd = q->fd,
+			.dst_offset = host,
+		};
+		extend(q, host + got);
+		offset += got;
+		p += got;
+		length -= (uint32_t)got;
+	}
+	return (int)nr;
+}
+
+static int image_zero(struct sink *s, uint64_t offset, uint64_t length, struct cbw_error *err)
+{
+	struct qcow2_error qerr;
+	int ret = qcow2_set_zero(((struct qcow2_sink *)s)->img, offset, length, &qerr);
+
+	return ret ? fail_with(err, ret, "%s", qerr.msg) : 0;
+}
+
+static int image_packed(struct sink *s, uint64_t offset, const void *data, size_t len,
+			struct cbw_error *err)
+{
+	struct qcow2_error qerr;
+	int ret = qcow2_write_compressed(((struct qcow2_sink *)s)->img, offset, data, len, &qerr);
+
+	return ret ? fail_with(err, ret, "%s", qerr.msg) : 0;
+}
+
+static int image_flush(struct sink *s, struct cbw_error *err)
+{
+	struct qcow2_sink *q = (struct qcow2_sink *)s;
+	struct qcow2_layer info;
+	struct qcow2_error qerr;
+	int ret;
+
+	/* what was extended too far goes before anything is made durable */
+	if (q->ahead && !qcow2_get_layer(q->img, 0, &info) && info.file_size < q->ahead) {
+		if (ftruncate(q->fd, (off_t)info.file_size))
+			return fail_with(err, errno, "%s: %s", esc(s->name), strerror(errno));
+		q->ahead = 0;
+		q->no_ahead = true;
+	}
+	ret = qcow2_flush(q->img, &qerr);
+	return ret ? fail_with(err, ret, "%s", qerr.msg) : 0;
+}
+
+static void image_close(struct sink *s)
+{
+	free(s);
+}
+
+static const struct sink_ops image_ops = {
+	.data = image_data,
+	.zero = image_zero,
+	.packed = image_packed,
+	.flush = image_flush,
+	.close = image_close,
+};
+
+struct sink *sink_qcow2(const char *name, struct qcow2_image *img, int fd, bool backed,
+			int compress)
+{
+	struct qcow2_sink *q = xcalloc(1, sizeof(*q));
+	struct qcow2_layer info;
+	struct stat st;
+
+	q->s = (struct sink){
+		.ops = &image_ops,
+		.name = xstrdup(name),
+		.unit = qcow2_cluster_size(img),
+		.zero_min = qcow2_cluster_size(img),
+		.say_zero = backed,
+		.compress = compress,
+		.sync_fd = qcow2_fd(img),
+	};
+	if (!qcow2_get_layer(img, 0, &info)) {
+		q->s.type = info.compression;
+		q->ahead = info.file_size;
+	}
+	q->img = img;
+	q->fd = fd;
+	q->how = xfer_how_of(fd);
+	/* in memory there is nothing to be won, and a device has its size */
+	q->no_ahead = q->how == XFER_THREAD || fstat(fd, &st) || !S_ISREG(st.st_mode);
+	return &q->s;
+}
+
+/* ---- a file or a device -------------------------------------------------------- */
+
+/**
+ * struct file_sink
+ * @direct: O_DIRECT, or the same as @fd
+ * @lbs: what @direct takes
+ * @blank: it reads as zeros where nothing was written
+ */
+struct file_sink {
+	struct sink s;
+	int fd, direct;
+	enum xfer_how how;
+	bool block, blank;
+	uint32_t lbs;
+	uint64_t size;
+};
+
+static int file_data(struct sink *s, uint64_t offset, void *data, uint32_t length,
+		     struct xfer_write *w, unsigned int room, struct cbw_error *err)
+{
+	struct file_sink *f = (struct file_sink *)s;
+	uint32_t tail = length % f->lbs;
+	int nr = 0;
+
+	(void)room;
+	(void)err;
+	if (length - tail)
+		w[nr++] = (struct xfer_write){
+			data, length - tail, f->how, offset % f->lbs ? f->fd : f->direct, offset,
+		};
+	/* the end of a file that is no whole block */
+	if (tail)
+		w[nr++] = (struct xfer_write){
+			(char *)data + length - tail, tail, XFER_THREAD, f->fd,
+			offset + length - tail,
+		};
+	return nr;
+}
+
+/* One part of a range of zeros, by the cheapest way there is. */
+static int zero_part(struct file_sink *f, uint64_t offset, uint64_t len, struct cbw_error *err)
+{
+	static const char zeros[XFER_PIECE_MIN] __attribute__((aligned(4096)));
+	uint64_t range[2] = { offset, len };
+
+	if (!(offset % f->lbs) && !(len % f->lbs)) {
+		if (!fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
+			       (off_t)len))
+			return 0;
+		if (f->block && !ioctl(f->fd, BLKZEROOUT, range))
+			return 0;
+	}
+	while (len) {
+		size_t now = len < sizeof(zeros) ? (size_t)len : sizeof(zeros);
+		ssize_t n = pwrite(f->fd, zeros, now, (off_t)offset);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return fail_with(err, n ? errno : ENOSPC,
+					 "%s: writing at offset %llu: %s", esc(f->s.name),
+					 (ull)offset, n ? strerror(errno) : "no room");
+		offset += (uint64_t)n;
+		len -= (uint64_t)n;
+	}
+	return 0;
+}
+
+static int file_zero(struct sink *s, uint64_t offset, uint64_t length, struct cbw_error *err)
+{
+	struct file_sink *f = (struct file_sink *)s;
+
+	while (length) {
+		uint64_t now = length < ZERO_AT_ONCE ? length : ZERO_AT_ONCE;
+		int ret = zero_part(f, offset, now, err);
+
+		if (ret)
+			return ret;
+		if (stop_signal)
+			return fail_with(err, EINTR, "stopped by signal %d", (int)stop_signal);
+		offset += now;
+		length -= now;
+	}
+	return 0;
+}
+
+static int file_sink_read(struct sink *s, uint64_t offset, void *buf, uint32_t length,
+			  unsigned int worker, struct cbw_error *err)
+{
+	struct file_sink *f = (struct file_sink *)s;
+	size_t ask = (length + BLOCK - 1) / BLOCK * (size_t)BLOCK, got = 0;
+
+	(void)worker;
+	while (got < length) {
+		ssize_t n = pread(f->direct, (char *)buf + got, ask - got, (off_t)(offset + got));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return fail_with(err, errno, "%s: reading at offset %llu: %s",
+					 esc(s->name), (ull)offset, strerror(errno));
+		/* a file that is to become longer */
+		if (!n) {
+			memset((char *)buf + got, 0, length - got);
+			break;
+		}
+		got += (size_t)n;
+	}
+	return 0;
+}
+
+static int file_flush(struct sink *s, struct cbw_error *err)
+{
+	struct file_sink *f = (struct file_sink *)s;
+
+	if (fsync(f->fd))
+		return fail_with(err, errno, "%s: fsync: %s", esc(s->name), strerror(errno));
+	return 0;
+}
+
+static void file_sink_close(struct sink *s)
+{
+	struct file_sink *f = (struct file_sink *)s;
+
+	if (f->direct >= 0 && f->direct != f->fd)
+		close(f->direct);
+	if (f->fd >= 0)
+		close(f->fd);
+	free(f);
+}
+
+static const struct sink_ops file_ops = {
+	.data = file_data,
+	.zero = file_zero,
+	.read = file_sink_read,
+	.flush = file_flush,
+	.close = file_sink_close,
+};
+
+static int open_block(struct file_sink *f, uint64_t need, struct cbw_error *err)
+{
+	int lbs = 512, ro = 0;
+
+	/* O_EXCL: neither mounted, nor part of another device */
+	f->fd = open(f->s.name, O_RDWR | O_EXCL | O_CLOEXEC);
+	if (f->fd < 0)
+		return fail_with(err, errno, "%s: %s", esc(f->s.name),
+				 errno == EBUSY ?
+				 "it is in use (mounted, or part of another device)" :
+				 strerror(errno));
+	if (ioctl(f->fd, BLKGETSIZE64, &f->size) || ioctl(f->fd, BLKSSZGET, &lbs) ||
+	    ioctl(f->fd, BLKROGET, &ro))
+		return fail_with(err, errno, "%s: %s", esc(f->s.name), strerror(errno));
+	if (ro)
+		return fail_with(err, EROFS, "%s: the device is read-only", esc(f->s.name));
+	if (f->size < need)
+		return fail_with(err, ENOSPC, "%s: the device has %llu bytes, %llu are needed",
+				 esc(f->s.name), (ull)f->size, (ull)need);
+	f->block = true;
+	f->lbs = (uint32_t)lbs;
+	f->s.zero_min = DEVICE_ZERO_MIN;
+	f->s.say_zero = true;
+	return 0;
+}
+
+static int open_regular(struct file_sink *f, const struct sink_file_opts *o,
+			struct cbw_error *err)
+{
+	int flags = O_RDWR | O_CREAT | O_CLOEXEC;
+	struct stat st;
+
+	if (!o->keep)
+		flags |= o->force ? O_TRUNC : O_EXCL;
+	f->fd = open(f->s.name, flags, 0600);
+	if (f->fd < 0)
+		return fail_with(err, errno, "%s: %s%s", esc(f->s.name), strerror(errno),
+				 errno == EEXIST ? "; --force if it is to be overwritten" : "");
+	if (fstat(f->fd, &st))
+		return fail_with(err, errno, "%s: %s", esc(f->s.name), strerror(errno));
+	f->blank = !st.st_size;
+	if ((f->blank || (uint64_t)st.st_size != o->size) && ftruncate(f->fd, (off_t)o->size))
+		return fail_with(err, errno, "%s: %s", esc(f->s.name), strerror(errno));
+	f->lbs = BLOCK;
+	f->s.say_zero = !f->blank;
+	return 0;
+}
+
+int sink_file(const char *path, const struct sink_file_opts *o, struct sink **s,
+	      struct cbw_error *err)
+{
+	struct file_sink *f = xcalloc(1, sizeof(*f));
+	char again[40];
+	struct stat st;
+	int ret;
+
+	f->s = (struct sink){
+		.ops = &file_ops,
+		.name = xstrdup(path),
+		.unit = QCOW2_DEFAULT_CLUSTER,
+		.zero_min = QCOW2_DEFAULT_CLUSTER,
+	};
+	f->fd = f->direct = -1;
+	if (stat(path, &st)) {
+		if (errno != ENOENT)
+			ret = fail_with(err, errno, "%s: %s", esc(path), strerror(errno));
+		else if (!strncmp(path, "/dev/", 5))
+			ret = fail_with(err, ENOENT, "%s: there is no such device", esc(path));
+		else
+			ret = open_regular(f, o, err);
+	} else if (S_ISBLK(st.st_mode)) {
+		ret = open_block(f, o->size, err);
+	} else if (S_ISREG(st.st_mode)) {
+		ret = open_regular(f, o, err);
+	} else {
+		ret = fail_with(err, EINVAL, "%s: neither a block device nor a file", esc(path));
+	}
+	if (ret) {
+		sink_close(&f->s);
+		return ret;
+	}
+	snprintf(again, sizeof(again), "/proc/self/fd/%d", f->fd);
+	f->direct = open(again, O_RDWR | O_DIRECT | O_CLOEXEC);
+	if (f->direct < 0)
+		f->direct = f->fd;
+	f->how = xfer_how_of(f->fd);
+	f->s.sync_fd = f->fd;
+	*s = &f->s;
+	return 0;
+}
+
+void sink_close(struct sink *s)
+{
+	char *name;
+
+	if (!s)
+		return;
+	name = s->name;
+	s->ops->close(s);
+	free(name);
+}
