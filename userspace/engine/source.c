@@ -64,9 +64,14 @@ static int file_map(struct source *s, uint64_t offset, uint64_t length, struct s
 		return 0;
 	data = lseek(f->fd, (off_t)offset, SEEK_DATA);
 	if (data < 0 && errno == ENXIO) {
-		/* no data until the end, unless the file has become shorter: reading will tell */
-		if (lseek(f->fd, 0, SEEK_END) > (off_t)offset)
+		off_t end = lseek(f->fd, 0, SEEK_END);
+
+		/* No data until the end.  Behind it, if the file has become shorter, reading fails. */
+		if (end > (off_t)offset) {
 			run->kind = SOURCE_ZERO;
+			if ((uint64_t)end - offset < length)
+				run->length = (uint64_t)end - offset;
+		}
 		return 0;
 	}
 	if (data < 0)
