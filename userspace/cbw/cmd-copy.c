@@ -175,7 +175,7 @@ static int open_target(const struct args *a, struct target *t, uint64_t size,
 	if (is_qcow2(a, t->name))
 		return open_image(a, t, size, err);
 	if (is_uri(t->name))
-		return sink_nbd(t->name, size, keep, (unsigned int)a->threads, &t->sink, err);
+		return sink_nbd(t->name, size, (unsigned int)a->threads, &t->sink, err);
 	t->made = access(t->name, F_OK) && errno == ENOENT;
 	return sink_file(t->name, &o, &t->sink, err);
 }

@@ -49,7 +49,7 @@ static int open_sink(const struct args *a, uint64_t size, struct sink **dst,
 	};
 
 	if (!strncmp(a->to, "nbd", 3) && strstr(a->to, "://"))
-		return sink_nbd(a->to, size, a->only_changed, 0, dst, err);
+		return sink_nbd(a->to, size, xfer_workers(&(const struct xfer_params){ 0 }), dst, err);
 	return sink_file(a->to, &o, dst, err);
 }
 

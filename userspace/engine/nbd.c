@@ -1,8 +1,379 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * NBD servers as source and sink, by libnbd: a connection for each worker where the server
+ * says that they see each other's writes, else one for all of them.
+ */
+#include <libnbd.h>
+#include <pthread.h>
+
 #include "cbw.h"
 #include "sink.h"
 #include "source.h"
+
+#define MAP_AT_ONCE	(1u << 30)	/* a request has 32 bits of length */
+#define ZERO_AT_ONCE	(64u << 20)
+
+struct conn {
+	struct nbd_handle *h;
+	pthread_mutex_t lock;	/* one request at a time */
+};
+
+/**
+ * struct nbd - connections to one export
+ * @name: for messages
+ * @most: bytes of a request
+ */
+struct nbd {
+	const char *name;
+	struct conn *conn;
+	unsigned int nr;
+	uint64_t size;
+	uint32_t most;
+	bool maps, zeroes, flushes;
+};
+
+static int nbd_fail(const struct nbd *n, const char *what, struct cbw_error *err)
+{
+	int code = nbd_get_errno();
+
+	return fail_with(err, code ? code : EIO, "%s: %s: %s", esc(n->name), what,
+			 nbd_get_error() ? nbd_get_error() : "it failed");
+}
+
+static struct conn *take(struct nbd *n, unsigned int worker)
+{
+	struct conn *c = &n->conn[worker % n->nr];
+
+	pthread_mutex_lock(&c->lock);
+	return c;
+}
+
+static void give(struct conn *c)
+{
+	pthread_mutex_unlock(&c->lock);
+}
+
+static int add(struct nbd *n, struct cbw_error *err)
+{
+	struct conn *c = &n->conn[n->nr];
+
+	c->h = nbd_create();
+	if (!c->h)
+		return nbd_fail(n, "no handle", err);
+	pthread_mutex_init(&c->lock, NULL);
+	n->nr++;
+	if (nbd_add_meta_context(c->h, LIBNBD_CONTEXT_BASE_ALLOCATION) ||
+	    nbd_connect_uri(c->h, n->name))
+		return nbd_fail(n, "connecting", err);
+	return 0;
+}
+
+static void nbd_end(struct nbd *n)
+{
+	unsigned int i;
+
+	for (i = 0; i < n->nr; i++) {
+		if (nbd_aio_is_ready(n->conn[i].h))
+			(void)nbd_shutdown(n->conn[i].h, 0);
+		nbd_close(n->conn[i].h);
+		pthread_mutex_destroy(&n->conn[i].lock);
+	}
+	free(n->conn);
+}
+
+/* @write: to be written to */
+static int nbd_begin(struct nbd *n, const char *uri, unsigned int workers, bool write,
+		     struct cbw_error *err)
+{
+	int64_t size, most;
+	int ret;
+
+	n->name = uri;
+	n->conn = xcalloc(workers ? workers : 1, sizeof(*n->conn));
+	ret = add(n, err);
+	if (ret)
+		goto bad;
+	size = nbd_get_size(n->conn[0].h);
+	if (size < 0) {
+		ret = nbd_fail(n, "its size", err);
+		goto bad;
+	}
+	if (write && nbd_is_read_only(n->conn[0].h)) {
+		ret = fail_with(err, EROFS, "%s: the server allows no writes", esc(uri));
+		goto bad;
+	}
+	most = nbd_get_block_size(n->conn[0].h, LIBNBD_SIZE_MAXIMUM);
+	n->most = most > 0 && most < XFER_PIECE ? (uint32_t)most : XFER_PIECE;
+	n->size = (uint64_t)size;
+	n->maps = nbd_can_meta_context(n->conn[0].h, LIBNBD_CONTEXT_BASE_ALLOCATION) > 0;
+	n->zeroes = nbd_can_zero(n->conn[0].h) > 0;
+	n->flushes = nbd_can_flush(n->conn[0].h) > 0;
+	/*
+	 * Who only reads needs no promise about writes, but a server that gives none may take no
+	 * other client, and let us wait for ever.
+	 */
+	if (nbd_can_multi_conn(n->conn[0].h) > 0)
+		while (!ret && n->nr < workers)
+			ret = add(n, err);
+	/* a server that wants only so many connections: those that there are will do */
+	if (ret && n->nr > 1) {
+		n->nr--;
+		nbd_close(n->conn[n->nr].h);
+		pthread_mutex_destroy(&n->conn[n->nr].lock);
+		ret = 0;
+	}
+	if (!ret)
+		return 0;
+bad:
+	nbd_end(n);
+	return ret;
+}
+
+static int nbd_get(struct nbd *n, uint64_t offset, void *buf, uint32_t length,
+		   unsigned int worker, struct cbw_error *err)
+{
+	struct conn *c = take(n, worker);
+	char *p = buf;
+	int ret = 0;
+
+	while (length && !ret) {
+		uint32_t now = length < n->most ? length : n->most;
+
+		if (nbd_pread(c->h, p, now, offset, 0))
+			ret = nbd_fail(n, "reading", err);
+		p += now;
+		offset += now;
+		length -= now;
+	}
+	give(c);
+	return ret;
+}
+
+/* ---- source ---------------------------------------------------------------------- */
+
+struct nbd_source {
+	struct source s;
+	struct nbd n;
+};
+
+/* What block status says of the first extents: how much of it is alike. */
+struct status {
+	uint64_t length;
+	bool zero, end;
+};
+
+static int on_extents(void *arg, const char *context, uint64_t offset, uint32_t *entries,
+		      size_t nr, int *error)
+{
+	struct status *st = arg;
+	size_t i;
+
+	(void)offset;
+	(void)error;
+	if (strcmp(context, LIBNBD_CONTEXT_BASE_ALLOCATION))
+		return 0;
+	for (i = 0; i + 1 < nr && !st->end; i += 2) {
+		bool zero = entries[i + 1] & LIBNBD_STATE_ZERO;
+
+		if (st->length && zero != st->zero)
+			st->end = true;
+		else
+			st->length += entries[i];
+		if (!st->end)
+			st->zero = zero;
+	}
+	return 0;
+}
+
+static int nbd_map(struct source *s, uint64_t offset, uint64_t length, struct source_run *run,
+		   struct cbw_error *err)
+{
+	struct nbd *n = &((struct nbd_source *)s)->n;
+	struct status st = { 0 };
+	nbd_extent_callback cb = { .callback = on_extents, .user_data = &st };
+	struct conn *c;
+	int ret = 0;
+
+	*run = (struct source_run){ length, SOURCE_CALL, XFER_CALL, -1, 0 };
+	if (!n->maps)
+		return 0;
+	c = take(n, 0);
+	if (nbd_block_status(c->h, length < MAP_AT_ONCE ? length : MAP_AT_ONCE, offset, cb, 0))
+		ret = nbd_fail(n, "block status", err);
+	give(c);
+	/* a server may answer with nothing of use: then it is data */
+	if (ret || !st.length)
+		return ret;
+	run->kind = st.zero ? SOURCE_ZERO : SOURCE_CALL;
+	if (st.length < length)
+		run->length = st.length;
+	else if (length > MAP_AT_ONCE)
+		run->length = MAP_AT_ONCE;
+	return 0;
+}
+
+static int nbd_source_read(struct source *s, uint64_t offset, void *buf, uint32_t length,
+			   unsigned int worker, struct cbw_error *err)
+{
+	return nbd_get(&((struct nbd_source *)s)->n, offset, buf, length, worker, err);
+}
+
+static void nbd_source_close(struct source *s)
+{
+	nbd_end(&((struct nbd_source *)s)->n);
+	free(s);
+}
+
+static const struct source_ops nbd_source_ops = {
+	.map = nbd_map,
+	.read = nbd_source_read,
+	.close = nbd_source_close,
+};
+
 int source_nbd(const char *uri, unsigned int workers, struct source **s, struct cbw_error *err)
-{ (void)workers; (void)s; return fail_with(err, EOPNOTSUPP, "%s: later", esc(uri)); }
-int sink_nbd(const char *uri, uint64_t size, bool keep, unsigned int workers, struct sink **s, struct cbw_error *err)
-{ (void)workers; (void)s; (void)size; (void)keep; return fail_with(err, EOPNOTSUPP, "%s: later", esc(uri)); }
+{
+	struct nbd_source *o = xcalloc(1, sizeof(*o));
+	int ret;
+
+	o->s = (struct source){ &nbd_source_ops, xstrdup(uri), 0 };
+	ret = nbd_begin(&o->n, o->s.name, workers, false, err);
+	if (ret) {
+		free(o->s.name);
+		free(o);
+		return ret;
+	}
+	o->s.size = o->n.size;
+	*s = &o->s;
+	return 0;
+}
+
+/* ---- sink ------------------------------------------------------------------------ */
+
+struct nbd_sink {
+	struct sink s;
+	struct nbd n;
+};
+
+static int nbd_data(struct sink *s, uint64_t offset, void *data, uint32_t length,
+		    struct xfer_write *w, unsigned int room, struct cbw_error *err)
+{
+	(void)s;
+	(void)room;
+	(void)err;
+	w[0] = (struct xfer_write){ data, length, XFER_CALL, -1, offset };
+	return 1;
+}
+
+static int nbd_put(struct sink *s, const struct xfer_write *w, unsigned int worker,
+		   struct cbw_error *err)
+{
+	struct nbd *n = &((struct nbd_sink *)s)->n;
+	struct conn *c = take(n, worker);
+	uint64_t at = w->dst_offset;
+	uint32_t left = w->length;
+	const char *p = w->data;
+	int ret = 0;
+
+	while (left && !ret) {
+		uint32_t now = left < n->most ? left : n->most;
+
+		if (nbd_pwrite(c->h, p, now, at, 0))
+			ret = nbd_fail(n, "writing", err);
+		p += now;
+		at += now;
+		left -= now;
+	}
+	give(c);
+	return ret;
+}
+
+static int nbd_put_zero(struct sink *s, uint64_t offset, uint64_t length, struct cbw_error *err)
+{
+	static const char zeros[XFER_PIECE_MIN];
+	struct nbd *n = &((struct nbd_sink *)s)->n;
+	struct conn *c = take(n, 0);
+	int ret = 0;
+
+	while (length && !ret) {
+		uint64_t most = n->zeroes ? ZERO_AT_ONCE :
+			n->most < sizeof(zeros) ? n->most : sizeof(zeros);
+		uint64_t now = length < most ? length : most;
+
+		if (n->zeroes ? nbd_zero(c->h, now, offset, 0) :
+		    nbd_pwrite(c->h, zeros, now, offset, 0))
+			ret = nbd_fail(n, "writing zeros", err);
+		else if (stop_signal)
+			ret = fail_with(err, EINTR, "stopped by signal %d", (int)stop_signal);
+		offset += now;
+		length -= now;
+	}
+	give(c);
+	return ret;
+}
+
+static int nbd_sink_read(struct sink *s, uint64_t offset, void *buf, uint32_t length,
+			 unsigned int worker, struct cbw_error *err)
+{
+	return nbd_get(&((struct nbd_sink *)s)->n, offset, buf, length, worker, err);
+}
+
+static int nbd_sink_flush(struct sink *s, struct cbw_error *err)
+{
+	struct nbd *n = &((struct nbd_sink *)s)->n;
+	struct conn *c;
+	int ret = 0;
+
+	if (!n->flushes)
+		return 0;
+	/* one is enough: there are several only where the server says that it is */
+	c = take(n, 0);
+	if (nbd_flush(c->h, 0))
+		ret = nbd_fail(n, "flushing", err);
+	give(c);
+	return ret;
+}
+
+static void nbd_sink_close(struct sink *s)
+{
+	nbd_end(&((struct nbd_sink *)s)->n);
+	free(s);
+}
+
+static const struct sink_ops nbd_sink_ops = {
+	.data = nbd_data,
+	.zero = nbd_put_zero,
+	.write = nbd_put,
+	.read = nbd_sink_read,
+	.flush = nbd_sink_flush,
+	.close = nbd_sink_close,
+};
+
+int sink_nbd(const char *uri, uint64_t size, unsigned int workers, struct sink **s,
+	     struct cbw_error *err)
+{
+	struct nbd_sink *o = xcalloc(1, sizeof(*o));
+	int ret;
+
+	o->s = (struct sink){
+		.ops = &nbd_sink_ops,
+		.name = xstrdup(uri),
+		.unit = 65536,
+		.zero_min = 65536,
+		/* what a server has where nothing was written nobody knows */
+		.say_zero = true,
+		.sync_fd = -1,
+	};
+	ret = nbd_begin(&o->n, o->s.name, workers, true, err);
+	if (!ret && o->n.size < size) {
+		ret = fail_with(err, ENOSPC, "%s: the export has %llu bytes, %llu are needed",
+				esc(uri), (ull)o->n.size, (ull)size);
+		nbd_end(&o->n);
+	}
+	if (ret) {
+		free(o->s.name);
+		free(o);
+		return ret;
+	}
+	*s = &o->s;
+	return 0;
+}

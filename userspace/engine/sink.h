@@ -78,8 +78,8 @@ struct sink_file_opts {
 /* A file, made if need be, or a block device that nobody else uses. */
 int sink_file(const char *path, const struct sink_file_opts *o, struct sink **s,
 	      struct cbw_error *err);
-/* NBD URI; @keep: as above */
-int sink_nbd(const char *uri, uint64_t size, bool keep, unsigned int workers, struct sink **s,
+/* NBD URI; for so many workers */
+int sink_nbd(const char *uri, uint64_t size, unsigned int workers, struct sink **s,
 	     struct cbw_error *err);
 /* The stream that stream_restore() takes, to @fd. */
 struct sink *sink_stream(int fd, uint64_t size);
