@@ -31,15 +31,45 @@ static int deflate_cluster(int level, const void *in, size_t size, void *out, si
 	return ret == Z_STREAM_END ? 0 : -E2BIG;
 }
 
+/* Making a context takes as long as some clusters do: each thread keeps its own. */
+static pthread_key_t zstd_key;
+static pthread_once_t zstd_once = PTHREAD_ONCE_INIT;
+static bool have_zstd_key;
+
+static void free_zstd(void *ctx)
+{
+	ZSTD_freeCCtx(ctx);
+}
+
+static void make_zstd_key(void)
+{
+	have_zstd_key = !pthread_key_create(&zstd_key, free_zstd);
+}
+
+static ZSTD_CCtx *zstd_context(void)
+{
+	ZSTD_CCtx *ctx;
+
+	pthread_once(&zstd_once, make_zstd_key);
+	ctx = have_zstd_key ? pthread_getspecific(zstd_key) : NULL;
+	if (ctx)
+		return ctx;
+	ctx = ZSTD_createCCtx();
+	if (!ctx || !have_zstd_key || pthread_setspecific(zstd_key, ctx)) {
+		ZSTD_freeCCtx(ctx);
+		return NULL;
+	}
+	return ctx;
+}
+
 static int zstd_cluster(int level, const void *in, size_t size, void *out, size_t max, size_t *len)
 {
-	ZSTD_CCtx *ctx = ZSTD_createCCtx();
+	ZSTD_CCtx *ctx = zstd_context();
 	size_t ret;
 
 	if (!ctx)
 		return -ENOMEM;
 	ret = ZSTD_compressCCtx(ctx, out, max, in, size, level ? level : ZSTD_CLEVEL_DEFAULT);
-	ZSTD_freeCCtx(ctx);
 	if (ZSTD_isError(ret))
 		return ZSTD_getErrorCode(ret) == ZSTD_error_dstSize_tooSmall ? -E2BIG : -ENOMEM;
 	*len = ret;

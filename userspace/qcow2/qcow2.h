@@ -29,7 +29,8 @@
  *		see %QCOW2_OPEN_SAME_DIR.
  * Threads:	an image may be used by several threads, each call takes the
  *		image's lock (also for its I/O); only qcow2_close() must be
- *		alone. Different images are independent. No global state.
+ *		alone. Different images are independent. No global state (but see
+ *		qcow2_compress()).
  * Signals, fork: no handlers; every descriptor is close-on-exec.
  * Not shared:	nobody else may write a file while it is open here.
  */
@@ -478,8 +479,9 @@ int qcow2_write(struct qcow2_image *img, uint64_t offset, const void *buf,
  * @out:   room for @cluster_size - 1 bytes
  * @out_len: bytes in @out, less than @cluster_size
  *
- * No image, no lock, no state: as many threads as one likes may compress, while
- * qcow2_write_compressed() takes the results.
+ * No image, no lock: as many threads as one likes may compress, while
+ * qcow2_write_compressed() takes the results. A thread keeps what zstd needs (some 100
+ * KiB to MiB, by the level) until it ends; it is never freed in the main thread.
  *
  * Return: 0; -E2BIG when it does not pay (the cluster did not become shorter: it
  * is to be written plain), -EINVAL, -ENOMEM.
