@@ -25,21 +25,27 @@ _cbw()
 	--store|--against|--container)
 		mapfile -t COMPREPLY < <(compgen -f -- "${cur:-/dev/}")
 		return ;;
-	--granularity|--chunk|--rate|--until|--bitmap|--region|--size|--timeout)
+	--granularity|--chunk|--cluster|--threads|--rate|--until|--bitmap|--region|--size|--timeout)
 		return ;;
 	--format)
 		mapfile -t COMPREPLY < <(compgen -W 'text json' -- "$cur")
+		return ;;
+	--source-format)
+		mapfile -t COMPREPLY < <(compgen -W 'raw qcow2' -- "$cur")
+		return ;;
+	--ioprio)
+		mapfile -t COMPREPLY < <(compgen -W 'idle low normal' -- "$cur")
 		return ;;
 	--policy)
 		mapfile -t COMPREPLY < <(compgen -W 'continue hold' -- "$cur")
 		return ;;
 	--compress)
-		mapfile -t COMPREPLY < <(compgen -W none -- "$cur")
+		mapfile -t COMPREPLY < <(compgen -W 'none zstd zstd:' -- "$cur")
 		return ;;
 	esac
 	if ((COMP_CWORD == 1)); then
 		words='attach detach create remove status list bitmap snapshot
-			backup restore verify chain info check map monitor --help --version'
+			backup copy restore verify chain info check map monitor --help --version'
 	else
 		case $command in
 		attach)
@@ -56,7 +62,10 @@ _cbw()
 		backup)
 			words="$(_cbw_devices) --to --store --auto --full --incremental
 				--bitmap --chunk --compress --rate --freeze --force --json --help" ;;
-		restore)	words='--to --until --force --json --help' ;;
+		copy)
+			words='--map --format --source-format --compress --cluster --backing --only-changed
+				--salvage --rate --threads --ioprio --force --json --help' ;;
+		restore)	words='--to --until --only-changed --salvage --rate --force --json --help' ;;
 		verify)		words='--against --until --json --help' ;;
 		info|monitor)	words='--json --help' ;;
 		bitmap)
@@ -89,7 +98,7 @@ _cbw()
 	restore|verify|chain)
 		[[ $cur == -* ]] || mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY \
 			< <(compgen -d -- "$cur") ;;
-	create|check|info)
+	create|check|info|copy)
 		[[ $cur == -* ]] || mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY \
 			< <(compgen -f -- "$cur") ;;
 	esac
