@@ -299,6 +299,57 @@ static void streams(void **state)
 	close(fd);
 }
 
+/* qemu-nbd for @file; @clients: at once. It ends with the last of them that leaves. */
+static void serve(const char *file, int clients, const char *sock)
+{
+	char *cmd = xasprintf("qemu-nbd --fork -e %d -f raw --discard=unmap --detect-zeroes=off -k %s %s",
+			      clients, sock, file);
+
+	assert_int_equal(system(cmd), 0);
+	free(cmd);
+}
+
+/* From one server to another; to one that takes a single client; over what is there. */
+static void servers(void **state)
+{
+	char *from = xasprintf("nbd+unix:///?socket=%s/a", top), *to = xasprintf("nbd+unix:///?socket=%s/b", top);
+	const uint64_t full = (SIZE + 511) / 512 * 512;
+	struct cbw_error err;
+	struct engine e;
+	int round, fd;
+
+	(void)state;
+	assert_int_equal(full, SIZE);
+	put_sparse(path_of("src"));
+	for (round = 0; round < 3; round++) {
+		fd = open(path_of("raw"), O_CREAT | O_TRUNC | O_RDWR, 0600);
+		/* garbage that zeros have to replace, or that is right already */
+		memset(back, 0x77, SIZE);
+		assert_int_equal(pwrite(fd, round == 2 ? data : back, SIZE, 0), SIZE);
+		if (round == 2)
+			assert_int_equal(pwrite(fd, back, 4096, 3 * 65536), 4096);
+		close(fd);
+		serve(path_of("src"), round ? 4 : 1, path_of("a"));
+		serve(path_of("raw"), round ? 4 : 1, path_of("b"));
+		e = begin(from, NULL);
+		assert_int_equal(sink_nbd(to, SIZE + 512, 2, &e.dst, &err), -ENOSPC);
+		/* it went with that client */
+		serve(path_of("raw"), round ? 4 : 1, path_of("b"));
+		if (sink_nbd(to, SIZE, 2, &e.dst, &err))
+			fail_msg("%s", err.msg);
+		e.only_changed = round == 2;
+		go(&e);
+		assert_true(round != 2 || e.unchanged == SIZE - 65536);
+		is_equal(path_of("raw"));
+	}
+	/* nobody is there */
+	unlink(path_of("a"));
+	assert_true(source_nbd(from, 2, &e.src, &err) < 0);
+	assert_non_null(strstr(err.msg, "connecting"));
+	free(from);
+	free(to);
+}
+
 struct gone {
 	uint64_t bytes;
 	unsigned int nr;
@@ -466,6 +517,7 @@ int main(void)
 		cmocka_unit_test(images),
 		cmocka_unit_test(chains),
 		cmocka_unit_test(streams),
+		cmocka_unit_test(servers),
 		cmocka_unit_test(salvage),
 		cmocka_unit_test(ends),
 		cmocka_unit_test(aligned),
