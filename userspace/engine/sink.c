@@ -5,6 +5,7 @@
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "cbw.h"
@@ -33,16 +34,24 @@ struct qcow2_sink {
 	bool no_ahead;
 };
 
+/* Only where there is plenty of room: what it takes nobody else has, and may be for nothing. */
+static bool plenty(int fd)
+{
+	struct statvfs fs;
+
+	return !fstatvfs(fd, &fs) && (uint64_t)fs.f_bavail * fs.f_frsize >= 16ull * AHEAD;
+}
+
 static void extend(struct qcow2_sink *q, uint64_t end)
 {
 	uint64_t to = (end + AHEAD) / AHEAD * AHEAD;
 
 	if (q->no_ahead || end <= q->ahead)
 		return;
-	if (fallocate(q->fd, 0, (off_t)q->ahead, (off_t)(to - q->ahead)))
-		q->no_ahead = true;
-	else
+	if (plenty(q->fd) && !fallocate(q->fd, 0, (off_t)q->ahead, (off_t)(to - q->ahead)))
 		q->ahead = to;
+	else
+		q->no_ahead = true;
 }
 
 static int image_data(struct sink *s, uint64_t offset, void *data, uint32_t length,
