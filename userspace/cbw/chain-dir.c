@@ -9,6 +9,7 @@
 #include "cbw.h"
 #include "chain.h"
 #include "details.h"
+#include "merge.h"
 
 #define MANIFEST_MAX	(64u << 20)
 #define MANIFEST_TMP	CHAIN_MANIFEST ".tmp"
@@ -205,6 +206,12 @@ static int open_dir(const char *dir, bool create, bool lock, struct chain *chain
 	ret = read_manifest(&c, err);
 	if (ret == -ENOENT && create)
 		ret = refuse_orphans(&c, err);
+	/* a reader goes on as long as the images are what the entries say */
+	if (!ret && c.merge.state == MERGE_NAMES)
+		ret = lock ? merge_names(&c, err) :
+			fail_with(err, EUCLEAN,
+				  "%s: a merge of its images was cut off just before its end; 'cbw chain merge %s' ends it, as does the next backup",
+				  esc(dir), esc(dir));
 	if (ret) {
 		chain_close(&c);
 		return ret;

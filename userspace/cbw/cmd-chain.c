@@ -6,6 +6,7 @@
 
 #include "cbw.h"
 #include "chain.h"
+#include "cmd-chain.h"
 #include "report.h"
 
 static uint64_t file_bytes(const struct chain *chain, const struct entry *e)
@@ -99,6 +100,9 @@ static int show(const char *what, const char *path, bool json, bool brief)
 			       esc(chain.bitmap), chain.nr);
 			if (!brief)
 				show_entries(&chain);
+			if (chain.merge.state != MERGE_NONE)
+				printf("A merge of %u into %u was cut off, or is under way.\n",
+				       chain.merge.from, chain.merge.into);
 		}
 		chain_close(&chain);
 		free(dirs[i]);
@@ -126,16 +130,10 @@ static int chain_list(int argc, char **argv)
 	return status >= 0 ? status : show("chain list", cl.arg[0], json, false);
 }
 
-static int later(int argc, char **argv)
-{
-	(void)argc;
-	return usage("cbw chain %s: not supported in this version", argv[0]);
-}
-
 static const struct command verbs[] = {
 	{ "list", chain_list, NULL },
-	{ "merge", later, NULL },
-	{ "prune", later, NULL },
+	{ "merge", chain_merge_verb, NULL },
+	{ "prune", chain_prune_verb, NULL },
 	{ NULL, NULL, NULL }
 };
 
