@@ -165,36 +165,3 @@ int cmd_info(int argc, char **argv)
 		return container_info(cl.arg[0], json);
 	return show("info", cl.arg[0], json, !json);
 }
-
-int cmd_check(int argc, char **argv)
-{
-	bool fix = false, remove = false;
-	struct opt opts[] = {
-		{ "repair", OPT_FLAG, &fix, NULL, "(or -r) repair leaks, and finish a stop that was cut off" },
-		{ "remove-inconsistent", OPT_FLAG, &remove, NULL,
-		  "remove bitmaps that cannot be trusted" },
-		{ 0 }
-	};
-	struct cmdline cl = {
-		.command = "cbw check",
-		.args = "[-r] [--remove-inconsistent] CONTAINER",
-		.about = "Checks a container: the image, the state, the bitmaps. One that is attached is only\n"
-			"read. Exit status 1: errors were found, and not repaired; 4: its bitmaps are not to\n"
-			"be trusted.",
-		.opts = opts,
-		.min_args = 1, .max_args = 1,
-	};
-	static char long_name[] = "--repair";
-	int status, i;
-
-	for (i = 1; i < argc && strcmp(argv[i], "--"); i++)
-		if (!strcmp(argv[i], "-r"))
-			argv[i] = long_name;
-	status = opts_parse(&cl, argc, argv);
-	if (status >= 0)
-		return status;
-	if (!is_container_path(cl.arg[0]))
-		return failed("check: %s: it is no container; for backups there is 'cbw verify'",
-			      esc(cl.arg[0]));
-	return container_check(cl.arg[0], fix, remove);
-}
