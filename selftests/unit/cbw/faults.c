@@ -93,6 +93,9 @@ static void power_off(void)
 
 		if (*m->to && __real_renameat(m->dirfd, m->to, m->dirfd, m->from))
 			_exit(1);
+		/* what was made under its name since then is undone, too */
+		if (!*m->to)
+			__real_unlinkat(m->dirfd, m->from, 0);
 		if (*m->kept && linkat(AT_FDCWD, m->kept, m->dirfd,
 				       *m->to ? m->to : m->from, 0))
 			_exit(1);

@@ -17,14 +17,21 @@
 
 #define MIB	(1024u * 1024)
 
-static char top[] = "/tmp/cbw-unit-XXXXXX";
+static char top[64] = "/tmp/cbw-unit-XXXXXX";
+/* for what is made anew again and again; there is no O_DIRECT on it */
+static char fast[64] = "/dev/shm/cbw-unit-XXXXXX";
 
-static char *dir_of(const char *name)
+static char *path_in(const char *dir, const char *name)
 {
 	static char path[128];
 
-	snprintf(path, sizeof(path), "%s/%s", top, name);
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
 	return path;
+}
+
+static char *dir_of(const char *name)
+{
+	return path_in(top, name);
 }
 
 static void run(const char *fmt, const char *a, const char *b)
@@ -36,12 +43,12 @@ static void run(const char *fmt, const char *a, const char *b)
 }
 
 /* On top of each other, one id after another. */
-static void build(struct points *p, const char *name, uint64_t size, unsigned int nr,
+static void build(struct points *p, const char *dir, uint64_t size, unsigned int nr,
 		  const uint32_t *cluster, const unsigned int *flags, size_t kinds)
 {
 	unsigned int i;
 
-	points_init(p, dir_of(name), size);
+	points_init(p, dir, size);
 	for (i = 0; i < nr; i++)
 		points_add(p, i, cluster[i % kinds], flags[i % kinds], 1700000000 + i * 3600);
 }
@@ -157,7 +164,7 @@ static void deep(void **state)
 
 	(void)state;
 	srand(7);
-	build(&p, "deep", 5 * MIB + 512, 33, cluster, flags, 6);
+	build(&p, dir_of("deep"), 5 * MIB + 512, 33, cluster, flags, 6);
 	points_check(&p, false);
 	/* from the middle: 10 to 19 become one */
 	for (i = 11; i <= 19; i++)
@@ -313,7 +320,7 @@ static void damage(void **state)
 
 	(void)state;
 	srand(10);
-	build(&p, "damage", 9 * MIB, 3, cluster, flags, 2);
+	build(&p, dir_of("damage"), 9 * MIB, 3, cluster, flags, 2);
 	poke(p.dir, "000002-inc.qcow2");
 	assert_int_equal(merge(p.dir, 2, false, &err), -EUCLEAN);
 	assert_non_null(strstr(err.msg, "000002-inc.qcow2: damaged: bytes "));
@@ -384,7 +391,7 @@ static bool one_fault(const struct points *p, uint32_t id, bool punch, enum faul
 		int ret;
 
 		srand(n * 7 + 1);
-		faults_begin(kind, n, dir_of("kept"));
+		faults_begin(kind, n, path_in(fast, "kept"));
 		ret = merge_unless(p->dir, id, id - 2, punch, &err);
 		if (kind == FAULT_ERROR && faults_happened() && !ret) {
 			fprintf(stderr, "call %u: an error was not noticed\n", n);
@@ -422,11 +429,11 @@ static void at_each_call(const char *name, enum fault kind, bool punch, bool twi
 	size_t t;
 
 	srand(11);
-	build(&p, name, 5 * MIB + 512, 4, cluster, flags, 3);
+	build(&p, path_in(fast, name), 5 * MIB + 512, 4, cluster, flags, 3);
 	/* one more branch, so that two images get another backing file */
 	points_add(&p, 2, 4096, 0, 1700100000);
 	run("mv %s %s.orig", p.dir, p.dir);
-	run("mkdir -p %s/%s", top, "kept");
+	run("mkdir -p %s/%s", fast, "kept");
 	for (t = 0; t < 2; t++) {
 		/* 2 into the full image, which gets another name; 4 into 3 */
 		uint32_t id = targets[t] == 2 ? 2 : 4;
@@ -507,12 +514,14 @@ int main(void)
 	char *cmd;
 	int ret;
 
-	if (!mkdtemp(top))
+	if (access("/dev/shm", W_OK))
+		snprintf(fast, sizeof(fast), "/tmp/cbw-unit-XXXXXX");
+	if (!mkdtemp(top) || !mkdtemp(fast))
 		return 1;
 	if (getenv("CBW_TEST"))
 		cmocka_set_test_filter(getenv("CBW_TEST"));
 	ret = cmocka_run_group_tests_name("cbw merges", tests, NULL, NULL);
-	cmd = xasprintf("rm -rf %s", top);
+	cmd = xasprintf("rm -rf %s %s", top, fast);
 	if (system(cmd))
 		ret = 1;
 	free(cmd);
