@@ -544,6 +544,9 @@ int merge_data(const struct chain *chain, const struct entry *lower,
 	}
 	if (!ret)
 		ret = settle(&m, err);
+	/* nothing becomes free now, but what did so in the last flush is durable then */
+	if (!ret)
+		ret = settle(&m, err);
 	if (!ret)
 		ret = count(&m, result, err);
 	progress_end(&m.progress);
