@@ -2,7 +2,7 @@
 /*
  * A backup, from the cut to the commit.
  *
- * The order is what makes it safe: image durable, manifest durable, commit. Killed
+ * The order is what makes it safe: image durable, its details, manifest, commit. Killed
  * before the manifest, the next run finds the old chain and the kernel merges the
  * bitmap back; killed between manifest and commit, the next run finds the new
  * chain and a bitmap whose base is the one the newest entry names as its own.
@@ -16,6 +16,7 @@
 
 #include "backup.h"
 #include "cbw.h"
+#include "details.h"
 #include "qcow2.h"
 #include "restore.h"
 #include "room.h"
@@ -353,6 +354,7 @@ static int make_image(struct backup *b, struct job *j, uint32_t cluster,
 		.type = j->decision.type,
 		.cut = b->cut,
 		.base = j->before.base,
+		.group = (uint32_t)b->nr,
 		.time = time(NULL),
 		.size = j->dev.size,
 		.granularity = j->before.granularity ? j->before.granularity :
@@ -441,6 +443,21 @@ static int still_good(void *arg, struct cbw_error *err)
 	return check_snapshot(a->b, a->j, err);
 }
 
+/* What verify and check will want to know of the image, which is durable. */
+static int save_details(struct job *j, struct sums *sums, struct cbw_error *err)
+{
+	struct details d = { .cut = j->entry.cut, .size = j->entry.size };
+	int ret;
+
+	ret = details_take(j->img, j->img_path, &d, err);
+	d.sums = *sums;
+	if (!ret)
+		ret = details_save(&j->chain, &j->entry, &d, false, err);
+	details_free(&d);
+	*sums = (struct sums){ 0 };
+	return ret;
+}
+
 static int copy_job(struct backup *b, struct job *j, struct cbw_error *err)
 {
 	struct release_arg arg = { b, j };
@@ -478,10 +495,14 @@ static int copy_job(struct backup *b, struct job *j, struct cbw_error *err)
 	j->entry.copied = c.copied;
 	j->entry.zero = c.zeros;
 	j->entry.crc = c.sums.total;
-	sums_free(&c.sums);
 	ret = qcow2_flush(j->img, &qerr);
-	if (ret)
+	if (ret) {
+		sums_free(&c.sums);
 		return fail_with(err, ret, "%s", qerr.msg);
+	}
+	ret = save_details(j, &c.sums, err);
+	if (ret)
+		return ret;
 	qcow2_close(j->img);
 	j->img = NULL;
 	ret = check_snapshot(b, j, err);
@@ -632,8 +653,10 @@ void backup_free(struct backup *b)
 		qcow2_close(j->img);
 		if (j->img_fd >= 0)
 			close(j->img_fd);
-		if (j->img_path && !j->saved)
+		if (j->img_path && !j->saved) {
 			unlink(j->img_path);
+			details_remove(&j->chain, &j->entry);
+		}
 		free(j->img_path);
 		if (j->have_store)
 			store_close(&j->store);

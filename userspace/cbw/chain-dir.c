@@ -8,6 +8,8 @@
 
 #include "cbw.h"
 #include "chain.h"
+#include "details.h"
+#include "merge.h"
 
 #define MANIFEST_MAX	(64u << 20)
 #define MANIFEST_TMP	CHAIN_MANIFEST ".tmp"
@@ -77,19 +79,59 @@ static int read_manifest(struct chain *chain, struct cbw_error *err)
 	return 0;
 }
 
-/* Whether a name is one that we give to images or to a new manifest. */
-static bool is_ours(const char *name)
+/* Whether a name is one that we give to images. */
+static bool is_image(const char *name)
 {
 	unsigned int id;
 	int end = 0;
 
-	if (!strcmp(name, MANIFEST_TMP))
-		return true;
 	if (strspn(name, "0123456789") != 6 || name[6] != '-' ||
 	    sscanf(name, "%6u-%n", &id, &end) != 1 || end != 7)
 		return false;
 	return !strcmp(name + end, "full.qcow2") ||
 		!strcmp(name + end, "inc.qcow2");
+}
+
+/* Whether a name is one that we give to images, their details, or a new manifest. */
+static bool is_ours(const char *name)
+{
+	size_t len = strlen(name), new = strlen(DETAILS_NEW);
+	char image[64];
+
+	if (!strcmp(name, MANIFEST_TMP) || is_image(name))
+		return true;
+	if (len > new && !strcmp(name + len - new, DETAILS_NEW))
+		len -= new;
+	if (len < 5 || len > 40 || strncmp(name + len - 5, ".json", 5))
+		return false;
+	snprintf(image, sizeof(image), "%.*s.qcow2", (int)(len - 5), name);
+	return is_image(image);
+}
+
+/* Whether the manifest names a file, which is one of ours. */
+static bool is_named(const struct chain *chain, const char *name)
+{
+	size_t i;
+
+	/* until a merge has ended things are not where they will be */
+	if (chain->merge.state == MERGE_NAMES && strcmp(name, MANIFEST_TMP))
+		return true;
+	for (i = 0; i < chain->nr; i++) {
+		const struct entry *e = &chain->entry[i];
+		char *details;
+		bool is;
+
+		if (!strcmp(e->file, name))
+			return true;
+		if (!e->details_size)
+			continue;
+		details = details_name(e->file);
+		is = !strcmp(details, name);
+		free(details);
+		if (is)
+			return true;
+	}
+	return false;
 }
 
 static int open_listing(const struct chain *chain, DIR **d,
@@ -121,7 +163,7 @@ static int refuse_orphans(const struct chain *chain, struct cbw_error *err)
 	if (ret)
 		return ret;
 	while (!ret && (de = readdir(d)))
-		if (is_ours(de->d_name) && strcmp(de->d_name, MANIFEST_TMP))
+		if (is_image(de->d_name))
 			ret = fail_with(err, EUCLEAN,
 					"%s: there are images (%s) but no " CHAIN_MANIFEST "; put it back, or take another directory",
 					esc(chain->dir), esc(de->d_name));
@@ -129,8 +171,8 @@ static int refuse_orphans(const struct chain *chain, struct cbw_error *err)
 	return ret;
 }
 
-int chain_open(const char *dir, bool create, struct chain *chain,
-	       struct cbw_error *err)
+static int open_dir(const char *dir, bool create, bool lock, struct chain *chain,
+		    struct cbw_error *err)
 {
 	struct chain c = { .dir = xstrdup(dir) };
 	int ret;
@@ -153,10 +195,10 @@ int chain_open(const char *dir, bool create, struct chain *chain,
 		free(c.dir);
 		return ret;
 	}
-	if (create && flock(c.dirfd, LOCK_EX | LOCK_NB)) {
+	if (lock && flock(c.dirfd, LOCK_EX | LOCK_NB)) {
 		ret = fail_with(err, errno == EWOULDBLOCK ? EBUSY : errno,
 				errno == EWOULDBLOCK ?
-				"%s: another backup is at work in this directory" :
+				"%s: another backup, merge or check is at work in this directory" :
 				"%s: it cannot be locked", esc(dir));
 		chain_close(&c);
 		return ret;
@@ -164,12 +206,30 @@ int chain_open(const char *dir, bool create, struct chain *chain,
 	ret = read_manifest(&c, err);
 	if (ret == -ENOENT && create)
 		ret = refuse_orphans(&c, err);
+	/* a reader goes on as long as the images are what the entries say */
+	if (!ret && c.merge.state == MERGE_NAMES)
+		ret = lock ? merge_names(&c, err) :
+			fail_with(err, EUCLEAN,
+				  "%s: a merge of its images was cut off just before its end; 'cbw chain merge %s' ends it, as does the next backup",
+				  esc(dir), esc(dir));
 	if (ret) {
 		chain_close(&c);
 		return ret;
 	}
 	*chain = c;
 	return 0;
+}
+
+int chain_open(const char *dir, bool create, struct chain *chain,
+	       struct cbw_error *err)
+{
+	return open_dir(dir, create, create, chain, err);
+}
+
+int chain_open_locked(const char *dir, struct chain *chain,
+		      struct cbw_error *err)
+{
+	return open_dir(dir, false, true, chain, err);
 }
 
 void chain_close(struct chain *chain)
@@ -183,8 +243,8 @@ void chain_close(struct chain *chain)
 	*chain = (struct chain){ .dirfd = -1 };
 }
 
-int chain_clean(struct chain *chain, unsigned int *removed,
-		struct cbw_error *err)
+int chain_leftovers(const struct chain *chain, bool remove, unsigned int *nr,
+		    struct cbw_error *err)
 {
 	struct dirent *de;
 	unsigned int gone = 0;
@@ -195,16 +255,9 @@ int chain_clean(struct chain *chain, unsigned int *removed,
 	if (ret)
 		return ret;
 	while ((de = readdir(d))) {
-		size_t i;
-
-		if (!is_ours(de->d_name))
+		if (!is_ours(de->d_name) || is_named(chain, de->d_name))
 			continue;
-		for (i = 0; i < chain->nr; i++)
-			if (!strcmp(chain->entry[i].file, de->d_name))
-				break;
-		if (i < chain->nr)
-			continue;
-		if (unlinkat(chain->dirfd, de->d_name, 0)) {
+		if (remove && unlinkat(chain->dirfd, de->d_name, 0)) {
 			ret = fail_with(err, errno,
 					"%s/%s: leftover of an interrupted run, cannot be removed: %s",
 					esc(chain->dir), esc(de->d_name),
@@ -214,9 +267,15 @@ int chain_clean(struct chain *chain, unsigned int *removed,
 		gone++;
 	}
 	closedir(d);
-	if (removed)
-		*removed = gone;
+	if (nr)
+		*nr = gone;
 	return ret;
+}
+
+int chain_clean(struct chain *chain, unsigned int *removed,
+		struct cbw_error *err)
+{
+	return chain_leftovers(chain, true, removed, err);
 }
 
 int chain_save(const struct chain *chain, bool *named, struct cbw_error *err)

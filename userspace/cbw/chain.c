@@ -5,9 +5,11 @@
 
 #include "cbw.h"
 #include "chain.h"
+#include "details.h"
 
 #define FORMAT	"cbw-chain"
-#define VERSION	1
+#define VERSION	2
+#define VERSION_MIN	1	/* without details, groups, journal */
 
 /* ---- reading ----------------------------------------------------------- */
 
@@ -56,14 +58,28 @@ static bool cut_of(struct json_object *o, const char *key,
 	return s && !cbw_cut_from_text(s, cut);
 }
 
-/* "000001-full.qcow2": as we make them, so never a path out of here. */
+void chain_file_name(uint32_t id, enum entry_type type, char name[64])
+{
+	snprintf(name, 64, "%06u-%s.qcow2", id,
+		 type == ENTRY_FULL ? "full" : "inc");
+}
+
+/* As we make them, so never a path out of here. */
 static bool file_ok(const char *file, uint32_t id, enum entry_type type)
 {
 	char want[64];
 
-	snprintf(want, sizeof(want), "%06u-%s.qcow2", id,
-		 type == ENTRY_FULL ? "full" : "inc");
+	chain_file_name(id, type, want);
 	return !strcmp(file, want);
+}
+
+/* As number_of(); one that is not there is 0. */
+static bool number_if(struct json_object *o, const char *key, uint64_t max,
+		      uint64_t *v)
+{
+	*v = 0;
+	return !json_object_object_get_ex(o, key, NULL) ||
+		number_of(o, key, max, v);
 }
 
 static bool size_ok(uint64_t size)
@@ -76,7 +92,7 @@ static int parse_entry(struct json_object *o, const struct chain *chain,
 {
 	const char *type = text_of(o, "type"), *file = text_of(o, "file");
 	const struct entry *newest = chain_newest(chain);
-	uint64_t id, parent = 0, granularity, crc, when;
+	uint64_t id, parent = 0, granularity, crc, when, group;
 
 	*why = "id";
 	if (!number_of(o, "id", 999999, &id) || !id ||
@@ -124,6 +140,58 @@ static int parse_entry(struct json_object *o, const struct chain *chain,
 	if (!number_of(o, "crc32c", UINT32_MAX, &crc))
 		return -1;
 	e->crc = (uint32_t)crc;
+	*why = "group";
+	if (!number_if(o, "group", UINT32_MAX, &group))
+		return -1;
+	e->group = (uint32_t)group;
+	*why = "details_size";
+	if (!number_if(o, "details_size", DETAILS_MAX, &e->details_size))
+		return -1;
+	*why = "details_crc32c";
+	if (!number_if(o, "details_crc32c", UINT32_MAX, &crc))
+		return -1;
+	e->details_crc = (uint32_t)crc;
+	return 0;
+}
+
+/* The journal of a merge, if there is one. */
+static int parse_merge(struct json_object *root, struct chain *chain)
+{
+	struct json_object *o, *punch;
+	struct chain_merge *m = &chain->merge;
+	const struct entry *into, *from;
+	const char *state, *file;
+	uint64_t id;
+
+	if (!json_object_object_get_ex(root, "merge", NULL))
+		return 0;
+	o = member(root, "merge", json_type_object);
+	if (!o)
+		return -1;
+	state = text_of(o, "state");
+	file = text_of(o, "file");
+	punch = member(o, "punch", json_type_boolean);
+	if (!state || !file || !punch ||
+	    (strcmp(state, "data") && strcmp(state, "names")))
+		return -1;
+	m->punch = json_object_get_boolean(punch);
+	if (!number_of(o, "into", 999999, &id))
+		return -1;
+	m->into = (uint32_t)id;
+	if (!number_of(o, "from", id, &id) || !id || id == m->into)
+		return -1;
+	m->from = (uint32_t)id;
+	into = chain_by_id(chain, m->into);
+	from = chain_by_id(chain, m->from);
+	if (!into)
+		return -1;
+	/* until the end the images are as the entries say; then one has taken the other's place */
+	if (*state == 'd' ? !from || into->parent != from->id ||
+	    strcmp(file, from->file) :
+	    from || !file_ok(file, m->from, into->type))
+		return -1;
+	m->state = *state == 'd' ? MERGE_DATA : MERGE_NAMES;
+	snprintf(m->file, sizeof(m->file), "%s", file);
 	return 0;
 }
 
@@ -166,6 +234,7 @@ int chain_parse(const char *text, size_t len, struct chain *chain,
 	chain->bitmap = NULL;
 	chain->entry = NULL;
 	chain->nr = 0;
+	chain->merge = (struct chain_merge){ 0 };
 	if (!tok)
 		return fail_with(err, ENOMEM, "out of memory");
 	json_tokener_set_flags(tok, JSON_TOKENER_STRICT);
@@ -189,7 +258,7 @@ int chain_parse(const char *text, size_t len, struct chain *chain,
 		goto bad;
 	why = "'version' is not one that this program knows";
 	if (!number_of(root, "version", UINT32_MAX, &version) ||
-	    version != VERSION)
+	    version < VERSION_MIN || version > VERSION)
 		goto bad;
 	why = "'chain' is not an id";
 	if (!cut_of(root, "chain", &chain->id) || cbw_cut_is_none(&chain->id))
@@ -224,6 +293,9 @@ int chain_parse(const char *text, size_t len, struct chain *chain,
 		}
 		chain->nr++;
 	}
+	why = "'merge' is not the journal of a merge of two of the entries";
+	if (parse_merge(root, chain))
+		goto bad;
 	json_object_put(root);
 	return 0;
 bad:
@@ -237,6 +309,7 @@ drop:
 	chain->bitmap = NULL;
 	chain->entry = NULL;
 	chain->nr = 0;
+	chain->merge = (struct chain_merge){ 0 };
 	chain->id = (struct cbw_cut_id){ 0 };
 	return -EUCLEAN;
 }
@@ -279,6 +352,23 @@ struct json_object *json_entry(const struct entry *e)
 	put_number(o, "zero", e->zero);
 	put_number(o, "granularity", e->granularity);
 	put_number(o, "crc32c", e->crc);
+	put_number(o, "group", e->group);
+	if (e->details_size) {
+		put_number(o, "details_size", e->details_size);
+		put_number(o, "details_crc32c", e->details_crc);
+	}
+	return o;
+}
+
+static struct json_object *json_merge(const struct chain_merge *m)
+{
+	struct json_object *o = json_object_new_object();
+
+	put_text(o, "state", m->state == MERGE_DATA ? "data" : "names");
+	put_number(o, "from", m->from);
+	put_number(o, "into", m->into);
+	put_text(o, "file", m->file);
+	json_object_object_add(o, "punch", json_object_new_boolean(m->punch));
 	return o;
 }
 
@@ -297,6 +387,8 @@ char *chain_format(const struct chain *chain)
 	for (i = 0; i < chain->nr; i++)
 		json_object_array_add(list, json_entry(&chain->entry[i]));
 	json_object_object_add(root, "entries", list);
+	if (chain->merge.state != MERGE_NONE)
+		json_object_object_add(root, "merge", json_merge(&chain->merge));
 	out = xasprintf("%s\n", json_object_to_json_string_ext(root,
 			JSON_C_TO_STRING_PRETTY |
 			JSON_C_TO_STRING_NOSLASHESCAPE));
@@ -316,6 +408,24 @@ void chain_add(struct chain *chain, const struct entry *entry)
 	free(chain->entry);
 	chain->entry = more;
 	chain->nr++;
+}
+
+void chain_remove(struct chain *chain, uint32_t id)
+{
+	size_t i;
+
+	for (i = 0; i < chain->nr && chain->entry[i].id != id; i++)
+		;
+	if (i == chain->nr)
+		return;
+	chain->nr--;
+	memmove(&chain->entry[i], &chain->entry[i + 1],
+		(chain->nr - i) * sizeof(*chain->entry));
+}
+
+bool chain_giving_up(const struct chain *chain, const struct entry *entry)
+{
+	return chain->merge.state == MERGE_DATA && entry->id == chain->merge.from;
 }
 
 const struct entry *chain_newest(const struct chain *chain)

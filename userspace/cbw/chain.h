@@ -42,6 +42,9 @@ enum entry_type {
  * @copied: bytes in data clusters; @zero: bytes found to be zero
  * @granularity: of the bitmap
  * @crc: CRC-32C of the data clusters, see crc.h
+ * @group: volumes that were cut together, 0: not known. The cut names the group.
+ * @details_size: bytes of the image's details, see details.h; 0: it has none
+ * @details_crc: CRC-32C of them
  * @file: name in the directory
  */
 struct entry {
@@ -56,6 +59,31 @@ struct entry {
 	uint64_t zero;
 	uint32_t granularity;
 	uint32_t crc;
+	uint32_t group;
+	uint64_t details_size;
+	uint32_t details_crc;
+	char file[64];
+};
+
+enum merge_state {
+	MERGE_NONE,
+	MERGE_DATA,	/* the lower image takes in the upper one */
+	MERGE_NAMES,	/* it has, and takes its place */
+};
+
+/**
+ * struct chain_merge - the journal: a merge that has begun and not ended
+ * @from: the entry below, whose point in time is given up. With %MERGE_DATA its image
+ *	is changed in place, and good only below that of @into; with %MERGE_NAMES it has
+ *	no entry any more.
+ * @into: the entry on top of it, whose point in time stays
+ * @punch: what was taken in is punched out of the upper image
+ * @file: name that the image of @from had
+ */
+struct chain_merge {
+	enum merge_state state;
+	uint32_t from, into;
+	bool punch;
 	char file[64];
 };
 
@@ -67,6 +95,7 @@ struct entry {
  * @volume: name, raw bytes
  * @bitmap: its bitmap
  * @entry: in order of ids, the newest last
+ * @merge: what the next command that locks the chain has to end
  */
 struct chain {
 	char *dir;
@@ -76,11 +105,12 @@ struct chain {
 	char *bitmap;
 	struct entry *entry;
 	size_t nr;
+	struct chain_merge merge;
 };
 
 /**
  * chain_parse - read the text of a manifest
- * @chain: @id, @volume, @bitmap, @entry, @nr are filled in; dir is for messages
+ * @chain: all but @dir and @dirfd is filled in
  *
  * The text is not trusted: any text gives 0 or -EUCLEAN with a reason.
  */
@@ -95,15 +125,24 @@ char *chain_format(const struct chain *chain);
  * @create: make the directory if it is not there; and take the lock that keeps
  *	a second run out. A chain without a manifest then is empty, no error.
  *
+ * With the lock a merge that was cut off at its very end is ended first.
+ *
  * Return: 0, -ENOENT no manifest, -EUCLEAN a manifest that makes no sense, -EBUSY
  */
 int chain_open(const char *dir, bool create, struct chain *chain,
 	       struct cbw_error *err);
+/** chain_open_locked - the same, with the lock, of a directory that is there */
+int chain_open_locked(const char *dir, struct chain *chain,
+		      struct cbw_error *err);
 void chain_close(struct chain *chain);
 
-/** chain_clean - remove images the manifest does not name; how many */
+/** chain_clean - remove images and details the manifest does not name; how many */
 int chain_clean(struct chain *chain, unsigned int *removed,
 		struct cbw_error *err);
+
+/** chain_leftovers - how many of them there are; with @remove as chain_clean() */
+int chain_leftovers(const struct chain *chain, bool remove, unsigned int *nr,
+		    struct cbw_error *err);
 
 /**
  * chain_save - replace the manifest, durably
@@ -113,6 +152,15 @@ int chain_save(const struct chain *chain, bool *named, struct cbw_error *err);
 
 /** chain_add - append an entry (to memory) */
 void chain_add(struct chain *chain, const struct entry *entry);
+
+/** chain_remove - take an entry out (of memory) */
+void chain_remove(struct chain *chain, uint32_t id);
+
+/** chain_file_name - "000001-full.qcow2": the name an image has to have */
+void chain_file_name(uint32_t id, enum entry_type type, char name[64]);
+
+/** chain_giving_up - whether a merge has begun that ends the entry's point in time */
+bool chain_giving_up(const struct chain *chain, const struct entry *entry);
 
 /** chain_newest - NULL: the chain is empty */
 const struct entry *chain_newest(const struct chain *chain);

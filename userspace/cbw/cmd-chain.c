@@ -6,6 +6,7 @@
 
 #include "cbw.h"
 #include "chain.h"
+#include "cmd-chain.h"
 #include "report.h"
 
 static uint64_t file_bytes(const struct chain *chain, const struct entry *e)
@@ -99,6 +100,9 @@ static int show(const char *what, const char *path, bool json, bool brief)
 			       esc(chain.bitmap), chain.nr);
 			if (!brief)
 				show_entries(&chain);
+			if (chain.merge.state != MERGE_NONE)
+				printf("A merge of %u into %u was cut off, or is under way.\n",
+				       chain.merge.from, chain.merge.into);
 		}
 		chain_close(&chain);
 		free(dirs[i]);
@@ -126,16 +130,10 @@ static int chain_list(int argc, char **argv)
 	return status >= 0 ? status : show("chain list", cl.arg[0], json, false);
 }
 
-static int later(int argc, char **argv)
-{
-	(void)argc;
-	return usage("cbw chain %s: not supported in this version", argv[0]);
-}
-
 static const struct command verbs[] = {
 	{ "list", chain_list, NULL },
-	{ "merge", later, NULL },
-	{ "prune", later, NULL },
+	{ "merge", chain_merge_verb, NULL },
+	{ "prune", chain_prune_verb, NULL },
 	{ NULL, NULL, NULL }
 };
 
@@ -166,37 +164,4 @@ int cmd_info(int argc, char **argv)
 	if (is_container_path(cl.arg[0]))
 		return container_info(cl.arg[0], json);
 	return show("info", cl.arg[0], json, !json);
-}
-
-int cmd_check(int argc, char **argv)
-{
-	bool fix = false, remove = false;
-	struct opt opts[] = {
-		{ "repair", OPT_FLAG, &fix, NULL, "(or -r) repair leaks, and finish a stop that was cut off" },
-		{ "remove-inconsistent", OPT_FLAG, &remove, NULL,
-		  "remove bitmaps that cannot be trusted" },
-		{ 0 }
-	};
-	struct cmdline cl = {
-		.command = "cbw check",
-		.args = "[-r] [--remove-inconsistent] CONTAINER",
-		.about = "Checks a container: the image, the state, the bitmaps. One that is attached is only\n"
-			"read. Exit status 1: errors were found, and not repaired; 4: its bitmaps are not to\n"
-			"be trusted.",
-		.opts = opts,
-		.min_args = 1, .max_args = 1,
-	};
-	static char long_name[] = "--repair";
-	int status, i;
-
-	for (i = 1; i < argc && strcmp(argv[i], "--"); i++)
-		if (!strcmp(argv[i], "-r"))
-			argv[i] = long_name;
-	status = opts_parse(&cl, argc, argv);
-	if (status >= 0)
-		return status;
-	if (!is_container_path(cl.arg[0]))
-		return failed("check: %s: it is no container; for backups there is 'cbw verify'",
-			      esc(cl.arg[0]));
-	return container_check(cl.arg[0], fix, remove);
 }

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* verify */
 #include <fcntl.h>
+#include <json-c/json.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "cbw.h"
-#include "crc.h"
+#include "details.h"
 #include "progress.h"
 #include "qcow2.h"
 #include "restore.h"
+#include "scan.h"
 
 #define PIECE	(1u << 20)
 
@@ -29,65 +31,111 @@ static int pread_all(int fd, char *buf, size_t len, uint64_t offset)
 	return 0;
 }
 
-/* Reads all data of the topmost layer, and compares with the checksum. */
+/* A line for each run of ranges, up to so many. */
+#define SHOW_MAX	16
+
+/* What is damaged: bytes @offset to @end of the volume. */
+static void show_damage(const struct chain *chain, const struct entry *e,
+			uint64_t offset, uint64_t end, const char *why, bool json)
+{
+	struct json_object *o;
+
+	if (!json) {
+		say("%s/%s: damaged: bytes %llu to %llu of the volume: %s",
+		    esc(chain->dir), e->file, (ull)offset, (ull)end - 1, why);
+		return;
+	}
+	o = json_object_new_object();
+	json_object_object_add(o, "event", json_object_new_string("damaged"));
+	json_object_object_add(o, "dir", json_object_new_string(esc(chain->dir)));
+	json_object_object_add(o, "file", json_object_new_string(e->file));
+	json_object_object_add(o, "offset", json_object_new_uint64(offset));
+	json_object_object_add(o, "length", json_object_new_uint64(end - offset));
+	json_object_object_add(o, "why", json_object_new_string(why));
+	json_line(o);
+}
+
+enum damage { GOOD, CHANGED, UNREADABLE };
+
+static enum damage damage_of(const struct scan *scan, const struct details *d,
+			     uint64_t nr)
+{
+	if (scan->bad[nr])
+		return UNREADABLE;
+	return d && d->sums.crc[nr] != scan->sums.crc[nr] ? CHANGED : GOOD;
+}
+
+/* Names what differs; the number of ranges. */
+static uint64_t name_damage(const struct chain *chain, const struct entry *e,
+			    const struct scan *scan, const struct details *d,
+			    bool json)
+{
+	uint64_t nr, end, total = 0, shown = 0;
+
+	for (nr = 0; nr < scan->sums.nr; nr = end) {
+		enum damage what = damage_of(scan, d, nr);
+		uint64_t to;
+
+		end = nr + 1;
+		if (what == GOOD)
+			continue;
+		while (end < scan->sums.nr && damage_of(scan, d, end) == what)
+			end++;
+		total += end - nr;
+		to = end * SUMS_RANGE < e->size ? end * SUMS_RANGE : e->size;
+		if (json || shown++ < SHOW_MAX)
+			show_damage(chain, e, nr * SUMS_RANGE, to, what == CHANGED ?
+				    "the checksum does not fit" : "it cannot be read",
+				    json);
+	}
+	if (shown > SHOW_MAX)
+		say("%s/%s: and %llu more", esc(chain->dir), e->file,
+		    (ull)(shown - SHOW_MAX));
+	return total;
+}
+
+/* Reads all that the image itself has, and compares with the checksums. */
 static int check_content(struct qcow2_image *img, const struct chain *chain,
-			 const struct entry *e, bool json,
+			 const struct entry *e, bool json, bool *no_details,
 			 struct cbw_error *err)
 {
-	uint32_t cluster = qcow2_cluster_size(img), crc = 0;
-	uint64_t at = 0, size = qcow2_size(img), data = 0;
-	char *buf = xcalloc(cluster, 1);
+	char *path = chain_path(chain, e->file);
 	struct progress progress;
-	struct qcow2_error qerr;
-	struct qcow2_run run;
-	int ret = 0;
+	struct details d = { 0 };
+	struct cbw_error why;
+	struct scan scan;
+	uint64_t bad;
+	int ret;
 
-	progress_begin(&progress, "verify", e->file, e->copied, json);
-	while (at < size && !ret) {
-		ret = qcow2_map_layer(img, 0, at, size - at, &run, &qerr);
-		if (ret) {
-			ret = fail_with(err, ret, "%s", qerr.msg);
-			break;
-		}
-		at += run.length;
-		while (run.type == QCOW2_RUN_DATA && run.length && !ret) {
-			uint32_t now = cluster - (uint32_t)(run.offset %
-							    cluster);
-
-			if (now > run.length)
-				now = (uint32_t)run.length;
-			memset(buf, 0, cluster);
-			ret = pread_all(run.fd, buf, now, run.host_offset);
-			if (ret) {
-				ret = fail_with(err, ret, "%s/%s: reading at %llu: %s",
-						esc(chain->dir), e->file,
-						(ull)run.host_offset,
-						strerror(-ret));
-				break;
-			}
-			crc = crc_cluster(crc, run.offset, buf, cluster);
-			data += now;
-			run.offset += now;
-			run.host_offset += now;
-			run.length -= now;
-			progress_tick(&progress, data);
-			if (stop_signal)
-				ret = fail_with(err, EINTR, "stopped by signal %d",
-						(int)stop_signal);
-		}
+	/* images of older versions have none: then there is just the sum of it all */
+	ret = details_load(chain, e, &d, &why);
+	if (ret && ret != -ENODATA) {
+		say("verify: %s", why.msg);
+		*no_details = true;
 	}
+	progress_begin(&progress, "verify", e->file, e->copied, json);
+	ret = scan_image(img, path, &progress, &scan, err);
 	progress_end(&progress);
-	free(buf);
-	if (!ret && (crc != e->crc || data != e->copied))
-		ret = fail_with(err, EUCLEAN,
-				"%s/%s: its content has changed: checksum %08x of %llu bytes, the manifest says %08x of %llu",
-				esc(chain->dir), e->file, crc, (ull)data, e->crc,
-				(ull)e->copied);
+	if (!ret) {
+		bad = name_damage(chain, e, &scan, d.header ? &d : NULL, json);
+		if (scan.nr_bad)
+			ret = fail_with(err, EUCLEAN, "%s/%s: %llu of its ranges cannot be read, the first: %s",
+					esc(chain->dir), e->file, (ull)scan.nr_bad,
+					scan.first.msg);
+		else if (bad || scan.sums.total != e->crc || scan.copied != e->copied)
+			ret = fail_with(err, EUCLEAN,
+					"%s/%s: its content has changed: checksum %08x of %llu bytes, the manifest says %08x of %llu",
+					esc(chain->dir), e->file, scan.sums.total,
+					(ull)scan.copied, e->crc, (ull)e->copied);
+		scan_free(&scan);
+	}
+	details_free(&d);
+	free(path);
 	return ret;
 }
 
 static int check_entry(const struct chain *chain, const struct entry *e,
-		       bool json, struct cbw_error *err)
+		       bool json, bool *no_details, struct cbw_error *err)
 {
 	struct qcow2_check_report rep;
 	struct qcow2_image *img;
@@ -104,7 +152,7 @@ static int check_entry(const struct chain *chain, const struct entry *e,
 				esc(chain->dir), e->file, (ull)rep.corruptions,
 				rep.first);
 	else
-		ret = check_content(img, chain, e, json, err);
+		ret = check_content(img, chain, e, json, no_details, err);
 	if (!ret && rep.leaks)
 		say("%s/%s: %llu clusters are allocated but not used, which is harmless",
 		    esc(chain->dir), e->file, (ull)rep.leaks);
@@ -185,9 +233,22 @@ static int verify_chain(const struct chain *chain, bool json)
 
 	if (!chain->nr)
 		say("%s: no backup has been completed here", esc(chain->dir));
+	if (chain->merge.state != MERGE_NONE)
+		say("verify: %s: a merge of %u into %u is under way, or was cut off ('cbw chain merge' ends it): both are left out",
+		    esc(chain->dir), chain->merge.from, chain->merge.into);
 	for (i = 0; i < chain->nr; i++) {
-		int ret = check_entry(chain, &chain->entry[i], json, &err);
+		bool no_details = false;
+		uint32_t id = chain->entry[i].id;
+		int ret;
 
+		if (chain->merge.state != MERGE_NONE &&
+		    (id == chain->merge.from || id == chain->merge.into)) {
+			status = status == EXIT_OK ? EXIT_FAILED : status;
+			continue;
+		}
+		ret = check_entry(chain, &chain->entry[i], json, &no_details, &err);
+		if (no_details && status == EXIT_OK)
+			status = EXIT_FAILED;
 		if (ret) {
 			/* not trusted is more than not readable */
 			say("verify: %s", err.msg);

@@ -4,9 +4,9 @@
 #include "qcow2.h"
 #include "restore.h"
 
-static int check_layer(struct qcow2_image *img, unsigned int layer,
-		       const struct chain *chain, const struct entry *e,
-		       const struct entry *parent, struct cbw_error *err)
+int check_layer(struct qcow2_image *img, unsigned int layer,
+		const struct chain *chain, const struct entry *e,
+		const struct entry *parent, struct cbw_error *err)
 {
 	struct cbw_cut_id ids[3];
 	struct qcow2_header_ext ext;
@@ -112,6 +112,11 @@ const struct entry *pick_entry(const char *what, const struct chain *chain,
 	const struct entry *e = until ? chain_find(chain, until) :
 		chain_newest(chain);
 
+	if (e && chain_giving_up(chain, e)) {
+		say("%s: %s: point in time %u is being merged into %u and has ended; 'cbw chain merge' brings that to its end",
+		    what, esc(chain->dir), e->id, chain->merge.into);
+		return NULL;
+	}
 	if (!e && until)
 		say("%s: %s has no point in time '%s'; 'cbw chain list' shows them",
 		    what, esc(chain->dir), esc(until));

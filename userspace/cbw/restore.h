@@ -18,6 +18,14 @@ struct qcow2_image;
 int open_entry(const struct chain *chain, const struct entry *e,
 	       struct qcow2_image **img, struct cbw_error *err);
 
+/**
+ * check_layer - whether a layer of an open image is that of an entry
+ * @parent: entry below, NULL: @e is a full one
+ */
+int check_layer(struct qcow2_image *img, unsigned int layer,
+		const struct chain *chain, const struct entry *e,
+		const struct entry *parent, struct cbw_error *err);
+
 /* Whether this error says that the chain contradicts itself. */
 bool distrust(int ret);
 

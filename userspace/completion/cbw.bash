@@ -25,7 +25,7 @@ _cbw()
 	--store|--against|--container)
 		mapfile -t COMPREPLY < <(compgen -f -- "${cur:-/dev/}")
 		return ;;
-	--granularity|--chunk|--cluster|--threads|--rate|--until|--bitmap|--region|--size|--timeout)
+	--granularity|--chunk|--cluster|--threads|--rate|--until|--bitmap|--region|--size|--timeout|--keep|--keep-*)
 		return ;;
 	--format)
 		mapfile -t COMPREPLY < <(compgen -W 'text json' -- "$cur")
@@ -86,9 +86,12 @@ _cbw()
 			fi ;;
 		chain)
 			if ((COMP_CWORD == 2)); then
-				words='list'
+				words='list merge prune'
 			else
-				words='--json'
+				words='--json --help'
+				[[ $verb != merge ]] || words+=' --punch'
+				[[ $verb != prune ]] || words+=' --keep --keep-daily --keep-weekly --keep-monthly
+					--dry-run --punch'
 			fi ;;
 		esac
 	fi

@@ -269,7 +269,7 @@ int qcow2_open(const char *path, unsigned int flags, struct qcow2_image **out,
 	int ret;
 
 	if (!path || !out || flags & ~(QCOW2_OPEN_WRITE | QCOW2_OPEN_NO_BACKING | QCOW2_OPEN_SAME_DIR |
-				       QCOW2_OPEN_NO_DATA_FILE | QCOW2_OPEN_REUSE))
+				       QCOW2_OPEN_NO_DATA_FILE | QCOW2_OPEN_REUSE | QCOW2_OPEN_PUNCH))
 		return q2_err(err, EINVAL, "qcow2_open: no path, no place for the image, or unknown flags 0x%x",
 			      flags);
 	ret = q2_open_file(path, flags & QCOW2_OPEN_WRITE ? O_RDWR : O_RDONLY, 0, &l, err);
@@ -284,8 +284,11 @@ int qcow2_open(const char *path, unsigned int flags, struct qcow2_image **out,
 	ret = open_qcow2(l, flags & QCOW2_OPEN_WRITE ? L2_CACHE_WRITE : L2_CACHE_READ, err);
 	if (!ret && flags & QCOW2_OPEN_WRITE)
 		ret = q2_writer_init(l, err);
-	if (!ret && l->w)
+	if (!ret && l->w) {
 		l->w->reuse = flags & QCOW2_OPEN_REUSE;
+		/* a device is the owner's to discard */
+		l->w->punch = flags & QCOW2_OPEN_PUNCH && !l->rdev;
+	}
 	if (!ret)
 		ret = q2_data_open(img, l, flags, err);
 	if (!ret)
@@ -530,6 +533,8 @@ int qcow2_get_layer(struct qcow2_image *img, unsigned int layer, struct qcow2_la
 		.compression = l->compression,
 		.data_file = l->data_file,
 		.data_fd = l->data ? l->data->fd : -1,
+		.l1_offset = l->l1_off,
+		.l1_bytes = l->l1_entries * 8,
 	};
 	pthread_mutex_unlock(&img->lock);
 	return 0;

@@ -95,8 +95,8 @@ int qcow2_compress(unsigned int type, int level, const void *in, size_t cluster_
 	return ret;
 }
 
-static int inflate_bytes(struct q2_layer *l, const uint8_t *in, size_t len, const char **why,
-			 uint32_t *missing)
+static int inflate_bytes(struct q2_layer *l, const uint8_t *in, size_t len, size_t *used,
+			 const char **why, uint32_t *missing)
 {
 	z_stream z;
 	int ret;
@@ -112,6 +112,7 @@ static int inflate_bytes(struct q2_layer *l, const uint8_t *in, size_t len, cons
 	inflateEnd(&z);
 	*why = z.msg ? z.msg : "ends early";
 	*missing = z.avail_out;
+	*used = z.total_in;
 	return z.avail_out || (ret != Z_STREAM_END && ret != Z_BUF_ERROR) ? -EUCLEAN : 0;
 }
 
@@ -132,10 +133,10 @@ static bool is_frame(const uint8_t *in, size_t len)
  * can be decoded straight into the cluster, which is then all the window a frame
  * gets, whatever its header asks for.
  */
-static int unzstd_bytes(struct q2_layer *l, const uint8_t *in, size_t len, const char **why,
-			uint32_t *missing)
+static int unzstd_bytes(struct q2_layer *l, const uint8_t *in, size_t len, size_t *used,
+			const char **why, uint32_t *missing)
 {
-	size_t done = 0, size, ret;
+	size_t done = 0, size, ret, all = len;
 
 	if (!l->zctx)
 		l->zctx = ZSTD_createDCtx();
@@ -164,38 +165,38 @@ static int unzstd_bytes(struct q2_layer *l, const uint8_t *in, size_t len, const
 		in += size;
 		len -= size;
 	} while (done < l->cluster_size);
+	*used = all - len;
 	return 0;
 }
 
-/* the cluster that @entry, which was checked, tells of: to l->zbuf */
-int q2_decompress(struct q2_layer *l, uint64_t guest, uint64_t entry, struct qcow2_error *err)
+/*
+ * The cluster that @entry, which was checked, tells of: to l->zbuf. @in is what the file has
+ * of it, for free(), with @used bytes that it takes.
+ */
+static int unpack(struct q2_layer *l, uint64_t guest, uint64_t entry, uint8_t **in, size_t *used,
+		  struct qcow2_error *err)
 {
 	const char *why = "";
 	uint32_t missing = 0;
 	uint64_t off, len;
-	uint8_t *in;
 	int ret;
 
-	if (l->zkey == entry)
-		return 0;
 	l->zkey = 0;
 	if (!l->zbuf)
 		l->zbuf = malloc(l->cluster_size);
 	q2_compressed_place(l, entry, &off, &len);
 	len = q2_min(len, l->file_size - off);
 	/* at most two clusters: the length has cluster_bits - 8 bits of sectors */
-	in = malloc(len);
-	if (!l->zbuf || !in) {
-		free(in);
+	*in = malloc(len);
+	if (!l->zbuf || !*in)
 		return q2_err(err, ENOMEM, "%s: out of memory", l->name);
-	}
-	ret = q2_pread(l, in, len, off, "compressed data", err);
+	ret = q2_pread(l, *in, len, off, "compressed data", err);
 	if (ret)
-		goto out;
+		return ret;
 	if (l->compression == QCOW2_COMPRESSION_ZSTD)
-		ret = unzstd_bytes(l, in, len, &why, &missing);
+		ret = unzstd_bytes(l, *in, len, used, &why, &missing);
 	else
-		ret = inflate_bytes(l, in, len, &why, &missing);
+		ret = inflate_bytes(l, *in, len, used, &why, &missing);
 	if (ret == -ENOMEM)
 		q2_err(err, ENOMEM, "%s: out of memory to decompress a cluster", l->name);
 	else if (ret)
@@ -205,8 +206,61 @@ int q2_decompress(struct q2_layer *l, uint64_t guest, uint64_t entry, struct qco
 		       l->compression == QCOW2_COMPRESSION_ZSTD ? "decompress" : "inflate", why, missing);
 	else
 		l->zkey = entry;
-out:
+	return ret;
+}
+
+int q2_decompress(struct q2_layer *l, uint64_t guest, uint64_t entry, struct qcow2_error *err)
+{
+	uint8_t *in = NULL;
+	size_t used;
+	int ret;
+
+	if (l->zkey == entry)
+		return 0;
+	ret = unpack(l, guest, entry, &in, &used, err);
 	free(in);
+	return ret;
+}
+
+static int read_compressed(struct q2_layer *l, uint64_t guest, void *buf, size_t room, size_t *len,
+			   struct qcow2_error *err)
+{
+	struct q2_extent x;
+	uint8_t *in = NULL;
+	size_t used = 0;
+	int ret;
+
+	ret = q2_map_layer(l, guest, q2_min(l->cluster_size, l->size - guest), &x, err);
+	if (!ret && x.type != QCOW2_RUN_COMPRESSED)
+		ret = q2_err(err, EINVAL, "%s: guest offset %llu is not compressed", l->name, ull(guest));
+	if (!ret)
+		ret = unpack(l, guest, x.entry, &in, &used, err);
+	if (!ret && used > room)
+		ret = q2_err(err, E2BIG, "%s: compressed data of guest offset %llu has %zu bytes, more than %zu", l->name,
+			     ull(guest), used, room);
+	if (!ret) {
+		memcpy(buf, in, used);
+		*len = used;
+	}
+	free(in);
+	return ret;
+}
+
+int qcow2_read_compressed(struct qcow2_image *img, unsigned int layer, uint64_t off, void *buf, size_t room,
+			  size_t *len, struct qcow2_error *err)
+{
+	struct q2_layer *l;
+	int ret;
+
+	if (layer >= img->nr_layers)
+		return q2_err(err, EINVAL, "%s: layer %u of %u", img->layers[0]->name, layer, img->nr_layers);
+	l = img->layers[layer];
+	if (l->format != QCOW2_FORMAT_QCOW2 || off >= l->size || !q2_aligned(l, off))
+		return q2_err(err, EINVAL, "%s: guest offset %llu is not a multiple of the cluster size %u, or not below the size %llu",
+			      l->name, ull(off), l->cluster_size, ull(l->size));
+	pthread_mutex_lock(&img->lock);
+	ret = read_compressed(l, off, buf, room, len, err);
+	pthread_mutex_unlock(&img->lock);
 	return ret;
 }
 

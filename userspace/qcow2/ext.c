@@ -120,9 +120,9 @@ static void collect(struct q2_layer *l, struct layout *y, const struct qcow2_hea
 	unsigned int i;
 
 	y->nr = 0;
-	e = q2_ext_find(l, QCOW2_EXT_BACKING_FORMAT);
-	if (e)
-		y->items[y->nr++] = (struct item){ e->type, e->len, e->data, 0, false };
+	if (l->backing_format)
+		y->items[y->nr++] = (struct item){ QCOW2_EXT_BACKING_FORMAT, (uint32_t)strlen(l->backing_format),
+						   (const uint8_t *)l->backing_format, 0, false };
 	y->items[y->nr++] = (struct item){ bitmaps ? QCOW2_EXT_BITMAPS : QCOW2_EXT_PADDING, Q2_BITMAPS_EXT_LEN,
 					   bitmaps ? bitmaps : nothing, 0, false };
 	e = q2_ext_find(l, QCOW2_EXT_DATA_FILE);
@@ -249,7 +249,7 @@ int q2_header_compose(struct q2_layer *l, const struct qcow2_header_ext *set, un
 		return no_room(l, err);
 	y.limit = l->cluster_size - tail;
 	h = calloc(1, l->cluster_size);
-	y.items = calloc((size_t)l->ext_count + nr + 2, sizeof(*y.items));
+	y.items = calloc((size_t)l->ext_count + nr + 3, sizeof(*y.items));
 	if (!h || !y.items) {
 		ret = q2_err(err, ENOMEM, "%s: out of memory", l->name);
 		goto fail;
@@ -316,8 +316,11 @@ static int refresh(struct q2_layer *l, struct qcow2_error *err)
 	return q2_pread(l, l->header + Q2_SECTOR, l->cluster_size - Q2_SECTOR, Q2_SECTOR, "the header", err);
 }
 
+/* What does not differ is not written: one sector cannot tear. */
 static int write_cluster(struct q2_layer *l, struct qcow2_error *err)
 {
+	size_t from = 0, to = l->cluster_size;
+	uint8_t *old;
 	int ret;
 
 	if (l->w->fresh) {
@@ -325,7 +328,18 @@ static int write_cluster(struct q2_layer *l, struct qcow2_error *err)
 		return 0;
 	}
 	q2_header_update(l->header, l);
-	ret = q2_pwrite(l, l->header, l->cluster_size, 0, "the header", err);
+	old = malloc(l->cluster_size);
+	ret = old ? q2_pread(l, old, l->cluster_size, 0, "the header", err) :
+		    q2_err(err, ENOMEM, "%s: out of memory", l->name);
+	if (!ret) {
+		while (from < to && !memcmp(old + from, l->header + from, Q2_SECTOR))
+			from += Q2_SECTOR;
+		while (from < to && !memcmp(old + to - Q2_SECTOR, l->header + to - Q2_SECTOR, Q2_SECTOR))
+			to -= Q2_SECTOR;
+		if (from < to)
+			ret = q2_pwrite(l, l->header + from, to - from, from, "the header", err);
+	}
+	free(old);
 	if (!ret)
 		ret = q2_sync(l, err);
 	if (ret)
@@ -470,43 +484,55 @@ int qcow2_ext_offset(struct qcow2_image *img, uint32_t type, uint64_t *offset)
 	return ret;
 }
 
+/* Before the header of an image is arranged anew: what it refers to is durable, what it has is known. */
+int q2_header_prepare(struct q2_layer *l, struct qcow2_error *err)
+{
+	int ret = q2_writable(l, err);
+
+	if (ret || l->w->fresh)
+		return ret;
+	ret = q2_drop_autoclear(l, false, err);
+	if (!ret) {
+		/* the header goes to disk with the places that it names now */
+		ret = q2_flush(l, err);
+		l->w->failed |= ret != 0;
+	}
+	return ret ? ret : refresh(l, err);
+}
+
+/* After q2_header_prepare(): with the extensions of @set, and what l says of the backing file. */
+int q2_header_rewrite(struct q2_layer *l, const struct qcow2_header_ext *set, unsigned int nr,
+		      struct qcow2_error *err)
+{
+	const struct qcow2_header_ext *e = q2_ext_find(l, QCOW2_EXT_BITMAPS);
+	bool valid = e && e->len == Q2_BITMAPS_EXT_LEN && l->autoclear & Q2_AUTOCLEAR_BITMAPS;
+	uint8_t bitmaps[Q2_BITMAPS_EXT_LEN];
+	int ret;
+
+	if (valid)
+		memcpy(bitmaps, e->data, sizeof(bitmaps));
+	ret = q2_header_compose(l, set, nr, valid ? bitmaps : NULL, err);
+	if (ret)
+		return ret;
+	if (!valid)
+		l->autoclear &= ~Q2_AUTOCLEAR_BITMAPS;
+	return write_cluster(l, err);
+}
+
 int qcow2_set_ext(struct qcow2_image *img, uint32_t type, const void *data, uint32_t len, uint64_t data_offset,
 		  struct qcow2_error *err)
 {
 	struct qcow2_header_ext ext = { .type = type, .len = len, .data = data, .data_offset = data_offset };
 	struct q2_layer *l = img->layers[0];
-	const struct qcow2_header_ext *e;
-	uint8_t bitmaps[Q2_BITMAPS_EXT_LEN];
-	bool valid = false;
 	int ret;
 
 	if (q2_ext_is_ours(type) || (len && !data))
 		return q2_err(err, EINVAL, "%s: header extension 0x%08x is not a private one, or has no data", l->name,
 			      type);
 	pthread_mutex_lock(&img->lock);
-	ret = q2_writable(l, err);
-	if (!ret && !l->w->fresh) {
-		ret = q2_drop_autoclear(l, false, err);
-		if (!ret) {
-			/* the header goes to disk with the places that it names now */
-			ret = q2_flush(l, err);
-			l->w->failed |= ret != 0;
-		}
-		if (!ret)
-			ret = refresh(l, err);
-	}
-	if (!ret) {
-		e = q2_ext_find(l, QCOW2_EXT_BITMAPS);
-		if (e && e->len == Q2_BITMAPS_EXT_LEN && l->autoclear & Q2_AUTOCLEAR_BITMAPS) {
-			memcpy(bitmaps, e->data, sizeof(bitmaps));
-			valid = true;
-		}
-		ret = q2_header_compose(l, &ext, 1, valid ? bitmaps : NULL, err);
-		if (!ret && !valid)
-			l->autoclear &= ~Q2_AUTOCLEAR_BITMAPS;
-	}
+	ret = q2_header_prepare(l, err);
 	if (!ret)
-		ret = write_cluster(l, err);
+		ret = q2_header_rewrite(l, &ext, 1, err);
 	pthread_mutex_unlock(&img->lock);
 	return ret;
 }

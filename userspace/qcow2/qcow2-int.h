@@ -104,6 +104,7 @@ struct q2_writer {
 	bool dirty;
 	bool failed;
 	bool reuse;		/* free clusters below the end are handed out, too */
+	bool punch;		/* what becomes free leaves the file */
 	uint64_t hint;		/* no cluster below is known to be free */
 	struct qcow2_bitmaps_edit *edit;	/* begun and not ended */
 };
@@ -201,6 +202,9 @@ bool q2_ext_is_ours(uint32_t type);
 int q2_header_compose(struct q2_layer *l, const struct qcow2_header_ext *set, unsigned int nr,
 		      const uint8_t *bitmaps, struct qcow2_error *err);
 int q2_header_set_bitmaps(struct q2_layer *l, const uint8_t *bitmaps, struct qcow2_error *err);
+int q2_header_rewrite(struct q2_layer *l, const struct qcow2_header_ext *set, unsigned int nr,
+		      struct qcow2_error *err);
+int q2_header_prepare(struct q2_layer *l, struct qcow2_error *err);
 int q2_drop_autoclear(struct q2_layer *l, bool guest_data, struct qcow2_error *err);
 int q2_writable(const struct q2_layer *l, struct qcow2_error *err);
 

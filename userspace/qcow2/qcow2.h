@@ -178,6 +178,7 @@ int qcow2_create(const char *path, const struct qcow2_create_opts *opts,
 #define QCOW2_OPEN_SAME_DIR	(1u << 2)  /* refuse backing names that contain a '/' (for chains of doubtful origin);
 					    * names of data files too */
 #define QCOW2_OPEN_NO_DATA_FILE	(1u << 8)  /* data files are not opened: metadata alone; see below */
+#define QCOW2_OPEN_PUNCH	(1u << 9)  /* with WRITE: what becomes free is punched out of the file, where that can be had */
 #define QCOW2_OPEN_REUSE	(1u << 3)  /* with WRITE: free clusters first, from the beginning of the file; else new ones are appended */
 
 /**
@@ -255,6 +256,7 @@ enum qcow2_format {
  * @data_file:	name of the external data file as it stands in the image, NULL =
  *		none (owned by the image)
  * @data_fd:	its descriptor, -1 if there is none or it is not open; else as @fd
+ * @l1_offset, @l1_bytes: where the L1 table lies in the file, 0 for raw
  */
 struct qcow2_layer {
 	enum qcow2_format format;
@@ -272,6 +274,8 @@ struct qcow2_layer {
 	unsigned int compression;
 	const char *data_file;
 	int data_fd;
+	uint64_t l1_offset;
+	uint32_t l1_bytes;
 };
 
 /** qcow2_layers - number of layers, at least 1 */
@@ -335,9 +339,10 @@ int qcow2_ext_offset(struct qcow2_image *img, uint32_t type, uint64_t *offset);
  * that is possible, what has to lie at @data_offset does. A feature name table
  * is left out when there is no room. The backing file name comes last.
  *
- * A power cut in the middle of that write can tear the header, unlike all else
- * that the library does: do it when the image is made (in an image that was not
- * flushed yet nothing is written), or with a copy at hand.
+ * Written are the sectors of 512 bytes from the first that differs to the last. If
+ * that is more than one, a power cut in the middle of that write can tear the header,
+ * unlike all else that the library does: do it when the image is made (in an image that
+ * was not flushed yet nothing is written), or with a copy at hand.
  *
  * The caller may write the data in place, through qcow2_fd(), where it lies
  * behind the first 512 bytes of the file: the library writes them only here, and
@@ -459,6 +464,21 @@ int qcow2_alloc_write(struct qcow2_image *img, uint64_t offset,
 int qcow2_set_zero(struct qcow2_image *img, uint64_t offset, uint64_t length,
 		   struct qcow2_error *err);
 
+/* flags of qcow2_discard() */
+#define QCOW2_DISCARD_BACKING	(1u << 0)  /* the backing file decides again what the range reads as */
+
+/**
+ * qcow2_discard - give up the places that a range has in the file
+ * @offset: multiple of the cluster size
+ * @length: multiple of the cluster size, or up to the end of the image; 0 is fine
+ * @flags: without %QCOW2_DISCARD_BACKING it reads as zeros, as after qcow2_set_zero()
+ *
+ * The places are free with the next flush, and with %QCOW2_OPEN_PUNCH then leave the
+ * file. -EOPNOTSUPP with an external data file.
+ */
+int qcow2_discard(struct qcow2_image *img, uint64_t offset, uint64_t length,
+		  unsigned int flags, struct qcow2_error *err);
+
 /**
  * qcow2_write - write, synchronously, any byte range
  * @buf: @length bytes
@@ -506,6 +526,59 @@ int qcow2_compress(unsigned int type, int level, const void *in,
  */
 int qcow2_write_compressed(struct qcow2_image *img, uint64_t offset,
 			   const void *data, size_t len, struct qcow2_error *err);
+
+/**
+ * qcow2_read_compressed - a compressed cluster as it is in the file
+ * @layer:  which has it, compressed (%QCOW2_RUN_COMPRESSED of qcow2_map_layer())
+ * @offset: guest offset, multiple of the layer's cluster size
+ * @buf:    room for @room bytes: one less than a cluster is enough for what
+ *	    qcow2_compress() made
+ * @len:    bytes in @buf: exactly what it takes, for qcow2_write_compressed() of an image
+ *	    with clusters of the same size and the same compression type
+ *
+ * It is decompressed once, so what comes is known to be good. -EINVAL if it is not
+ * compressed, -E2BIG if it does not fit.
+ */
+int qcow2_read_compressed(struct qcow2_image *img, unsigned int layer,
+			  uint64_t offset, void *buf, size_t room, size_t *len,
+			  struct qcow2_error *err);
+
+/**
+ * qcow2_set_backing - record another backing file, or none
+ * @backing_file, @backing_format: as in struct qcow2_create_opts; NULL, NULL: none
+ *
+ * For an image that is open for writing with %QCOW2_OPEN_NO_BACKING, or has none, else
+ * -EBUSY. As `qemu-img rebase -u`: neither file is looked at, what the image itself
+ * does not have reads as the new one does. The header is written as by
+ * qcow2_set_ext(), which see; if all of it lies in the first 512 bytes, a power cut
+ * leaves the old one or the new one. The new backing file is not open: close the image
+ * and open it again.
+ */
+int qcow2_set_backing(struct qcow2_image *img, const char *backing_file,
+		      const char *backing_format, struct qcow2_error *err);
+
+/**
+ * struct qcow2_header_change - what is to be different in a header
+ * @set_backing: record @backing_file and @backing_format
+ * @ext: a private header extension to add or replace, NULL = none
+ */
+struct qcow2_header_change {
+	bool set_backing;
+	const char *backing_file, *backing_format;
+	const struct qcow2_header_ext *ext;
+};
+
+/**
+ * qcow2_plan_header - the header cluster as it would be after a change
+ * @img:    flushed, layer 0; nothing in it is changed
+ * @header: the bytes from the beginning of the file on; for free()
+ * @len:    their number, a cluster
+ *
+ * For who wants to have the header at a safe place before it writes it, by itself,
+ * while the image is not open.
+ */
+int qcow2_plan_header(struct qcow2_image *img, const struct qcow2_header_change *change,
+		      void **header, size_t *len, struct qcow2_error *err);
 
 /**
  * qcow2_flush - make everything so far durable, in crash-safe order
@@ -589,10 +662,6 @@ int qcow2_check(struct qcow2_image *img, unsigned int layer,
  */
 int qcow2_repair(struct qcow2_image *img, unsigned int flags,
 		 struct qcow2_check_report *report, struct qcow2_error *err);
-
-/*
- * To come: change of the backing file. It changes nothing of what is above.
- */
 
 #ifdef __cplusplus
 }

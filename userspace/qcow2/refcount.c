@@ -12,6 +12,8 @@
  * A block that is missing is put where the next cluster would have gone; in a
  * file of our own it is then the first cluster of those that it counts.
  */
+#include <fcntl.h>
+
 #include "qcow2-int.h"
 
 #define ull(x)	((unsigned long long)(x))
@@ -440,8 +442,12 @@ int q2_free_later(struct q2_layer *l, uint64_t off, uint64_t len, struct qcow2_e
 	struct q2_writer *w = l->w;
 	uint64_t first = off >> l->cluster_bits;
 	uint64_t count = ((off + len - 1) >> l->cluster_bits) - first + 1;
-	struct q2_span *s;
+	struct q2_span *s = w->nr_frees ? &w->frees[w->nr_frees - 1] : NULL;
 
+	if (s && s->first + s->count == first) {
+		s->count += count;
+		return 0;
+	}
 	if (w->nr_frees == w->max_frees) {
 		size_t max = w->max_frees ? w->max_frees * 2 : 16;
 
@@ -455,17 +461,32 @@ int q2_free_later(struct q2_layer *l, uint64_t off, uint64_t len, struct qcow2_e
 	return 0;
 }
 
+/* free clusters leave the file; that it cannot be done costs nothing but space */
+static int punch(struct q2_layer *l, uint64_t first, uint64_t count, struct qcow2_error *err)
+{
+	if (!count || !l->w->punch)
+		return 0;
+	if (!fallocate(l->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(first << l->cluster_bits),
+		       (off_t)(count << l->cluster_bits)))
+		return 0;
+	if (errno != EOPNOTSUPP && errno != ENOSYS)
+		return q2_err(err, errno, "%s: cannot punch out %llu clusters at %llu: %s", l->name, ull(count),
+			      ull(first << l->cluster_bits), strerror(errno));
+	l->w->punch = false;
+	return 0;
+}
+
 /* nothing on disk refers to them any more; a count that is 0 already is not ours to judge */
 int q2_free_now(struct q2_layer *l, uint64_t first, uint64_t count, struct qcow2_error *err)
 {
 	struct q2_writer *w = l->w;
-	uint64_t c, end = first + count;
+	uint64_t c, end = first + count, hole = first, gone = 0;
+	int ret;
 
 	for (c = first; c < end; c++) {
 		uint64_t idx = c >> refb_bits(l);
 		struct q2_ent *e;
 		uint16_t *p;
-		int ret;
 
 		if (idx >= w->reft_entries || !w->reft[idx])
 			continue;
@@ -477,10 +498,19 @@ int q2_free_now(struct q2_layer *l, uint64_t first, uint64_t count, struct qcow2
 			continue;
 		*p = htobe16((uint16_t)(be16toh(*p) - 1));
 		e->dirty = true;
-		if (!*p)
-			w->hint = q2_min(w->hint, c);
+		if (*p)
+			continue;
+		w->hint = q2_min(w->hint, c);
+		if (hole + gone != c) {
+			ret = punch(l, hole, gone, err);
+			if (ret)
+				return ret;
+			hole = c;
+			gone = 0;
+		}
+		gone++;
 	}
-	return 0;
+	return punch(l, hole, gone, err);
 }
 
 int q2_do_frees(struct q2_layer *l, struct qcow2_error *err)

@@ -62,6 +62,53 @@ static void round_trip(void **state)
 	free(again);
 }
 
+/* What version 2 has more: groups, details, the journal of a merge. */
+static void version_2(void **state)
+{
+	struct chain c = { 0 }, d = { 0 };
+	struct cbw_error err;
+	char *text, *again;
+
+	(void)state;
+	assert_int_equal(chain_parse(good, strlen(good), &c, &err), 0);
+	assert_int_equal(c.entry[0].details_size, 0);
+	assert_int_equal(c.entry[0].group, 0);
+	assert_int_equal(c.merge.state, MERGE_NONE);
+	c.entry[0].group = 3;
+	c.entry[0].details_size = 4711;
+	c.entry[0].details_crc = 0x89abcdef;
+	c.merge = (struct chain_merge){ .state = MERGE_DATA, .from = 1, .into = 3,
+		.punch = true, .file = "000001-full.qcow2" };
+	text = chain_format(&c);
+	assert_non_null(strstr(text, "\"version\":2"));
+	assert_int_equal(chain_parse(text, strlen(text), &d, &err), 0);
+	assert_int_equal(d.entry[0].group, 3);
+	assert_int_equal(d.entry[0].details_size, 4711);
+	assert_int_equal(d.entry[0].details_crc, 0x89abcdef);
+	assert_int_equal(d.merge.state, MERGE_DATA);
+	assert_true(d.merge.punch && d.merge.from == 1 && d.merge.into == 3);
+	assert_true(chain_giving_up(&d, &d.entry[0]));
+	assert_false(chain_giving_up(&d, &d.entry[1]));
+	again = chain_format(&d);
+	assert_string_equal(text, again);
+	free(text);
+	free(again);
+	drop(&d);
+	/* and when the lower one has gone */
+	chain_remove(&c, 1);
+	assert_int_equal(c.nr, 1);
+	c.entry[0].parent = 0;
+	c.entry[0].type = ENTRY_FULL;
+	chain_file_name(3, ENTRY_FULL, c.entry[0].file);
+	c.merge.state = MERGE_NAMES;
+	text = chain_format(&c);
+	assert_int_equal(chain_parse(text, strlen(text), &d, &err), 0);
+	assert_int_equal(d.merge.state, MERGE_NAMES);
+	free(text);
+	drop(&c);
+	drop(&d);
+}
+
 /* What is replaced in the good one, and by what; the text that is expected. */
 static void hostile(void **state)
 {
@@ -69,7 +116,32 @@ static void hostile(void **state)
 		const char *from, *to, *why;
 	} t[] = {
 		{ "cbw-chain", "cbw-train", "format" },
-		{ "\"version\":1", "\"version\":2", "version" },
+		{ "\"version\":1", "\"version\":3", "version" },
+		{ "\"version\":1", "\"version\":0", "version" },
+		{ "\"crc32c\":0}", "\"crc32c\":0,\"group\":-1}", "'group'" },
+		{ "\"crc32c\":0}", "\"crc32c\":0,\"details_size\":1073741825}",
+		  "'details_size'" },
+		{ "\"crc32c\":0}", "\"crc32c\":0,\"details_crc32c\":\"7\"}",
+		  "'details_crc32c'" },
+		{ "}]}", "}],\"merge\":7}", "journal" },
+		{ "}]}", "}],\"merge\":{}}", "journal" },
+		/* of an entry that is not there, not the parent, or itself; a file of another name */
+		{ "}]}", "}],\"merge\":{\"state\":\"data\",\"from\":2,\"into\":3,"
+		  "\"file\":\"000002-full.qcow2\",\"punch\":true}}", "journal" },
+		{ "}]}", "}],\"merge\":{\"state\":\"data\",\"from\":1,\"into\":4,"
+		  "\"file\":\"000001-full.qcow2\",\"punch\":true}}", "journal" },
+		{ "}]}", "}],\"merge\":{\"state\":\"data\",\"from\":3,\"into\":3,"
+		  "\"file\":\"000003-inc.qcow2\",\"punch\":true}}", "journal" },
+		{ "}]}", "}],\"merge\":{\"state\":\"data\",\"from\":1,\"into\":3,"
+		  "\"file\":\"../x\",\"punch\":true}}", "journal" },
+		{ "}]}", "}],\"merge\":{\"state\":\"names\",\"from\":1,\"into\":3,"
+		  "\"file\":\"000001-full.qcow2\",\"punch\":true}}", "journal" },
+		{ "}]}", "}],\"merge\":{\"state\":\"names\",\"from\":2,\"into\":3,"
+		  "\"file\":\"../../etc/passwd\",\"punch\":true}}", "journal" },
+		{ "}]}", "}],\"merge\":{\"state\":\"done\",\"from\":1,\"into\":3,"
+		  "\"file\":\"000001-full.qcow2\",\"punch\":true}}", "journal" },
+		{ "}]}", "}],\"merge\":{\"state\":\"data\",\"from\":1,\"into\":3,"
+		  "\"file\":\"000001-full.qcow2\"}}", "journal" },
 		{ "\"version\":1", "\"version\":\"1\"", "version" },
 		{ "\"version\":1", "\"version\":1.0", "version" },
 		{ "\"version\":1,", "", "version" },
@@ -333,8 +405,18 @@ static void directory(void **state)
 	put(dir, "000005-foo.qcow2");
 	put(dir, "0000006-inc.qcow2");
 	put(dir, "notes");
+	/* details only if the manifest knows of them */
+	put(dir, "000001-full.json");
+	put(dir, "000003-inc.json");
+	put(dir, "000003-inc.json.new");
+	put(dir, "000003-inc.json.old");
+	c.entry[1].details_size = 1;
 	assert_int_equal(chain_clean(&c, &removed, &err), 0);
-	assert_int_equal(removed, 2);
+	assert_int_equal(removed, 4);
+	assert_false(is_there(dir, "000001-full.json"));
+	assert_false(is_there(dir, "000003-inc.json.new"));
+	assert_true(is_there(dir, "000003-inc.json"));
+	assert_true(is_there(dir, "000003-inc.json.old"));
 	assert_false(is_there(dir, "000004-inc.qcow2"));
 	assert_false(is_there(dir, "manifest.json.tmp"));
 	assert_true(is_there(dir, "000001-full.qcow2"));
@@ -358,6 +440,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(round_trip),
+		cmocka_unit_test(version_2),
 		cmocka_unit_test(hostile),
 		cmocka_unit_test(damaged),
 		cmocka_unit_test(decide),

@@ -31,6 +31,8 @@ int __real_ftruncate64(int fd, off_t len);
 ssize_t __wrap_pwrite64(int fd, const void *buf, size_t len, off_t off);
 int __wrap_fdatasync(int fd);
 int __wrap_ftruncate64(int fd, off_t len);
+int __real_fallocate64(int fd, int mode, off_t off, off_t len);
+int __wrap_fallocate64(int fd, int mode, off_t off, off_t len);
 
 static size_t fail_after;
 static int fail_err;
@@ -109,6 +111,21 @@ int __wrap_ftruncate64(int fd, off_t len)
 	if (wanted(fd))
 		add(OP_TRUNCATE, (size_t)len, 0, NULL);
 	return __real_ftruncate64(fd, len);
+}
+
+/* a hole is a write of zeros, which may be there in part */
+int __wrap_fallocate64(int fd, int mode, off_t off, off_t len)
+{
+	if (fails())
+		return -1;
+	if (wanted(fd)) {
+		uint8_t *zeros = calloc(1, (size_t)len);
+
+		assert_non_null(zeros);
+		add(OP_WRITE, (size_t)off, (size_t)len, zeros);
+		free(zeros);
+	}
+	return __real_fallocate64(fd, mode, off, len);
 }
 
 void record_start(const char *path)

@@ -1,0 +1,529 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Merges and prunings of chains: every point in time that stays reads as before, whatever
+ * the clusters, compressed or not; also after a kill, a power cut or an error at any
+ * call that changes a file.
+ */
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "faults.h"
+#include "points.h"
+#include "prune.h"
+#include "qcow2.h"
+#include "restore.h"
+
+#define MIB	(1024u * 1024)
+
+static char top[64] = "/tmp/cbw-unit-XXXXXX";
+/* for what is made anew again and again; there is no O_DIRECT on it */
+static char fast[64] = "/dev/shm/cbw-unit-XXXXXX";
+
+static char *path_in(const char *dir, const char *name)
+{
+	static char path[128];
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	return path;
+}
+
+static char *dir_of(const char *name)
+{
+	return path_in(top, name);
+}
+
+static void run(const char *fmt, const char *a, const char *b)
+{
+	char *cmd = xasprintf(fmt, a, b);
+
+	assert_int_equal(system(cmd), 0);
+	free(cmd);
+}
+
+/* On top of each other, one id after another. */
+static void build(struct points *p, const char *dir, uint64_t size, unsigned int nr,
+		  const uint32_t *cluster, const unsigned int *flags, size_t kinds)
+{
+	unsigned int i;
+
+	points_init(p, dir, size);
+	for (i = 0; i < nr; i++)
+		points_add(p, i, cluster[i % kinds], flags[i % kinds], 1700000000 + i * 3600);
+}
+
+/* Ends what was begun; then @id goes to what it stands on, if that is not @done. */
+static int merge_unless(const char *dir, uint32_t id, uint32_t done, bool punch,
+			struct cbw_error *err)
+{
+	const struct merge_opts o = { .punch = punch };
+	const struct entry *e;
+	struct chain c;
+	int ret;
+
+	ret = chain_open_locked(dir, &c, err);
+	if (ret)
+		return ret;
+	ret = merge_resume(&c, &o, err);
+	e = chain_by_id(&c, id);
+	assert_non_null(e);
+	if (!ret && e->parent != done)
+		ret = merge_into(&c, id, &o, err);
+	chain_close(&c);
+	return ret;
+}
+
+static int merge(const char *dir, uint32_t id, bool punch, struct cbw_error *err)
+{
+	return merge_unless(dir, id, 0, punch, err);
+}
+
+static void ok_merge(const char *dir, uint32_t id, bool punch)
+{
+	struct cbw_error err;
+
+	if (merge(dir, id, punch, &err))
+		fail_msg("%s", err.msg);
+}
+
+static void ids_are(const struct points *p, const char *want)
+{
+	char text[256];
+
+	points_ids(p, text);
+	assert_string_equal(text, want);
+}
+
+/* ---- all kinds of clusters ---------------------------------------------- */
+
+static void kinds(void **state)
+{
+	static const struct {
+		uint32_t low, up;
+		unsigned int low_flags, up_flags;
+		bool punch;
+	} t[] = {
+		{ 65536, 65536, 0, 0, false },
+		{ 65536, 65536, 0, 0, true },
+		{ 65536, 4096, 0, 0, false },
+		{ 65536, 4096, 0, 0, true },
+		{ 4096, 65536, 0, 0, false },
+		{ 65536, 16384, POINT_ZSTD, POINT_ZSTD, false },
+		{ 65536, 65536, POINT_ZSTD, POINT_ZSTD, true },
+		{ 65536, 65536, POINT_DEFLATE, POINT_DEFLATE, false },
+		{ 65536, 65536, POINT_DEFLATE, POINT_ZSTD, true },
+		{ 65536, 65536, 0, POINT_ZSTD, false },
+		{ 65536, 65536, POINT_ZSTD, 0, true },
+		{ 4096, 32768, POINT_ZSTD, POINT_DEFLATE, true },
+		{ 65536, 65536, POINT_OLD, POINT_OLD, false },
+		{ 65536, 4096, POINT_OLD, 0, true },
+	};
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < sizeof(t) / sizeof(t[0]); i++) {
+		char *name = xasprintf("kinds-%zu", i);
+		struct points p;
+
+		srand((unsigned int)i + 1);
+		points_init(&p, dir_of(name), 9 * MIB + 512 * 5);
+		points_add(&p, 0, t[i].low, t[i].low_flags, 1);
+		points_add(&p, 1, t[i].low, t[i].low_flags, 2);
+		points_add(&p, 2, t[i].up, t[i].up_flags, 3);
+		points_add(&p, 3, t[i].up, t[i].up_flags, 4);
+		points_check(&p, true);
+		/* an increment into an increment, and then into the full one */
+		ok_merge(p.dir, 3, t[i].punch);
+		ids_are(&p, "1 3 4");
+		points_check(&p, true);
+		ok_merge(p.dir, 3, t[i].punch);
+		ids_are(&p, "3 4");
+		points_check(&p, true);
+		ok_merge(p.dir, 4, t[i].punch);
+		ids_are(&p, "4");
+		points_check(&p, true);
+		points_free(&p);
+		run("rm -r %s/%s", top, name);
+		free(name);
+	}
+}
+
+/* ---- a deep chain -------------------------------------------------------- */
+
+static void deep(void **state)
+{
+	static const uint32_t cluster[] = { 65536, 4096, 4096, 65536, 16384, 8192 };
+	static const unsigned int flags[] = { 0, 0, POINT_ZSTD, POINT_ZSTD, 0, POINT_DEFLATE };
+	unsigned int keep[POINTS_MAX], removed, i;
+	const struct merge_opts o = { .punch = true };
+	const struct retention r = { .last = 3, .daily = 2 };
+	struct cbw_error err;
+	struct points p;
+	struct chain c;
+
+	(void)state;
+	srand(7);
+	build(&p, dir_of("deep"), 5 * MIB + 512, 33, cluster, flags, 6);
+	points_check(&p, false);
+	/* from the middle: 10 to 19 become one */
+	for (i = 11; i <= 19; i++)
+		ok_merge(p.dir, i, i % 2);
+	ids_are(&p, "1 2 3 4 5 6 7 8 9 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33");
+	points_check(&p, true);
+	/* an hour apart, from 22:13: 33 is of the third day, 26 the last of the second */
+	assert_int_equal(chain_open_locked(p.dir, &c, &err), 0);
+	retention_choose(&c, &r, keep);
+	if (prune_run(&c, keep, &o, &removed, &err))
+		fail_msg("%s", err.msg);
+	chain_close(&c);
+	ids_are(&p, "26 31 32 33");
+	assert_int_equal(removed, 20);
+	points_check(&p, true);
+	/* what stock tools do with a chain, they can do with this one */
+	run("cp -r %s/deep %s/stock", top, top);
+	run("cd %s/stock && qemu-img convert -O raw 000033-inc.qcow2 ../raw &&"
+	    " qemu-img rebase -u -f qcow2 -b 000031-inc.qcow2 -F qcow2 000032-inc.qcow2 &&"
+	    " qemu-img rebase -f qcow2 -b 000026-full.qcow2 -F qcow2 000033-inc.qcow2 &&"
+	    " qemu-img compare -q -f qcow2 -F raw 000033-inc.qcow2 ../raw &&"
+	    " qemu-img commit -q -f qcow2 -b 000026-full.qcow2 000033-inc.qcow2 &&"
+	    " qemu-img compare -q -f qcow2 -F raw 000026-full.qcow2 %s/raw", top, top);
+	points_free(&p);
+}
+
+/* ---- the choice ---------------------------------------------------------- */
+
+static void choose(const char *const *when, size_t nr, const struct retention *r,
+		   const char *want)
+{
+	unsigned int keep[POINTS_MAX];
+	struct entry e = { .size = 512 };
+	struct chain c = { 0 };
+	char got[POINTS_MAX + 1] = "";
+	size_t i;
+
+	for (i = 0; i < nr; i++) {
+		struct tm tm = { 0 };
+
+		assert_non_null(strptime(when[i], "%Y-%m-%d %H:%M", &tm));
+		e.id = (uint32_t)i + 1;
+		e.parent = (uint32_t)i;
+		e.time = timegm(&tm);
+		chain_add(&c, &e);
+	}
+	retention_choose(&c, r, keep);
+	for (i = 0; i < nr; i++)
+		got[i] = keep[i] ? 'k' : '-';
+	assert_string_equal(got, want);
+	free(c.entry);
+}
+
+static void retention(void **state)
+{
+	static const char *const when[] = {
+		"2025-12-28 10:00",	/* Sunday of week 52 */
+		"2025-12-29 10:00",	/* Monday of week 1 of 2026 */
+		"2025-12-31 23:59",
+		"2026-01-01 00:01",	/* the same week, another month */
+		"2026-01-04 12:00",	/* Sunday */
+		"2026-01-05 12:00",	/* Monday of week 2 */
+		"2026-01-05 23:00",
+		"2026-02-01 00:00",	/* Sunday */
+		"2026-02-01 23:00",
+	};
+	const size_t nr = sizeof(when) / sizeof(when[0]);
+
+	(void)state;
+	choose(when, nr, &(struct retention){ .last = 2 }, "-------kk");
+	choose(when, nr, &(struct retention){ .last = 100 }, "kkkkkkkkk");
+	choose(when, nr, &(struct retention){ .daily = 3 }, "----k-k-k");
+	choose(when, nr, &(struct retention){ .weekly = 3 }, "----k-k-k");
+	choose(when, nr, &(struct retention){ .weekly = 4 }, "k---k-k-k");
+	choose(when, nr, &(struct retention){ .monthly = 2 }, "------k-k");
+	choose(when, nr, &(struct retention){ .monthly = 9 }, "--k---k-k");
+	choose(when, nr, &(struct retention){ .last = 1, .daily = 2, .monthly = 3 }, "--k---k-k");
+	/* none asked for: the newest all the same */
+	choose(when, nr, &(struct retention){ 0 }, "--------k");
+	choose(when, 0, &(struct retention){ .last = 1 }, "");
+}
+
+/* Trees, as differential backups make them, and series that are over. */
+static void branches(void **state)
+{
+	unsigned int keep[POINTS_MAX], removed;
+	const struct merge_opts o = { 0 };
+	struct cbw_error err;
+	struct points p;
+	struct chain c;
+
+	(void)state;
+	srand(9);
+	points_init(&p, dir_of("branches"), MIB);
+	points_add(&p, 0, 65536, 0, 1);		/* 1: an old series */
+	points_add(&p, 1, 4096, 0, 2);		/* 2 */
+	points_add(&p, 0, 65536, 0, 3);		/* 3: full */
+	points_add(&p, 3, 4096, 0, 4);		/* 4, 5, 6: on 3 */
+	points_add(&p, 3, 4096, 0, 5);
+	points_add(&p, 3, 4096, 0, 6);
+	points_add(&p, 5, 4096, 0, 7);		/* 7: on 5 */
+	points_check(&p, true);
+	/* 3 cannot take in one of three */
+	assert_int_equal(chain_open_locked(p.dir, &c, &err), 0);
+	assert_int_equal(merge_possible(&c, 5, &err), -EINVAL);
+	assert_non_null(strstr(err.msg, "stands on 3 too"));
+	assert_int_equal(merge_possible(&c, 3, &err), -EINVAL);
+	assert_int_equal(merge_possible(&c, 9, &err), -EINVAL);
+	/* 6 and 7 stay: 4 just goes, 5 is merged, 3 has to stay */
+	retention_choose(&c, &(struct retention){ .last = 2 }, keep);
+	assert_int_equal(keep[2], KEEP_SHARED);
+	assert_int_equal(prune_run(&c, keep, &o, &removed, &err), 0);
+	assert_int_equal(removed, 4);
+	chain_close(&c);
+	ids_are(&p, "3 6 7");
+	points_check(&p, true);
+	points_free(&p);
+}
+
+/* ---- damage -------------------------------------------------------------- */
+
+/* Turns a byte of its data over. */
+static void poke(const char *dir, const char *file)
+{
+	char *path = xasprintf("%s/%s", dir, file), byte;
+	struct qcow2_run run = { .type = QCOW2_RUN_ZERO };
+	FILE *f = fopen(path, "r+");
+	struct qcow2_image *img;
+	struct qcow2_error err;
+	uint64_t at;
+
+	assert_non_null(f);
+	assert_int_equal(qcow2_open(path, QCOW2_OPEN_NO_BACKING, &img, &err), 0);
+	for (at = 4 * MIB; run.type != QCOW2_RUN_DATA; at += run.length)
+		assert_int_equal(qcow2_map_layer(img, 0, at, qcow2_size(img) - at, &run, &err), 0);
+	at = run.host_offset + 100;
+	qcow2_close(img);
+	assert_int_equal(fseek(f, (long)at, SEEK_SET), 0);
+	byte = (char)~fgetc(f);
+	assert_int_equal(fseek(f, (long)at, SEEK_SET), 0);
+	fputc(byte, f);
+	fclose(f);
+	free(path);
+}
+
+/* What is damaged is found before anything is changed: the chain stays as it is. */
+static void damage(void **state)
+{
+	static const uint32_t cluster[] = { 65536, 4096 };
+	static const unsigned int flags[] = { 0, 0 };
+	struct cbw_error err;
+	struct points p;
+
+	(void)state;
+	srand(10);
+	build(&p, dir_of("damage"), 9 * MIB, 3, cluster, flags, 2);
+	poke(p.dir, "000002-inc.qcow2");
+	assert_int_equal(merge(p.dir, 2, false, &err), -EUCLEAN);
+	assert_non_null(strstr(err.msg, "000002-inc.qcow2: damaged: bytes "));
+	ids_are(&p, "1 2 3");
+	poke(p.dir, "000002-inc.qcow2");
+	poke(p.dir, "000001-full.qcow2");
+	assert_int_equal(merge(p.dir, 2, true, &err), -EUCLEAN);
+	assert_non_null(strstr(err.msg, "000001-full.qcow2: damaged: bytes "));
+	poke(p.dir, "000001-full.qcow2");
+	points_check(&p, false);
+	/* details that are gone are made anew, and trusted only if all of it has its sum */
+	run("rm %s/%s", p.dir, "000002-inc.json");
+	poke(p.dir, "000002-inc.qcow2");
+	assert_int_equal(merge(p.dir, 2, false, &err), -EUCLEAN);
+	assert_non_null(strstr(err.msg, "content has changed"));
+	poke(p.dir, "000002-inc.qcow2");
+	ok_merge(p.dir, 2, false);
+	points_check(&p, true);
+	points_free(&p);
+}
+
+/* ---- faults -------------------------------------------------------------- */
+
+/* Readers go on meanwhile: all that is not given up reads as it has to. */
+static void readable(const struct points *p, unsigned int n)
+{
+	unsigned char *buf = malloc(p->size);
+	struct qcow2_error qerr;
+	struct qcow2_image *img;
+	struct cbw_error err;
+	struct chain c;
+	size_t i;
+	int ret;
+
+	ret = chain_open(p->dir, false, &c, &err);
+	if (ret) {
+		if (ret != -EUCLEAN || !strstr(err.msg, "just before its end"))
+			fail_msg("call %u: %s", n, err.msg);
+		free(buf);
+		return;
+	}
+	for (i = 0; i < c.nr; i++) {
+		if (chain_giving_up(&c, &c.entry[i]))
+			continue;
+		if (open_entry(&c, &c.entry[i], &img, &err))
+			fail_msg("call %u: %s", n, err.msg);
+		assert_int_equal(qcow2_read(img, 0, buf, p->size, &qerr), 0);
+		if (memcmp(buf, p->data[c.entry[i].id], p->size))
+			fail_msg("call %u: id %u reads as something else", n, c.entry[i].id);
+		qcow2_close(img);
+	}
+	chain_close(&c);
+	free(buf);
+}
+
+/* One merge, with a fault at call @n; whether there was a call @n. */
+static bool one_fault(const struct points *p, uint32_t id, bool punch, enum fault kind,
+		      unsigned int n)
+{
+	int status;
+	pid_t pid;
+
+	fflush(NULL);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (!pid) {
+		struct cbw_error err;
+		int ret;
+
+		srand(n * 7 + 1);
+		faults_begin(kind, n, path_in(fast, "kept"));
+		ret = merge_unless(p->dir, id, id - 2, punch, &err);
+		if (kind == FAULT_ERROR && faults_happened() && !ret) {
+			fprintf(stderr, "call %u: an error was not noticed\n", n);
+			_exit(1);
+		}
+		if (ret && !faults_happened()) {
+			fprintf(stderr, "call %u: %s\n", n, err.msg);
+			_exit(1);
+		}
+		_exit(faults_happened() ? FAULT_EXIT : 0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	if (WEXITSTATUS(status) && WEXITSTATUS(status) != FAULT_EXIT)
+		fail_msg("call %u: status %d", n, WEXITSTATUS(status));
+	return WEXITSTATUS(status);
+}
+
+static void restore_copy(const char *dir)
+{
+	char *cmd = xasprintf("rm -rf %s; cp -a --sparse=always %s.orig %s", dir, dir, dir);
+
+	assert_int_equal(system(cmd), 0);
+	free(cmd);
+}
+
+static void at_each_call(const char *name, enum fault kind, bool punch, bool twice)
+{
+	static const uint32_t cluster[] = { 65536, 4096, 65536 };
+	static const unsigned int flags[] = { 0, 0, POINT_ZSTD };
+	static const uint32_t targets[] = { 2, 3 };
+	unsigned int n, calls = 0;
+	struct cbw_error err;
+	struct points p;
+	size_t t;
+
+	srand(11);
+	build(&p, path_in(fast, name), 5 * MIB + 512, 4, cluster, flags, 3);
+	/* one more branch, so that two images get another backing file */
+	points_add(&p, 2, 4096, 0, 1700100000);
+	run("mv %s %s.orig", p.dir, p.dir);
+	run("mkdir -p %s/%s", fast, "kept");
+	for (t = 0; t < 2; t++) {
+		/* 2 into the full image, which gets another name; 4 into 3 */
+		uint32_t id = targets[t] == 2 ? 2 : 4;
+
+		for (n = 0;; n++, calls++) {
+			bool more;
+
+			restore_copy(p.dir);
+			more = one_fault(&p, id, punch, kind, n);
+			readable(&p, n);
+			/* and once more while it is ended */
+			if (more && twice)
+				one_fault(&p, id, punch, kind, n / 2);
+			readable(&p, n);
+			if (merge_unless(p.dir, id, id - 2, punch, &err))
+				fail_msg("call %u: %s", n, err.msg);
+			points_check(&p, !(n % 32));
+			ids_are(&p, id == 2 ? "2 3 4 5" : "1 2 4 5");
+			if (!more)
+				break;
+		}
+	}
+	printf("# %s: %u faults\n", name, calls);
+	points_free(&p);
+}
+
+static void killed(void **state)
+{
+	(void)state;
+	at_each_call("killed", FAULT_KILL, false, false);
+}
+
+static void killed_punch(void **state)
+{
+	(void)state;
+	at_each_call("killed-punch", FAULT_KILL, true, true);
+}
+
+static void power(void **state)
+{
+	(void)state;
+	at_each_call("power", FAULT_POWER, false, true);
+}
+
+static void power_punch(void **state)
+{
+	(void)state;
+	at_each_call("power-punch", FAULT_POWER, true, true);
+}
+
+static void errors(void **state)
+{
+	(void)state;
+	at_each_call("errors", FAULT_ERROR, false, false);
+}
+
+static void errors_punch(void **state)
+{
+	(void)state;
+	at_each_call("errors-punch", FAULT_ERROR, true, false);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(kinds),
+		cmocka_unit_test(deep),
+		cmocka_unit_test(retention),
+		cmocka_unit_test(branches),
+		cmocka_unit_test(damage),
+		cmocka_unit_test(killed),
+		cmocka_unit_test(killed_punch),
+		cmocka_unit_test(power),
+		cmocka_unit_test(power_punch),
+		cmocka_unit_test(errors),
+		cmocka_unit_test(errors_punch),
+	};
+	char *cmd;
+	int ret;
+
+	if (access("/dev/shm", W_OK))
+		snprintf(fast, sizeof(fast), "/tmp/cbw-unit-XXXXXX");
+	if (!mkdtemp(top) || !mkdtemp(fast))
+		return 1;
+	if (getenv("CBW_TEST"))
+		cmocka_set_test_filter(getenv("CBW_TEST"));
+	ret = cmocka_run_group_tests_name("cbw merges", tests, NULL, NULL);
+	cmd = xasprintf("rm -rf %s %s", top, fast);
+	if (system(cmd))
+		ret = 1;
+	free(cmd);
+	return ret;
+}

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* details of an image that has none: read it all */
+#include "cbw.h"
+#include "details.h"
+#include "merge.h"
+#include "progress.h"
+#include "qcow2.h"
+#include "scan.h"
+
+static int from_image(const struct chain *chain, const struct entry *e,
+		      struct qcow2_image *img, const char *path, bool json,
+		      struct details *d, struct cbw_error *err)
+{
+	struct progress progress;
+	struct scan scan;
+	int ret;
+
+	progress_begin(&progress, "read", e->file, e->copied, json);
+	ret = scan_image(img, path, &progress, &scan, err);
+	progress_end(&progress);
+	if (ret)
+		return ret;
+	if (scan.nr_bad)
+		ret = fail_with(err, EUCLEAN, "%s", scan.first.msg);
+	/* the checksum of all of it is what vouches for those of the parts */
+	else if (scan.sums.total != e->crc || scan.copied != e->copied)
+		ret = fail_with(err, EUCLEAN,
+				"%s/%s: its content has changed: checksum %08x of %llu bytes, the manifest says %08x of %llu",
+				esc(chain->dir), e->file, scan.sums.total,
+				(ull)scan.copied, e->crc, (ull)e->copied);
+	else
+		ret = details_take(img, path, d, err);
+	d->sums = scan.sums;
+	scan.sums = (struct sums){ 0 };
+	scan_free(&scan);
+	return ret;
+}
+
+int details_make(const struct chain *chain, struct entry *e, bool json,
+		 struct cbw_error *err)
+{
+	struct details d = { .cut = e->cut, .size = e->size };
+	char *path = chain_path(chain, e->file);
+	struct qcow2_image *img;
+	struct qcow2_error qerr;
+	int ret;
+
+	ret = qcow2_open(path, QCOW2_OPEN_NO_BACKING, &img, &qerr);
+	if (ret) {
+		fail_with(err, ret, "%s", qerr.msg);
+	} else {
+		ret = from_image(chain, e, img, path, json, &d, err);
+		qcow2_close(img);
+	}
+	if (!ret)
+		ret = details_save(chain, e, &d, false, err);
+	details_free(&d);
+	free(path);
+	return ret;
+}

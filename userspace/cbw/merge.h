@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Merging: an image takes in the one on top of it, and takes its place.
+ *
+ * The upper image's point in time stays, the lower one's ends. A merge that has begun is
+ * never taken back, it is ended: by the next one, or by a check with repair, and its last
+ * step by any command that locks the chain. The order:
+ *
+ * 1. The manifest says that it has begun (%MERGE_DATA). From now on the lower point in
+ *    time cannot be restored. All others can: what the upper image has hides what
+ *    becomes of the lower one.
+ * 2. The lower image takes in what the upper one has, range by range, and is made
+ *    durable. With punching, what was taken in is then taken out of the upper one: in its
+ *    tables first, so that the lower one shows through, then in the file.
+ * 3. Details of the result are written, and of those images that will have another
+ *    backing file name, beside the old ones.
+ * 4. The manifest says what the chain is then (%MERGE_NAMES). Files get their names,
+ *    headers what the details have; all of which can be done again.
+ * 5. The manifest without the journal; what it does not name goes.
+ */
+#ifndef CBW_MERGE_H
+#define CBW_MERGE_H
+
+#include <stdbool.h>
+
+#include "chain.h"
+
+/**
+ * struct merge_opts
+ * @punch: needs no space for what moves, but cannot do without the lower image once it
+ *	has begun
+ * @progress: on a terminal, or as JSON lines
+ */
+struct merge_opts {
+	bool punch;
+	bool json;
+};
+
+/**
+ * merge_into - the image of @id takes the place of its parent's
+ * @chain: locked, without an open journal
+ *
+ * Return: 0; -EINVAL: that is not possible; -EUCLEAN: an image is damaged, nothing of
+ * it was taken. If the journal is open afterwards merge_resume() can go on.
+ */
+int merge_into(struct chain *chain, uint32_t id, const struct merge_opts *opts,
+	       struct cbw_error *err);
+
+/** merge_resume - end what was begun; 0 too if there is nothing */
+int merge_resume(struct chain *chain, const struct merge_opts *opts,
+		 struct cbw_error *err);
+
+/** merge_names - steps 4 and 5, with %MERGE_NAMES in the manifest */
+int merge_names(struct chain *chain, struct cbw_error *err);
+
+/** merge_possible - the same question, without doing it; 0 or -EINVAL with the reason */
+int merge_possible(const struct chain *chain, uint32_t id, struct cbw_error *err);
+
+/* ---- parts (merge-data.c, header-copy.c) -------------------------------- */
+
+struct details;
+
+/** merge_verify - whether all that merge_data() will read has its checksums */
+int merge_verify(const struct chain *chain, const struct entry *lower,
+		 const struct entry *upper, struct details *lower_d,
+		 const struct details *upper_d, bool json, struct cbw_error *err);
+
+/**
+ * merge_data - step 2
+ * @lower, @upper: as the manifest has them; @lower_d, @upper_d: their details
+ * @again: parts of it may have been done
+ * @lower_d: .sums are those of the result
+ * @result: .copied, .zero and .crc are filled in
+ */
+int merge_data(const struct chain *chain, const struct entry *lower,
+	       const struct entry *upper, struct details *lower_d,
+	       const struct details *upper_d, bool again,
+	       const struct merge_opts *opts, struct entry *result,
+	       struct cbw_error *err);
+
+/**
+ * header_put - make the header of a file what the details have
+ * @l1: the L1 table too
+ * @changed: whether it was something else before; may be NULL
+ *
+ * Durable. Can be done again as often as one likes, also after a crash in the middle.
+ */
+int header_put(const struct chain *chain, const char *file,
+	       const struct details *d, bool l1, bool *changed,
+	       struct cbw_error *err);
+
+/** header_same - whether header and L1 table are what the details have */
+int header_same(const struct chain *chain, const char *file,
+		const struct details *d, bool *header, bool *l1,
+		struct cbw_error *err);
+
+/** details_make - details of an image that has none, or not any more */
+int details_make(const struct chain *chain, struct entry *e, bool json,
+		 struct cbw_error *err);
+
+#endif
