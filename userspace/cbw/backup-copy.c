@@ -6,36 +6,49 @@
 
 #include "backup-int.h"
 #include "cbw.h"
+#include "extents.h"
 #include "qcow2.h"
+
+struct found {
+	struct ranges dirty, discarded;
+};
 
 static int collect(const struct cbw_extent *e, void *arg)
 {
-	ranges_add(arg, e->offset, e->length);
+	struct found *f = arg;
+
+	ranges_add(&f->dirty, e->offset, e->length);
+	if (e->flags & CBW_EXTENT_DISCARDED)
+		ranges_add(&f->discarded, e->offset, e->length);
 	return 0;
 }
 
-static int what_to_copy(struct backup *b, struct job *j, struct ranges *ranges,
-			uint32_t *cluster, struct cbw_error *err)
+static int what_to_copy(struct backup *b, struct job *j, struct ranges *data,
+			struct ranges *zero, uint32_t *cluster, struct cbw_error *err)
 {
+	struct found f = { 0 };
 	uint64_t unit;
 	int ret;
 
 	*cluster = QCOW2_DEFAULT_CLUSTER;
 	if (j->decision.type == ENTRY_FULL) {
-		ranges_add(ranges, 0, j->dev.size);
+		/* its bitmap says nothing about the time before it recorded */
+		ranges_add(data, 0, j->dev.size);
 		return 0;
 	}
 	ret = cbw_bitmap_extents(b->session, j->dev.dev, j->chain.bitmap,
-				 &b->cut, 0, collect, ranges, err);
-	if (ret)
-		return ret;
-	/* what is protected: every chunk that a dirty granule touches */
-	unit = j->before.granularity > j->chunk ? j->before.granularity :
-		j->chunk;
-	ranges_widen(ranges, unit, j->dev.size);
-	if (*cluster > unit)
-		*cluster = (uint32_t)unit;
-	return 0;
+				 &b->cut, 0, collect, &f, err);
+	if (!ret) {
+		/* what is protected: every chunk that a dirty granule touches */
+		unit = j->before.granularity > j->chunk ? j->before.granularity :
+			j->chunk;
+		extents_split(&f.dirty, &f.discarded, unit, j->dev.size, data, zero);
+		if (*cluster > unit)
+			*cluster = (uint32_t)unit;
+	}
+	ranges_free(&f.dirty);
+	ranges_free(&f.discarded);
+	return ret;
 }
 
 static int open_direct(int fd)
@@ -165,13 +178,14 @@ static int still_good(void *arg, struct cbw_error *err)
 int backup_copy(struct backup *b, struct job *j, struct cbw_error *err)
 {
 	struct release_arg arg = { b, j };
-	struct ranges ranges = { 0 };
+	struct ranges data = { 0 }, zero = { 0 };
 	struct qcow2_error qerr;
 	struct copy c = {
 		.name = j->dev.name,
 		.src = j->snap_fd,
 		.size = j->dev.size,
-		.ranges = &ranges,
+		.ranges = &data,
+		.zero = &zero,
 		.chunk = j->chunk,
 		.backed = j->decision.type == ENTRY_INCREMENTAL,
 		.rate = b->rate,
@@ -184,16 +198,20 @@ int backup_copy(struct backup *b, struct job *j, struct cbw_error *err)
 	uint32_t cluster;
 	int ret;
 
-	ret = what_to_copy(b, j, &ranges, &cluster, err);
+	ret = what_to_copy(b, j, &data, &zero, &cluster, err);
 	if (!ret)
 		ret = make_image(b, j, cluster, err);
+	/* nobody needs what was there, so writes to it need not wait nor be kept */
+	if (!ret && zero.nr)
+		ret = release(&arg, &zero, err);
 	if (!ret) {
 		c.target = j->img_path;
 		c.img = j->img;
 		c.img_fd = j->img_fd;
 		ret = copy_run(&c, err);
 	}
-	ranges_free(&ranges);
+	ranges_free(&data);
+	ranges_free(&zero);
 	if (ret)
 		return ret;
 	j->entry.copied = c.copied;
