@@ -36,8 +36,8 @@ static int what_to_copy(struct backup *b, struct job *j, struct ranges *data,
 		ranges_add(data, 0, j->dev.size);
 		return 0;
 	}
-	ret = cbw_bitmap_extents(b->session, j->dev.dev, j->chain.bitmap,
-				 &b->cut, 0, collect, &f, err);
+	ret = cbw_bitmap_extents(b->session, j->dev.dev, job_bitmap(j), &b->cut,
+				 0, collect, &f, err);
 	if (!ret) {
 		/* what is protected: every chunk that a dirty granule touches */
 		unit = j->before.granularity > j->chunk ? j->before.granularity :
@@ -66,6 +66,7 @@ static int make_image(struct backup *b, struct job *j, uint32_t cluster,
 		      struct cbw_error *err)
 {
 	const struct entry *newest = chain_newest(&j->chain);
+	const struct entry *below = chain_by_id(&j->chain, j->decision.parent);
 	struct cbw_cut_id ids[3] = { j->chain.id, b->cut, { { 0 } } };
 	const struct qcow2_header_ext ext = {
 		.type = CHAIN_QCOW2_EXT,
@@ -92,13 +93,11 @@ static int make_image(struct backup *b, struct job *j, uint32_t cluster,
 		.granularity = j->before.granularity ? j->before.granularity :
 			CBW_GRANULARITY_DEFAULT,
 	};
-	snprintf(j->entry.file, sizeof(j->entry.file), "%06u-%s.qcow2",
-		 j->entry.id,
-		 j->entry.type == ENTRY_FULL ? "full" : "inc");
-	if (j->entry.type == ENTRY_INCREMENTAL) {
-		j->entry.parent = newest->id;
-		ids[2] = newest->cut;
-		o.backing_file = newest->file;
+	chain_file_name(j->entry.id, j->entry.type, j->entry.file);
+	if (below) {
+		j->entry.parent = below->id;
+		ids[2] = below->cut;
+		o.backing_file = below->file;
 		o.backing_format = "qcow2";
 	}
 	j->img_path = chain_path(&j->chain, j->entry.file);
@@ -139,10 +138,12 @@ static int check_snapshot(struct backup *b, struct job *j,
 	switch (info.out_reason) {
 	case CBW_REASON_STORE_FULL:
 		return fail_with(err, EIO,
-				 "%s: the snapshot failed: store-full: what was overwritten meanwhile did not fit into %s (%s); take a larger store",
+				 "%s: the snapshot failed: store-full: what was overwritten meanwhile did not fit into %s (%s); %s",
 				 esc(j->dev.name), esc(j->store.path),
 				 human(info.out_store_chunks *
-				  info.out_chunk_size));
+				  info.out_chunk_size), j->store.kind == STORE_GIVEN ?
+				 "take a larger store" :
+				 "begin with a larger one (--store-size), raise --store-max, or make room");
 	case CBW_REASON_STORE_IO:
 		return fail_with(err, EIO,
 				 "%s: the snapshot failed: store-io: %s returned an error",
@@ -187,7 +188,7 @@ int backup_copy(struct backup *b, struct job *j, struct cbw_error *err)
 		.ranges = &data,
 		.zero = &zero,
 		.chunk = j->chunk,
-		.backed = j->decision.type == ENTRY_INCREMENTAL,
+		.backed = j->decision.type != ENTRY_FULL,
 		.rate = b->rate,
 		.json = b->json,
 		.release = release,

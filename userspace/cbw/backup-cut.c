@@ -6,44 +6,6 @@
 #include "cbw.h"
 #include "room.h"
 
-/*
- * A bitmap with a gap goes first, and for good: were it only enabled again, a run that
- * dies now would leave it with its old base, which an increment would trust.
- */
-static int replace_bitmap(struct backup *b, struct job *j,
-			  struct cbw_error *err)
-{
-	struct cbw_txn *txn;
-	int ret;
-
-	if (!j->decision.replace)
-		return 0;
-	txn = cbw_txn_new();
-	if (!txn)
-		return fail_with(err, ENOMEM, "out of memory");
-	cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_REMOVE, j->dev.dev,
-		       j->chain.bitmap, NULL);
-	ret = cbw_txn_run(b->session, txn, NULL, err);
-	cbw_txn_free(txn);
-	j->before.base = (struct cbw_cut_id){ 0 };
-	return ret;
-}
-
-static int add_actions(const struct job *j, struct cbw_txn *txn)
-{
-	const char *bitmap = j->chain.bitmap;
-
-	/* an increment's snapshot rotates the bitmap it is limited to */
-	if (j->decision.type == ENTRY_FULL) {
-		if (j->decision.add)
-			cbw_txn_bitmap_add(txn, j->dev.dev, bitmap,
-					   j->before.granularity, 0, NULL);
-		cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_ROTATE, j->dev.dev,
-			       bitmap, NULL);
-	}
-	return cbw_txn_snapshot_start(txn, j->snap.dev, NULL);
-}
-
 /* A new bitmap may not fit into the container: true if that could be helped. */
 static bool make_room(const struct backup *b)
 {
@@ -53,11 +15,67 @@ static bool make_room(const struct backup *b)
 	for (i = 0; i < b->nr; i++) {
 		const struct job *j = &b->job[i];
 
-		if (j->decision.type == ENTRY_FULL && j->decision.add && j->dev.container.major)
+		if ((j->decision.add || j->decision.second == SECOND_ADD ||
+		     j->decision.second == SECOND_COPY) && j->dev.container.major)
 			made |= !container_make_room(b->session, &j->dev, j->before.granularity,
 						     NULL);
 	}
 	return made;
+}
+
+/*
+ * A bitmap with a gap goes first, and for good: were it only enabled again, a run that
+ * dies now would leave it with its old base, which an increment would trust. And what a
+ * snapshot is limited to has to be there before it is made.
+ */
+static int prepare_bitmaps(struct backup *b, struct job *j, struct cbw_error *err)
+{
+	const struct decision *d = &j->decision;
+	struct cbw_txn *txn;
+	int ret;
+
+	if (!d->replace && !d->second_replace && d->second != SECOND_COPY)
+		return 0;
+	txn = cbw_txn_new();
+	if (!txn)
+		return fail_with(err, ENOMEM, "out of memory");
+	if (d->replace)
+		cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_REMOVE, j->dev.dev,
+			       j->chain.bitmap, NULL);
+	if (d->second_replace)
+		cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_REMOVE, j->dev.dev, j->second, NULL);
+	if (d->second == SECOND_COPY)
+		cbw_txn_bitmap_copy(txn, j->dev.dev, j->second, (struct cbw_devno){ 0 },
+				    j->chain.bitmap, NULL);
+	ret = cbw_txn_run(b->session, txn, NULL, err);
+	if (ret == -ENOSPC && make_room(b))
+		ret = cbw_txn_run(b->session, txn, NULL, err);
+	cbw_txn_free(txn);
+	if (d->replace)
+		j->before.base = (struct cbw_cut_id){ 0 };
+	return ret;
+}
+
+static int add_actions(const struct job *j, struct cbw_txn *txn)
+{
+	const struct decision *d = &j->decision;
+	const char *bitmap = j->chain.bitmap;
+
+	/* another one's snapshot rotates the bitmap it is limited to */
+	if (d->type == ENTRY_FULL) {
+		if (d->add)
+			cbw_txn_bitmap_add(txn, j->dev.dev, bitmap,
+					   j->before.granularity, 0, NULL);
+		cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_ROTATE, j->dev.dev,
+			       bitmap, NULL);
+		if (d->second == SECOND_ADD)
+			cbw_txn_bitmap_add(txn, j->dev.dev, j->second,
+					   j->before.granularity, 0, NULL);
+		if (d->second != SECOND_LEAVE)
+			cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_ROTATE, j->dev.dev,
+				       j->second, NULL);
+	}
+	return cbw_txn_snapshot_start(txn, j->snap.dev, NULL);
 }
 
 static int make_snapshot(const struct backup *b, struct job *j,
@@ -68,8 +86,7 @@ static int make_snapshot(const struct backup *b, struct job *j,
 		.chunk_size = (uint32_t)b->chunk,
 		.armed = true,
 		.own = true,
-		.bitmap = j->decision.type == ENTRY_INCREMENTAL ?
-			j->chain.bitmap : NULL,
+		.bitmap = j->decision.type != ENTRY_FULL ? job_bitmap(j) : NULL,
 		.buffer_kib = -1,
 		.timeout_ms = -1,
 	};
@@ -107,7 +124,7 @@ static int check_frozen(struct backup *b, struct job *j, struct cbw_error *err)
 	struct cbw_bitmap now;
 	int ret;
 
-	ret = cbw_bitmap_find(b->session, j->dev.dev, j->chain.bitmap, &now, err);
+	ret = cbw_bitmap_find(b->session, j->dev.dev, job_bitmap(j), &now, err);
 	if (ret)
 		return ret;
 	if (memcmp(&now.cut, &b->cut, sizeof(now.cut)) ||
@@ -116,7 +133,7 @@ static int check_frozen(struct backup *b, struct job *j, struct cbw_error *err)
 		       now.granularity != j->before.granularity)))
 		return fail_with(err, ESTALE,
 				 "%s: somebody else changed bitmap '%s' while the backup began; start again",
-				 esc(j->dev.name), esc(j->chain.bitmap));
+				 esc(j->dev.name), esc(job_bitmap(j)));
 	j->before.base = now.base;
 	return 0;
 }
@@ -137,9 +154,9 @@ int backup_cut(struct backup *b, struct cbw_error *err)
 		if (!ret)
 			ret = chain_save(&j->chain, NULL, err);
 		if (!ret)
-			ret = make_snapshot(b, j, err);
+			ret = prepare_bitmaps(b, j, err);
 		if (!ret)
-			ret = replace_bitmap(b, j, err);
+			ret = make_snapshot(b, j, err);
 		if (!ret)
 			ret = add_actions(j, txn);
 	}

@@ -5,6 +5,12 @@
 
 #include "backup.h"
 
+/* The bitmap that says what is copied; that of a full one records for the next. */
+static inline const char *job_bitmap(const struct job *j)
+{
+	return j->decision.type == ENTRY_DIFFERENTIAL ? j->second : j->chain.bitmap;
+}
+
 /* Makes the snapshots and the cut; checks that what was planned still holds. */
 int backup_cut(struct backup *b, struct cbw_error *err);
 

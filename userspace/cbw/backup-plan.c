@@ -50,11 +50,42 @@ static int new_chain(struct job *j, struct cbw_error *err)
 	return 0;
 }
 
+/* What the device has of a bitmap; @have: NULL when there is none. */
+static int find_bitmap(const struct backup *b, const struct job *j, const char *name,
+		       struct cbw_bitmap *bitmap, const struct cbw_bitmap **have)
+{
+	struct cbw_error err;
+	int ret = cbw_bitmap_find(b->session, j->dev.dev, name, bitmap, &err);
+
+	*have = ret ? NULL : bitmap;
+	if (ret && ret != -ENOENT)
+		return failed("%s: %s", esc(j->dev.name), err.msg);
+	return EXIT_OK;
+}
+
+/* What it would be put on has to be there, and be what it is said to be. */
+static int check_parent(struct job *j)
+{
+	struct qcow2_image *img;
+	struct cbw_error err;
+
+	if (!j->decision.parent)
+		return EXIT_OK;
+	if (open_entry(&j->chain, chain_by_id(&j->chain, j->decision.parent), &img, &err)) {
+		say("%s: no increment is possible on a chain that cannot be read: %s; repair it, or use --full",
+		    esc(j->dev.name), err.msg);
+		return EXIT_DISTRUST;
+	}
+	qcow2_close(img);
+	return EXIT_OK;
+}
+
 static int plan_job(struct backup *b, struct job *j)
 {
-	const struct cbw_bitmap *have = NULL;
+	const struct cbw_bitmap *have, *have_second;
+	struct cbw_bitmap second;
 	struct cbw_error err;
-	int ret;
+	int ret, status;
 
 	ret = plan_chain(b, j, &err);
 	if (ret == -EUCLEAN) {
@@ -69,37 +100,29 @@ static int plan_job(struct backup *b, struct job *j)
 		free(j->chain.bitmap);
 		j->chain.bitmap = xstrdup(b->bitmap);
 	}
-	ret = cbw_bitmap_find(b->session, j->dev.dev, j->chain.bitmap,
-			      &j->before, &err);
-	if (!ret)
-		have = &j->before;
-	else if (ret != -ENOENT)
-		return failed("%s: %s", esc(j->dev.name), err.msg);
+	j->second = chain_second(&j->chain);
+	status = find_bitmap(b, j, j->chain.bitmap, &j->before, &have);
+	if (status == EXIT_OK)
+		status = find_bitmap(b, j, j->second, &second, &have_second);
+	if (status != EXIT_OK)
+		return status;
 	if (!have && b->bitmap)
 		return failed("%s: it has no bitmap '%s'; add it (cbw bitmap add), or leave --bitmap out",
 			      esc(j->dev.name), esc(b->bitmap));
-	chain_decide(&j->chain, have, j->dev.size, b->mode, &j->decision);
+	chain_decide(&j->chain, have, have_second, j->dev.size, b->mode, &j->decision);
+	/* a copy is made of what the other one is now */
+	if (j->decision.type == ENTRY_DIFFERENTIAL && j->decision.second != SECOND_COPY)
+		j->before = second;
 	if (j->chain.nr >= CHAIN_ENTRIES_MAX)
 		return failed("%s: the chain is full (%zu backups); take another directory",
 			      esc(j->chain.dir), j->chain.nr);
-	if (j->decision.type == ENTRY_INCREMENTAL) {
-		/* what it would be put on has to be there, and be what it is said to be */
-		struct qcow2_image *img;
-
-		if (open_entry(&j->chain, &j->chain.entry[j->chain.nr - 1], &img,
-			       &err)) {
-			say("%s: no increment is possible on a chain that cannot be read: %s; repair it, or use --full",
-			    esc(j->dev.name), err.msg);
-			return EXIT_DISTRUST;
-		}
-		qcow2_close(img);
-	}
-	if (b->mode == MODE_INCREMENTAL && j->decision.fallback) {
+	status = check_parent(j);
+	if (status == EXIT_OK && b->mode == MODE_INCREMENTAL && j->decision.fallback) {
 		say("%s: no increment is possible: %s", esc(j->dev.name),
 		    j->decision.reason);
-		return EXIT_DISTRUST;
+		status = EXIT_DISTRUST;
 	}
-	return EXIT_OK;
+	return status;
 }
 
 int backup_plan(struct backup *b)
@@ -116,4 +139,53 @@ int backup_plan(struct backup *b)
 			return status;
 	}
 	return EXIT_OK;
+}
+
+/* ---- stores ------------------------------------------------------------ */
+
+/*
+ * Not more than what is protected comes into a store; a little more, as its places are
+ * given back late.
+ */
+static uint64_t most_needed(const struct backup *b, const struct job *j)
+{
+	uint64_t most = j->dev.size, dirty = j->before.dirty_bytes;
+	uint64_t chunk = b->chunk ? b->chunk : 4096;
+
+	if (j->decision.type != ENTRY_FULL && j->before.granularity >= chunk && dirty < most)
+		most = dirty;
+	return most + most / 8 + STORE_ALIGN;
+}
+
+int backup_stores(struct backup *b)
+{
+	struct cbw_dm_dev *volumes = xcalloc(b->nr, sizeof(*volumes));
+	int status = EXIT_OK;
+	struct cbw_error err;
+	size_t i;
+
+	for (i = 0; i < b->nr; i++)
+		volumes[i] = b->job[i].dev;
+	for (i = 0; i < b->nr && status == EXIT_OK; i++) {
+		struct job *j = &b->job[i];
+		struct store_wish wish = { .dir = b->store_dir };
+
+		if (!j->auto_store)
+			continue;
+		/* what becomes dirty until the cut is not known yet, so this bounds the first size */
+		wish.most = b->store_max ? b->store_max : j->dev.size + j->dev.size / 8;
+		wish.first = b->store_size ? b->store_size :
+			store_first_size(j->dev.size, most_needed(b, j));
+		if (wish.first > wish.most)
+			wish.first = wish.most;
+		wish.least = b->store_size || wish.first < STORE_FIRST_MIN ? wish.first :
+			STORE_FIRST_MIN;
+		if (store_auto(&j->dev, volumes, b->nr, &wish, &j->store, &err))
+			status = failed("backup: %s: no store for it: %s; name one with --store, or a directory with --store-dir",
+					esc(j->dev.name), err.msg);
+		else
+			j->have_store = true;
+	}
+	free(volumes);
+	return status;
 }

@@ -19,8 +19,10 @@ static int commit_job(struct backup *b, struct job *j, struct cbw_error *err)
 	struct cbw_devno dev = j->decision.type == ENTRY_FULL ? j->dev.dev :
 		j->snap.dev;
 
-	return cbw_commit_cut(b->session, dev, &b->cut, CBW_COMMIT_ON_SUCCESS,
-			      err);
+	/* what has changed since the full one is still to be in the next differential */
+	return cbw_commit_cut(b->session, dev, &b->cut,
+			      j->decision.type == ENTRY_DIFFERENTIAL ? CBW_COMMIT_NEVER :
+			      CBW_COMMIT_ON_SUCCESS, err);
 }
 
 static int remove_snapshot(void *arg)
@@ -52,7 +54,8 @@ static void drop_snapshot(struct job *j)
 	if (status < 0)
 		say("%s: its snapshot %s stays behind until the store answers: %s hangs",
 		    esc(j->dev.name), esc(j->snap.name), esc(j->store.path));
-	if (!status)
+	/* what is ours goes as a whole */
+	if (!status && j->store.kind == STORE_GIVEN)
 		store_wipe(&j->store);
 }
 
@@ -62,8 +65,7 @@ static void report(const struct backup *b, const struct job *j)
 
 	if (!b->json) {
 		printf("%s: %s backup %u, %s of data, %s zero, in %s/%s\n",
-		       esc(j->dev.name), j->entry.type == ENTRY_FULL ?
-		       "full" : "incremental", j->entry.id,
+		       esc(j->dev.name), chain_type_text(j->entry.type), j->entry.id,
 		       human(j->entry.copied), human(j->entry.zero),
 		       esc(j->chain.dir), j->entry.file);
 		return;
@@ -80,6 +82,17 @@ static void report(const struct backup *b, const struct job *j)
 	json_line(o);
 }
 
+static int watch_stores(struct backup *b, struct cbw_error *err)
+{
+	size_t i;
+
+	b->grow = xcalloc(b->nr, sizeof(*b->grow));
+	for (i = 0; i < b->nr; i++)
+		b->grow[i] = (struct grow){ &b->job[i].snap, &b->job[i].store,
+					    b->job[i].dev.name };
+	return grow_start(&b->grower, b->grow, b->nr, b->json, err);
+}
+
 int backup_run(struct backup *b)
 {
 	struct cbw_error err;
@@ -88,15 +101,19 @@ int backup_run(struct backup *b)
 
 	for (i = 0; i < b->nr; i++)
 		if (b->job[i].decision.fallback)
-			say("%s: a full backup, since an increment is impossible: %s",
-			    esc(b->job[i].dev.name),
-			    b->job[i].decision.reason);
+			say("%s: a full backup, since %s is impossible: %s",
+			    esc(b->job[i].dev.name), b->mode == MODE_DIFFERENTIAL ?
+			    "a differential" : "an increment", b->job[i].decision.reason);
 	if (backup_cut(b, &err))
+		return failed("%s", err.msg);
+	if (watch_stores(b, &err))
 		return failed("%s", err.msg);
 	for (i = 0; i < b->nr; i++)
 		if (backup_copy(b, &b->job[i], &err))
 			return failed("%s; the backup was given up, chain and bitmap are as they were",
 				      err.msg);
+	/* all is read */
+	grow_stop(&b->grower);
 	for (i = 0; i < b->nr; i++) {
 		struct job *j = &b->job[i];
 
@@ -121,7 +138,7 @@ int backup_run(struct backup *b)
 	return status;
 }
 
-/* The bitmap that this backup added is of no use to anybody. */
+/* What this backup added is of no use to anybody. */
 static void undo_job(struct backup *b, struct job *j)
 {
 	struct cbw_devno dev = j->decision.type == ENTRY_FULL ? j->dev.dev :
@@ -131,13 +148,16 @@ static void undo_job(struct backup *b, struct job *j)
 	if (!b->have_cut || j->saved)
 		return;
 	cbw_abort_cut(b->session, dev, &b->cut, NULL);
-	if (!j->decision.add)
+	if (!j->decision.add && j->decision.second != SECOND_ADD)
 		return;
 	txn = cbw_txn_new();
 	if (!txn)
 		return;
-	cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_REMOVE, j->dev.dev,
-		       j->chain.bitmap, NULL);
+	if (j->decision.add)
+		cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_REMOVE, j->dev.dev,
+			       j->chain.bitmap, NULL);
+	if (j->decision.second == SECOND_ADD)
+		cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_REMOVE, j->dev.dev, j->second, NULL);
 	cbw_txn_run(b->session, txn, NULL, NULL);
 	cbw_txn_free(txn);
 }
@@ -146,6 +166,8 @@ void backup_free(struct backup *b)
 {
 	size_t i;
 
+	grow_stop(&b->grower);
+	free(b->grow);
 	for (i = 0; i < b->nr; i++) {
 		struct job *j = &b->job[i];
 
@@ -157,8 +179,9 @@ void backup_free(struct backup *b)
 		if (j->img_path && !j->saved)
 			unlink(j->img_path);
 		free(j->img_path);
+		free(j->second);
 		if (j->have_store)
-			store_close(&j->store);
+			store_drop(&j->store);
 		if (j->have_chain)
 			chain_close(&j->chain);
 	}

@@ -4,6 +4,7 @@
 
 #include "chain.h"
 #include "copy.h"
+#include "grow.h"
 #include "store.h"
 
 struct qcow2_image;
@@ -13,10 +14,12 @@ struct job {
 	struct cbw_dm_dev dev;
 	struct store store;
 	bool have_store;
+	bool auto_store;		/* it is to be made by us */
 	struct chain chain;
 	bool have_chain;
 	struct decision decision;
 	struct cbw_bitmap before;	/* the bitmap before the cut */
+	char *second;			/* name of that for differentials */
 	struct cbw_dm_dev snap;
 	bool have_snap;
 	int snap_fd;
@@ -35,6 +38,11 @@ struct backup {
 	const char *dir;
 	const char *bitmap;		/* of the command line */
 	enum backup_mode mode;
+	const char *store_dir;		/* of --store auto; NULL, 0: the default */
+	uint64_t store_size;
+	uint64_t store_max;
+	struct grower grower;
+	struct grow *grow;
 	uint64_t chunk;
 	uint64_t rate;
 	bool json;
@@ -49,6 +57,9 @@ struct backup {
  * increment was demanded and cannot be, EXIT_DISTRUST.
  */
 int backup_plan(struct backup *b);
+
+/* Makes the stores that are ours. */
+int backup_stores(struct backup *b);
 
 /* Snapshots, the cut, the copies, the commits. EXIT_OK, _FAILED or _FULL. */
 int backup_run(struct backup *b);

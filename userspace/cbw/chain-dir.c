@@ -89,7 +89,8 @@ static bool is_ours(const char *name)
 	    sscanf(name, "%6u-%n", &id, &end) != 1 || end != 7)
 		return false;
 	return !strcmp(name + end, "full.qcow2") ||
-		!strcmp(name + end, "inc.qcow2");
+		!strcmp(name + end, "inc.qcow2") ||
+		!strcmp(name + end, "diff.qcow2");
 }
 
 static int open_listing(const struct chain *chain, DIR **d,

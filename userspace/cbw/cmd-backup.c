@@ -11,30 +11,51 @@ struct args {
 	const char *to;
 	const char *bitmap;
 	const char *compress;
-	uint64_t rate, chunk;
+	const char *store_dir;
+	uint64_t rate, chunk, store_size, store_max;
 	bool full, incremental, differential, autom, freeze, force, json;
 };
+
+static bool is_auto(const char *store)
+{
+	return !strcmp(store, "auto");
+}
+
+/* Of volume @i; "auto": none was named. */
+static const char *store_of(const struct args *a, size_t i)
+{
+	if (!a->stores.nr)
+		return "auto";
+	return a->stores.v[a->stores.nr == 1 ? 0 : i];
+}
 
 static int check_args(const struct args *a, int nr)
 {
 	struct cbw_error err;
+	size_t i;
 
 	if (a->full + a->incremental + a->differential + a->autom > 1)
 		return usage("cbw backup: --full, --incremental, --differential and --auto exclude each other");
-	if (a->differential)
-		return usage("cbw backup: --differential is not supported in this version");
 	if (a->compress && strcmp(a->compress, "none"))
 		return usage("cbw backup: --compress %s is not supported in this version, only none",
 			     esc(a->compress));
 	if (!a->to)
 		return usage("cbw backup: --to DIR is missing");
-	if (!a->stores.nr)
-		return usage("cbw backup: --store is missing: a block device or a file for the data that has to be preserved meanwhile, one for each volume");
-	if (a->stores.nr != (size_t)nr)
-		return usage("cbw backup: %d volumes but %zu --store; one for each is needed, in the same order",
+	if (a->stores.nr > 1 && a->stores.nr != (size_t)nr)
+		return usage("cbw backup: %d volumes but %zu --store; one for each is needed, in the same order, or --store auto for all",
 			     nr, a->stores.nr);
-	if (!strcmp(a->stores.v[0], "auto"))
-		return usage("cbw backup: --store auto is not supported in this version; name a block device or a file");
+	if (a->stores.nr == 1 && nr > 1 && !is_auto(a->stores.v[0]))
+		return usage("cbw backup: %d volumes but 1 --store; one for each is needed, in the same order, or --store auto for all",
+			     nr);
+	for (i = 0; i < a->stores.nr && !is_auto(a->stores.v[i]); i++)
+		;
+	if (i && i == a->stores.nr && (a->store_dir || a->store_size || a->store_max))
+		return usage("cbw backup: --store-dir, --store-size and --store-max are for --store auto");
+	if (a->store_size && a->store_max && a->store_size > a->store_max)
+		return usage("cbw backup: --store-size is larger than --store-max");
+	if ((a->store_size && a->store_size < STORE_ALIGN) ||
+	    (a->store_max && a->store_max < STORE_ALIGN))
+		return usage("cbw backup: --store-size and --store-max: at least 4M");
 	if (a->chunk && (a->chunk & (a->chunk - 1) || a->chunk < 4096 ||
 			 a->chunk > 1 << 20))
 		return usage("cbw backup: --chunk %llu: it has to be a power of two from 4K to 1M",
@@ -64,9 +85,10 @@ static int check_devices(struct backup *b, const struct cmdline *cl,
 			if (b->job[k].dev.dev.minor == j->dev.dev.minor)
 				return usage("cbw backup: %s is named twice",
 					     esc(j->dev.name));
-			if (!strcmp(a->stores.v[k], a->stores.v[i]))
+			if (!is_auto(store_of(a, i)) &&
+			    !strcmp(store_of(a, k), store_of(a, i)))
 				return usage("cbw backup: --store %s is named twice",
-					     esc(a->stores.v[i]));
+					     esc(store_of(a, i)));
 		}
 	}
 	/* the snapshot of a run that was killed still has the store */
@@ -75,7 +97,10 @@ static int check_devices(struct backup *b, const struct cmdline *cl,
 	for (i = 0; i < b->nr; i++) {
 		struct job *j = &b->job[i];
 
-		if (store_check(a->stores.v[i], volumes, b->nr, a->force,
+		j->auto_store = is_auto(store_of(a, i));
+		if (j->auto_store)
+			continue;
+		if (store_check(store_of(a, i), volumes, b->nr, a->force,
 				&j->store, &err))
 			return failed("backup: %s", err.msg);
 		j->have_store = true;
@@ -103,14 +128,20 @@ int cmd_backup(int argc, char **argv)
 		{ "to", OPT_TEXT, &a.to, "DIR",
 		  "each volume has its chain of images in DIR/<volume>" },
 		{ "store", OPT_LIST, &a.stores, "S",
-		  "block device or file for data that has to be preserved; one per DEV" },
+		  "block device or file for data that has to be preserved, one per DEV; or auto (default): free space of the volume group, or a file in --store-dir" },
+		{ "store-dir", OPT_TEXT, &a.store_dir, "DIR",
+		  "--store auto: a sparse file in DIR (without: " STORE_DIR ", if the volume group has no room)" },
+		{ "store-size", OPT_SIZE, &a.store_size, "N",
+		  "--store auto: bytes to begin with; it grows before it is full" },
+		{ "store-max", OPT_SIZE, &a.store_max, "N",
+		  "--store auto: it does not grow beyond that (default: the volume's size)" },
 		{ "auto", OPT_FLAG, &a.autom, NULL,
 		  "incremental if possible, else full and exit status 3 (default)" },
 		{ "full", OPT_FLAG, &a.full, NULL, "full" },
 		{ "incremental", OPT_FLAG, &a.incremental, NULL,
 		  "incremental, or exit status 4" },
 		{ "differential", OPT_FLAG, &a.differential, NULL,
-		  "not supported in this version" },
+		  "what has changed since the newest full one, else full and exit status 3" },
 		{ "bitmap", OPT_TEXT, &a.bitmap, "B",
 		  "use this bitmap instead of the chain's own" },
 		{ "chunk", OPT_SIZE, &a.chunk, "N",
@@ -126,7 +157,7 @@ int cmd_backup(int argc, char **argv)
 	};
 	struct cmdline cl = {
 		.command = "cbw backup",
-		.args = "DEV... --to DIR --store S... [--full|--incremental|--auto] [--bitmap B] [--rate N] [--freeze] [--json]",
+		.args = "DEV... --to DIR [--store S]... [--full|--incremental|--differential|--auto] [--bitmap B] [--rate N] [--freeze] [--json]",
 		.about = "Backs tracked volumes up, all at one instant, into chains of qcow2 images:\n"
 			"a full one, and increments on top. Killed at any point it leaves chain and\n"
 			"bitmap as they were.",
@@ -153,7 +184,11 @@ int cmd_backup(int argc, char **argv)
 	b.dir = a.to;
 	b.bitmap = a.bitmap;
 	b.mode = a.full ? MODE_FULL :
-		a.incremental ? MODE_INCREMENTAL : MODE_AUTO;
+		a.incremental ? MODE_INCREMENTAL :
+		a.differential ? MODE_DIFFERENTIAL : MODE_AUTO;
+	b.store_dir = a.store_dir;
+	b.store_size = a.store_size;
+	b.store_max = a.store_max;
 	b.chunk = a.chunk;
 	b.rate = a.rate;
 	b.json = a.json;
@@ -163,6 +198,8 @@ int cmd_backup(int argc, char **argv)
 	free(volumes);
 	if (status == EXIT_OK)
 		status = backup_plan(&b);
+	if (status == EXIT_OK)
+		status = backup_stores(&b);
 	if (status == EXIT_OK)
 		status = backup_run(&b);
 	backup_free(&b);

@@ -231,7 +231,7 @@ int check_blank(const char *path, int fd, const char *what, struct cbw_error *er
  * device of one file has its own: so nobody else may have the file, neither another
  * run (a lock) nor a loop device (a snapshot that is there for longer).
  */
-static int file_is_free(const char *path, int fd, struct cbw_error *err)
+int store_file_free(const char *path, int fd, struct cbw_error *err)
 {
 	struct loop_info64 info;
 	struct stat st;
@@ -306,7 +306,7 @@ int store_check(const char *path, const struct cbw_dm_dev *volumes, size_t nr,
 		goto bad;
 	}
 	if (S_ISREG(st.st_mode)) {
-		ret = file_is_free(path, fd, err);
+		ret = store_file_free(path, fd, err);
 		if (ret)
 			goto bad;
 	}
