@@ -6,27 +6,28 @@
 
 #include "backup-int.h"
 #include "cbw.h"
-#include "extents.h"
 #include "qcow2.h"
 
 struct found {
-	struct ranges dirty, discarded;
+	struct ranges *data, *zero;
 };
 
 static int collect(const struct cbw_extent *e, void *arg)
 {
 	struct found *f = arg;
 
-	ranges_add(&f->dirty, e->offset, e->length);
-	if (e->flags & CBW_EXTENT_DISCARDED)
-		ranges_add(&f->discarded, e->offset, e->length);
+	ranges_add(e->flags & CBW_EXTENT_DISCARDED ? f->zero : f->data, e->offset, e->length);
 	return 0;
 }
 
+/*
+ * @zero: what need not be read, since its content does not matter: units of what is
+ * protected that were discarded whole
+ */
 static int what_to_copy(struct backup *b, struct job *j, struct ranges *data,
 			struct ranges *zero, uint32_t *cluster, struct cbw_error *err)
 {
-	struct found f = { 0 };
+	struct found f = { data, zero };
 	uint64_t unit;
 	int ret;
 
@@ -38,17 +39,15 @@ static int what_to_copy(struct backup *b, struct job *j, struct ranges *data,
 	}
 	ret = cbw_bitmap_extents(b->session, j->dev.dev, job_bitmap(j), &b->cut,
 				 0, collect, &f, err);
-	if (!ret) {
-		/* what is protected: every chunk that a dirty granule touches */
-		unit = j->before.granularity > j->chunk ? j->before.granularity :
-			j->chunk;
-		extents_split(&f.dirty, &f.discarded, unit, j->dev.size, data, zero);
-		if (*cluster > unit)
-			*cluster = (uint32_t)unit;
-	}
-	ranges_free(&f.dirty);
-	ranges_free(&f.discarded);
-	return ret;
+	if (ret)
+		return ret;
+	/* what is protected: every chunk that a dirty granule touches */
+	unit = j->before.granularity > j->chunk ? j->before.granularity :
+		j->chunk;
+	ranges_align(data, zero, unit, j->dev.size);
+	if (*cluster > unit)
+		*cluster = (uint32_t)unit;
+	return 0;
 }
 
 static int open_direct(int fd)

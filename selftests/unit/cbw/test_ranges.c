@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* what an increment reads: against the same thing, unit by unit */
 #include "common.h"
-#include "extents.h"
+#include "ranges.h"
 
 #define SECTORS	128
 
@@ -9,7 +9,7 @@
 static void one(unsigned int granule, unsigned int unit, unsigned int size)
 {
 	char map[SECTORS], want[SECTORS], got[SECTORS];
-	struct ranges dirty = { 0 }, discarded = { 0 }, data = { 0 }, zero = { 0 };
+	struct ranges data = { 0 }, zero = { 0 };
 	unsigned int i, k, end;
 
 	for (i = 0; i < size; i += granule) {
@@ -20,9 +20,7 @@ static void one(unsigned int granule, unsigned int unit, unsigned int size)
 		for (k = i; k < i + granule && k < size; k++)
 			map[k] = what;
 		if (what)
-			ranges_add(&dirty, i * 512ull, (k - i) * 512ull);
-		if (what == 2)
-			ranges_add(&discarded, i * 512ull, (k - i) * 512ull);
+			ranges_add(what == 2 ? &zero : &data, i * 512ull, (k - i) * 512ull);
 	}
 	for (i = 0; i < size; i = end) {
 		bool any = false, all = true;
@@ -34,7 +32,7 @@ static void one(unsigned int granule, unsigned int unit, unsigned int size)
 		}
 		memset(want + i, !any ? 'c' : all ? 'z' : 'd', end - i);
 	}
-	extents_split(&dirty, &discarded, unit * 512ull, size * 512ull, &data, &zero);
+	ranges_align(&data, &zero, unit * 512ull, size * 512ull);
 	memset(got, 'c', sizeof(got));
 	for (i = 0; i < data.nr; i++)
 		memset(got + data.v[i].offset / 512, 'd', data.v[i].length / 512);
@@ -50,8 +48,6 @@ static void one(unsigned int granule, unsigned int unit, unsigned int size)
 	for (i = 0; i < data.nr; i++)
 		assert_true(data.v[i].offset >= 512ull * (size / 2));
 	assert_true(ranges_total(&data) <= 512ull * (size - size / 2));
-	ranges_free(&dirty);
-	ranges_free(&discarded);
 	ranges_free(&data);
 	ranges_free(&zero);
 }
