@@ -85,7 +85,6 @@ static int make_snapshot(const struct backup *b, struct job *j,
 		.source = j->dev.dev,
 		.chunk_size = (uint32_t)b->chunk,
 		.armed = true,
-		.own = true,
 		.bitmap = j->decision.type != ENTRY_FULL ? job_bitmap(j) : NULL,
 		.buffer_kib = -1,
 		.timeout_ms = -1,
@@ -94,8 +93,12 @@ static int make_snapshot(const struct backup *b, struct job *j,
 	int ret;
 
 	ret = store_ready(&j->store, err);
+	if (!ret && b->resumable)
+		ret = resume_begin(j, err);
 	if (ret)
 		return ret;
+	o.name = j->resume ? j->resume->snapshot : NULL;
+	o.own = !j->resume;
 	o.store = j->store.dev;
 	ret = cbw_snapshot_create(&o, &j->snap, err);
 	if (ret)
@@ -118,7 +121,7 @@ static int make_snapshot(const struct backup *b, struct job *j,
  * is frozen now: somebody else may have committed, cleared or replaced it in
  * between. Nothing has been read yet, and closing the session aborts it.
  */
-static int check_frozen(struct backup *b, struct job *j, struct cbw_error *err)
+int backup_check_frozen(struct backup *b, struct job *j, struct cbw_error *err)
 {
 	bool full = j->decision.type == ENTRY_FULL;
 	struct cbw_bitmap now;
@@ -170,6 +173,8 @@ int backup_cut(struct backup *b, struct cbw_error *err)
 		b->have_cut = true;
 	cbw_txn_free(txn);
 	for (i = 0; i < b->nr && !ret; i++)
-		ret = check_frozen(b, &b->job[i], err);
+		ret = backup_check_frozen(b, &b->job[i], err);
+	if (!ret && b->resumable)
+		ret = resume_cut(b, err);
 	return ret;
 }

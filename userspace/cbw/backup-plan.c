@@ -8,14 +8,21 @@
 #include "qcow2.h"
 #include "restore.h"
 
+char *backup_chain_dir(const char *dir, const struct cbw_dm_dev *dev)
+{
+	size_t len = 4 * strlen(dev->name) + 1;
+	char *name = xcalloc(len, 1), *path;
+
+	path = xasprintf("%s/%s", dir, cbw_escape(dev->name, name, len));
+	free(name);
+	return path;
+}
+
 static int plan_chain(struct backup *b, struct job *j, struct cbw_error *err)
 {
-	char *name = xcalloc(4 * strlen(j->dev.name) + 1, 1), *dir;
+	char *dir = backup_chain_dir(b->dir, &j->dev);
 	int ret;
 
-	cbw_escape(j->dev.name, name, 4 * strlen(j->dev.name) + 1);
-	dir = xasprintf("%s/%s", b->dir, name);
-	free(name);
 	if (b->mode == MODE_INCREMENTAL && access(dir, F_OK)) {
 		/* an increment to nothing: nothing is made for it */
 		j->chain = (struct chain){ .dir = dir, .dirfd = -1 };

@@ -14,13 +14,16 @@
 #include "cbw.h"
 #include "qcow2.h"
 
-static int commit_job(struct backup *b, struct job *j, struct cbw_error *err)
+/* Where what is frozen is asked for; a snapshot may be gone, when its run is dead. */
+static struct cbw_devno frozen_at(const struct job *j)
 {
-	struct cbw_devno dev = j->decision.type == ENTRY_FULL ? j->dev.dev :
-		j->snap.dev;
+	return j->decision.type == ENTRY_FULL || !j->have_snap ? j->dev.dev : j->snap.dev;
+}
 
+int backup_commit(struct backup *b, struct job *j, struct cbw_error *err)
+{
 	/* what has changed since the full one is still to be in the next differential */
-	return cbw_commit_cut(b->session, dev, &b->cut,
+	return cbw_commit_cut(b->session, frozen_at(j), &b->cut,
 			      j->decision.type == ENTRY_DIFFERENTIAL ? CBW_COMMIT_NEVER :
 			      CBW_COMMIT_ON_SUCCESS, err);
 }
@@ -40,7 +43,7 @@ static int remove_snapshot(void *arg)
  * The kernel keeps who removes a snapshot waiting for what it writes to the
  * store. A store that hangs shall not keep us, so a child does it.
  */
-static void drop_snapshot(struct job *j)
+void backup_drop_snapshot(struct job *j)
 {
 	int status;
 
@@ -93,10 +96,107 @@ static int watch_stores(struct backup *b, struct cbw_error *err)
 	return grow_start(&b->grower, b->grow, b->nr, b->json, err);
 }
 
-int backup_run(struct backup *b)
+/* Whether what there is is worth to be kept after an error: who resumes can go on with it. */
+static bool can_go_on(struct backup *b)
+{
+	struct cbw_error err;
+	size_t i;
+
+	if (!b->detached)
+		return false;
+	for (i = 0; i < b->nr; i++)
+		if (!b->job[i].saved && (backup_check_snapshot(b, &b->job[i], &err) ||
+					 backup_check_frozen(b, &b->job[i], &err)))
+			return false;
+	return true;
+}
+
+static int give_up(struct backup *b, const struct cbw_error *err)
+{
+	size_t i;
+
+	if (!can_go_on(b))
+		return failed("%s; the backup was given up, chain and bitmap are as they were",
+			      err->msg);
+	for (i = 0; i < b->nr; i++)
+		b->job[i].keep = !b->job[i].saved;
+	return failed("%s; the backup is not finished, 'cbw backup --resume %s' goes on with it",
+		      err->msg, esc(b->nr == 1 ? b->job[0].chain.dir : b->dir));
+}
+
+/* The image gets the name that the manifest is to have, which makes it durable. */
+static int name_image(struct job *j, struct cbw_error *err)
+{
+	char *path = chain_path(&j->chain, j->entry.file);
+
+	if (j->resume && rename(j->img_path, path)) {
+		fail_with(err, errno, "%s: %s", esc(j->img_path), strerror(errno));
+		free(path);
+		return -err->code;
+	}
+	free(j->img_path);
+	j->img_path = path;
+	return 0;
+}
+
+static int save_all(struct backup *b, struct cbw_error *err)
+{
+	size_t i;
+	int ret;
+
+	for (i = 0; i < b->nr; i++) {
+		struct job *j = &b->job[i];
+
+		/* by the run that is resumed */
+		if (j->saved)
+			continue;
+		ret = name_image(j, err);
+		if (ret)
+			return ret;
+		chain_add(&j->chain, &j->entry);
+		ret = chain_save(&j->chain, &j->saved, err);
+		if (ret)
+			return ret;
+		j->saved = true;
+	}
+	return 0;
+}
+
+int backup_finish(struct backup *b)
 {
 	struct cbw_error err;
 	int status = EXIT_OK;
+	size_t i;
+
+	if (watch_stores(b, &err))
+		return give_up(b, &err);
+	for (i = 0; i < b->nr; i++)
+		if (!b->job[i].saved && backup_copy(b, &b->job[i], &err))
+			return give_up(b, &err);
+	/* all is read */
+	grow_stop(&b->grower);
+	if (save_all(b, &err))
+		return b->detached ? give_up(b, &err) : failed("%s", err.msg);
+	for (i = 0; i < b->nr; i++) {
+		struct job *j = &b->job[i];
+
+		if (j->entry.id && backup_commit(b, j, &err))
+			status = failed("%s: the backup is complete, but its commit failed: %s; the next increment will be larger than needed",
+					esc(j->dev.name), err.msg);
+	}
+	for (i = 0; i < b->nr; i++) {
+		backup_drop_snapshot(&b->job[i]);
+		if (b->job[i].entry.id)
+			report(b, &b->job[i]);
+		if (b->job[i].decision.fallback && status == EXIT_OK)
+			status = EXIT_FULL;
+	}
+	return status;
+}
+
+int backup_run(struct backup *b)
+{
+	struct cbw_error err;
 	size_t i;
 
 	for (i = 0; i < b->nr; i++)
@@ -106,48 +206,14 @@ int backup_run(struct backup *b)
 			    "a differential" : "an increment", b->job[i].decision.reason);
 	if (backup_cut(b, &err))
 		return failed("%s", err.msg);
-	if (watch_stores(b, &err))
-		return failed("%s", err.msg);
-	for (i = 0; i < b->nr; i++)
-		if (backup_copy(b, &b->job[i], &err))
-			return failed("%s; the backup was given up, chain and bitmap are as they were",
-				      err.msg);
-	/* all is read */
-	grow_stop(&b->grower);
-	for (i = 0; i < b->nr; i++) {
-		struct job *j = &b->job[i];
-
-		chain_add(&j->chain, &j->entry);
-		if (chain_save(&j->chain, &j->saved, &err))
-			return failed("%s", err.msg);
-		j->saved = true;
-	}
-	for (i = 0; i < b->nr; i++) {
-		struct job *j = &b->job[i];
-
-		if (commit_job(b, j, &err))
-			status = failed("%s: the backup is complete, but its commit failed: %s; the next increment will be larger than needed",
-					esc(j->dev.name), err.msg);
-	}
-	for (i = 0; i < b->nr; i++) {
-		drop_snapshot(&b->job[i]);
-		report(b, &b->job[i]);
-		if (b->job[i].decision.fallback && status == EXIT_OK)
-			status = EXIT_FULL;
-	}
-	return status;
+	return backup_finish(b);
 }
 
-/* What this backup added is of no use to anybody. */
-static void undo_job(struct backup *b, struct job *j)
+/* What was added is of no use to anybody. */
+void backup_undo_bitmaps(struct backup *b, struct job *j)
 {
-	struct cbw_devno dev = j->decision.type == ENTRY_FULL ? j->dev.dev :
-		j->snap.dev;
 	struct cbw_txn *txn;
 
-	if (!b->have_cut || j->saved)
-		return;
-	cbw_abort_cut(b->session, dev, &b->cut, NULL);
 	if (!j->decision.add && j->decision.second != SECOND_ADD)
 		return;
 	txn = cbw_txn_new();
@@ -162,29 +228,51 @@ static void undo_job(struct backup *b, struct job *j)
 	cbw_txn_free(txn);
 }
 
+static void undo_job(struct backup *b, struct job *j)
+{
+	if (!b->have_cut || j->saved)
+		return;
+	cbw_abort_cut(b->session, frozen_at(j), &b->cut, NULL);
+	backup_undo_bitmaps(b, j);
+}
+
+static void free_job(struct backup *b, struct job *j)
+{
+	if (!j->keep) {
+		undo_job(b, j);
+		backup_drop_snapshot(j);
+	}
+	if (j->snap_fd >= 0)
+		close(j->snap_fd);
+	qcow2_close(j->img);
+	if (j->img_fd >= 0)
+		close(j->img_fd);
+	if (j->img_path && !j->saved && !j->keep)
+		unlink(j->img_path);
+	free(j->img_path);
+	free(j->second);
+	if (j->have_store && j->keep)
+		store_leave(&j->store);
+	else if (j->have_store)
+		store_drop(&j->store);
+	/* last of all: until here it says what there is to take down */
+	if (j->resume && !j->keep)
+		resume_drop(&j->chain, j->resume);
+	if (j->resume)
+		resume_free(j->resume);
+	free(j->resume);
+	if (j->have_chain)
+		chain_close(&j->chain);
+}
+
 void backup_free(struct backup *b)
 {
 	size_t i;
 
 	grow_stop(&b->grower);
 	free(b->grow);
-	for (i = 0; i < b->nr; i++) {
-		struct job *j = &b->job[i];
-
-		undo_job(b, j);
-		drop_snapshot(j);
-		qcow2_close(j->img);
-		if (j->img_fd >= 0)
-			close(j->img_fd);
-		if (j->img_path && !j->saved)
-			unlink(j->img_path);
-		free(j->img_path);
-		free(j->second);
-		if (j->have_store)
-			store_drop(&j->store);
-		if (j->have_chain)
-			chain_close(&j->chain);
-	}
+	for (i = 0; i < b->nr; i++)
+		free_job(b, &b->job[i]);
 	cbw_session_close(b->session);
 	free(b->job);
 }

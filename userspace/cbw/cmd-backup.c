@@ -12,8 +12,9 @@ struct args {
 	const char *bitmap;
 	const char *compress;
 	const char *store_dir;
+	const char *resume;
 	uint64_t rate, chunk, store_size, store_max;
-	bool full, incremental, differential, autom, freeze, force, json;
+	bool full, incremental, differential, autom, freeze, force, json, resumable;
 };
 
 static bool is_auto(const char *store)
@@ -29,10 +30,24 @@ static const char *store_of(const struct args *a, size_t i)
 	return a->stores.v[a->stores.nr == 1 ? 0 : i];
 }
 
+static int check_resume(const struct args *a, int nr)
+{
+	if (nr || a->to || a->stores.nr || a->bitmap || a->chunk || a->full || a->incremental ||
+	    a->differential || a->autom || a->freeze || a->force || a->resumable ||
+	    a->store_dir || a->store_size || a->store_max)
+		return usage("cbw backup: --resume DIR goes on with what was begun, so nothing but --rate and --json goes with it");
+	return -1;
+}
+
 static int check_args(const struct args *a, int nr)
 {
 	struct cbw_error err;
 	size_t i;
+
+	if (a->resume)
+		return check_resume(a, nr);
+	if (!nr)
+		return usage("cbw backup: too few arguments: which volumes?");
 
 	if (a->full + a->incremental + a->differential + a->autom > 1)
 		return usage("cbw backup: --full, --incremental, --differential and --auto exclude each other");
@@ -95,6 +110,11 @@ static int check_devices(struct backup *b, const struct cmdline *cl,
 	if (in_child(remove_stale, NULL) < 0)
 		say("the snapshot of an interrupted backup cannot be removed: its store hangs");
 	for (i = 0; i < b->nr; i++) {
+		status = backup_settle(a->to, &volumes[i]);
+		if (status != EXIT_OK)
+			return status;
+	}
+	for (i = 0; i < b->nr; i++) {
 		struct job *j = &b->job[i];
 
 		j->auto_store = is_auto(store_of(a, i));
@@ -148,6 +168,10 @@ int cmd_backup(int argc, char **argv)
 		  "unit of preserving: power of two, 4K (default) to 1M" },
 		{ "compress", OPT_TEXT, &a.compress, "none", "only none yet" },
 		{ "rate", OPT_SIZE, &a.rate, "N", "read at most N bytes per second" },
+		{ "resumable", OPT_FLAG, &a.resumable, NULL,
+		  "interrupted, it can be finished with --resume: the snapshot stays" },
+		{ "resume", OPT_TEXT, &a.resume, "DIR",
+		  "finish what was interrupted in DIR, or DIR/<volume>" },
 		{ "freeze", OPT_FLAG, &a.freeze, NULL,
 		  "freeze the file systems on the volumes for the cut" },
 		{ "force", OPT_FLAG, &a.force, NULL,
@@ -157,12 +181,12 @@ int cmd_backup(int argc, char **argv)
 	};
 	struct cmdline cl = {
 		.command = "cbw backup",
-		.args = "DEV... --to DIR [--store S]... [--full|--incremental|--differential|--auto] [--bitmap B] [--rate N] [--freeze] [--json]",
+		.args = "DEV... --to DIR [--store S]... [--full|--incremental|--differential|--auto] [--bitmap B] [--rate N] [--freeze] [--resumable] [--json]\n   or: cbw backup --resume DIR[/VOLUME] [--rate N] [--json]",
 		.about = "Backs tracked volumes up, all at one instant, into chains of qcow2 images:\n"
 			"a full one, and increments on top. Killed at any point it leaves chain and\n"
 			"bitmap as they were.",
 		.opts = opts,
-		.min_args = 1, .max_args = -1,
+		.min_args = 0, .max_args = -1,
 	};
 	int status = opts_parse(&cl, argc, argv);
 	struct cbw_dm_dev *volumes;
@@ -175,6 +199,13 @@ int cmd_backup(int argc, char **argv)
 		return status;
 	catch_signals();
 	umask(077);
+	b.rate = a.rate;
+	b.json = a.json;
+	if (a.resume) {
+		status = backup_resume(&b, a.resume);
+		backup_free(&b);
+		return status;
+	}
 	b.nr = (size_t)cl.nr_args;
 	b.job = xcalloc(b.nr, sizeof(*b.job));
 	for (i = 0; i < b.nr; i++) {
@@ -190,8 +221,7 @@ int cmd_backup(int argc, char **argv)
 	b.store_size = a.store_size;
 	b.store_max = a.store_max;
 	b.chunk = a.chunk;
-	b.rate = a.rate;
-	b.json = a.json;
+	b.resumable = a.resumable;
 	b.freeze = a.freeze;
 	volumes = xcalloc(b.nr, sizeof(*volumes));
 	status = check_devices(&b, &cl, &a, volumes);

@@ -23,7 +23,6 @@
 #include "lvm.h"
 #include "store.h"
 
-#define FILE_NAME	"cbw-store-"
 #define LOCK_PATH	"/run/lock/cbw-store"
 /* of a file system: what is left to others */
 #define SPARE		(64ull << 20)
@@ -185,7 +184,7 @@ static int make_lv(const struct cbw_dm_dev *vol, const struct store_wish *wish,
 
 static void drop_files(const char *dir)
 {
-	char *pattern = xasprintf("%s/" FILE_NAME "*", dir);
+	char *pattern = xasprintf("%s/" STORE_NAME "*", dir);
 	struct cbw_error err;
 	glob_t g;
 	size_t i;
@@ -240,7 +239,7 @@ static int make_file(const char *dir, const struct store_wish *wish,
 	if (ret)
 		return ret;
 	drop_files(dir);
-	store->path = xasprintf("%s/" FILE_NAME "XXXXXX", dir);
+	store->path = xasprintf("%s/" STORE_NAME "XXXXXX", dir);
 	fd = mkostemp(store->path, O_CLOEXEC);
 	if (fd < 0) {
 		ret = fail_with(err, errno, "%s: no file for the store can be made there: %s",
@@ -293,6 +292,37 @@ int store_auto(const struct cbw_dm_dev *vol, const struct cbw_dm_dev *volumes, s
 	return ret;
 }
 
+void store_again(enum store_kind kind, const char *path, const char *lv, uint64_t most,
+		 struct store *store)
+{
+	int fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	struct stat st;
+
+	*store = (struct store){ .kind = kind, .path = xstrdup(path),
+		.lv = kind == STORE_LV ? xstrdup(lv) : NULL, .most = most,
+		.fd = -1, .loop = -1, .lock = -1 };
+	if (fd < 0 || fstat(fd, &st)) {
+		if (fd >= 0)
+			close(fd);
+		return;
+	}
+	store->size = (uint64_t)st.st_size;
+	if (S_ISBLK(st.st_mode)) {
+		if (ioctl(fd, BLKGETSIZE64, &store->size))
+			store->size = 0;
+		/* as take_lv() keeps it; a given device is wiped by who can have it alone */
+		if (kind == STORE_LV)
+			store->fd = fd;
+		else
+			close(fd);
+		return;
+	}
+	store->loop = store_loop(path);
+	/* the lock is no more than a hint to others here: a loop device has the file */
+	(void)flock(fd, LOCK_EX | LOCK_NB);
+	store->lock = fd;
+}
+
 void store_drop(struct store *store)
 {
 	struct cbw_error err;
@@ -307,6 +337,13 @@ void store_drop(struct store *store)
 			say("%s: the store stays behind: %s", esc(store->lv), err.msg);
 	}
 	store->kind = STORE_GIVEN;
+	free(store->lv);
+	store->lv = NULL;
+	store_close(store);
+}
+
+void store_leave(struct store *store)
+{
 	free(store->lv);
 	store->lv = NULL;
 	store_close(store);

@@ -263,6 +263,30 @@ int store_file_free(const char *path, int fd, struct cbw_error *err)
 	return ret;
 }
 
+int store_loop(const char *path)
+{
+	struct loop_info64 info;
+	struct stat st;
+	int number = -1;
+	glob_t g;
+	size_t i;
+
+	if (stat(path, &st) || glob("/dev/loop[0-9]*", 0, NULL, &g))
+		return -1;
+	for (i = 0; i < g.gl_pathc && number < 0; i++) {
+		int loop = open(g.gl_pathv[i], O_RDONLY | O_CLOEXEC);
+
+		if (loop < 0)
+			continue;
+		if (!ioctl(loop, LOOP_GET_STATUS64, &info) &&
+		    info.lo_inode == st.st_ino && info.lo_device == st.st_dev)
+			number = (int)info.lo_number;
+		close(loop);
+	}
+	globfree(&g);
+	return number;
+}
+
 int store_check(const char *path, const struct cbw_dm_dev *volumes, size_t nr,
 		bool force, struct store *store, struct cbw_error *err)
 {

@@ -13,6 +13,7 @@ enum store_kind {
 
 /* store_auto(): where files go, unless one says something else */
 #define STORE_DIR	"/var/tmp"
+#define STORE_NAME	"cbw-store-"	/* and how their names begin */
 #define STORE_ALIGN	(4ull << 20)
 #define STORE_FIRST_MIN	(256ull << 20)
 #define STORE_FIRST_MAX	(8ull << 30)
@@ -39,6 +40,8 @@ struct store {
  */
 int store_check(const char *path, const struct cbw_dm_dev *volumes, size_t nr,
 		bool force, struct store *store, struct cbw_error *err);
+/* The loop device that has the file, -1: none, or it is not known. */
+int store_loop(const char *path);
 /* -EBUSY: another run has the file (takes the lock that tells), or a loop device */
 int store_file_free(const char *path, int fd, struct cbw_error *err);
 /* Forgets what lies at the store's ends, so that it looks blank the next time. */
@@ -67,8 +70,16 @@ int store_auto(const struct cbw_dm_dev *vol, const struct cbw_dm_dev *volumes, s
 	       const struct store_wish *wish, struct store *store, struct cbw_error *err);
 /* Removes what store_auto() made, when the snapshot is gone, and closes it. */
 void store_drop(struct store *store);
+/* Closes it, and lets it be: a snapshot goes on with it. */
+void store_leave(struct store *store);
 /* Makes one of ours larger, by less if there is not so much room, -ENOSPC: by nothing. */
 int store_grow(struct store *store, uint64_t size, struct cbw_error *err);
+/*
+ * A store that a run which is dead has made, or was given, and that a snapshot still has:
+ * what store_drop(), store_grow() and store_wipe() need of it.
+ */
+void store_again(enum store_kind kind, const char *path, const char *lv, uint64_t most,
+		 struct store *store);
 /* What to begin with, for a volume, and at most @most. */
 uint64_t store_first_size(uint64_t volume, uint64_t most);
 /* The size that is wanted when so much is used, and @rate bytes come per second. */
