@@ -4,6 +4,8 @@
 
 #include "chain.h"
 #include "copy.h"
+#include "grow.h"
+#include "resume.h"
 #include "store.h"
 
 struct qcow2_image;
@@ -13,10 +15,12 @@ struct job {
 	struct cbw_dm_dev dev;
 	struct store store;
 	bool have_store;
+	bool auto_store;		/* it is to be made by us */
 	struct chain chain;
 	bool have_chain;
 	struct decision decision;
 	struct cbw_bitmap before;	/* the bitmap before the cut */
+	char *second;			/* name of that for differentials */
 	struct cbw_dm_dev snap;
 	bool have_snap;
 	int snap_fd;
@@ -25,6 +29,8 @@ struct job {
 	int img_fd;
 	char *img_path;
 	struct entry entry;
+	struct resume *resume;		/* NULL: it cannot be resumed */
+	bool keep;			/* all of it stays, for who resumes it */
 	bool complete;			/* image durable */
 	bool saved;			/* manifest durable */
 };
@@ -35,9 +41,16 @@ struct backup {
 	const char *dir;
 	const char *bitmap;		/* of the command line */
 	enum backup_mode mode;
+	const char *store_dir;		/* of --store auto; NULL, 0: the default */
+	uint64_t store_size;
+	uint64_t store_max;
+	struct grower grower;
+	struct grow *grow;
 	uint64_t chunk;
 	uint64_t rate;
 	bool json;
+	bool resumable;
+	bool detached;			/* the cut does not end with us */
 	bool freeze;			/* the file systems, for the cut */
 	struct cbw_session *session;
 	struct cbw_cut_id cut;
@@ -50,8 +63,23 @@ struct backup {
  */
 int backup_plan(struct backup *b);
 
+/* Makes the stores that are ours. */
+int backup_stores(struct backup *b);
+
 /* Snapshots, the cut, the copies, the commits. EXIT_OK, _FAILED or _FULL. */
 int backup_run(struct backup *b);
+
+/*
+ * Instead of plan, stores and run: goes on with what an interrupted backup has left in a
+ * directory, or one chain of it. EXIT_OK, _FAILED or _FULL.
+ */
+int backup_resume(struct backup *b, const char *path);
+
+/*
+ * Takes down what an interrupted backup of a volume has left in its chain: it is given up, or
+ * if it was complete, committed. EXIT_OK or _FAILED.
+ */
+int backup_settle(const char *dir, const struct cbw_dm_dev *dev);
 
 /* Gives everything back; what was not committed is aborted. */
 void backup_free(struct backup *b);

@@ -89,7 +89,8 @@ static bool is_image(const char *name)
 	    sscanf(name, "%6u-%n", &id, &end) != 1 || end != 7)
 		return false;
 	return !strcmp(name + end, "full.qcow2") ||
-		!strcmp(name + end, "inc.qcow2");
+		!strcmp(name + end, "inc.qcow2") ||
+		!strcmp(name + end, "diff.qcow2");
 }
 
 /* Whether a name is one that we give to images, their details, or a new manifest. */

@@ -27,12 +27,16 @@
 enum entry_type {
 	ENTRY_FULL,
 	ENTRY_INCREMENTAL,
+	ENTRY_DIFFERENTIAL,	/* what has changed since the full one that is its parent */
 };
+
+/** chain_type_text - "full", "incremental", "differential" */
+const char *chain_type_text(enum entry_type type);
 
 /**
  * struct entry - an image of the chain, a point in time
  * @id: counts up from 1, never used again
- * @type: full, or incremental on top of @parent
+ * @type: full, or incremental or differential on top of @parent
  * @parent: id of the entry below, 0 for a full one
  * @cut: the point in time
  * @base: base of the bitmap before this backup; none: there was none. What the
@@ -188,37 +192,68 @@ enum backup_mode {
 	MODE_AUTO,
 	MODE_FULL,
 	MODE_INCREMENTAL,
+	MODE_DIFFERENTIAL,
+};
+
+/**
+ * enum second_step - what becomes of the second bitmap, the one of differentials
+ * @SECOND_LEAVE: nothing
+ * @SECOND_ROTATE: a full one begins it anew, at the same instant
+ * @SECOND_ADD: it is added and rotated
+ * @SECOND_COPY: it is made from the first one, before the cut
+ */
+enum second_step {
+	SECOND_LEAVE,
+	SECOND_ROTATE,
+	SECOND_ADD,
+	SECOND_COPY,
 };
 
 /**
  * struct decision - what a backup is to be
- * @type: full or incremental
- * @fallback: full although an increment was wanted, or cannot be (@reason)
+ * @type: full, incremental or differential
+ * @parent: id of the entry it goes on top of; 0: full
+ * @fallback: full although something else was wanted, or cannot be (@reason)
  * @add: the bitmap has to be added
  * @replace: it has to be removed first: it has a gap, or is inconsistent, and
  *	no base of it must ever count again
+ * @second: what becomes of the second bitmap
+ * @second_replace: the second one has to be removed first
  * @reason: in words; empty if there is nothing to say
  */
 struct decision {
 	enum entry_type type;
+	uint32_t parent;
 	bool fallback;
 	bool add;
 	bool replace;
+	enum second_step second;
+	bool second_replace;
 	char reason[256];
 };
 
 /**
- * chain_decide - full or incremental
+ * chain_decide - full, incremental or differential
  * @bitmap: as the kernel has it, NULL: it has none
+ * @second: the same of the one for differentials
  * @size: of the volume now
  *
- * An increment only if the bitmap has recorded without a gap since the newest
- * entry, or longer: its base is that entry's cut or, when the commit of that
- * cut was lost, the base it had before.
+ * An increment goes on top of the newest entry that is no differential, and only if the
+ * bitmap has recorded without a gap since then, or longer: its base is that entry's cut or,
+ * when the commit of that cut was lost, the base it had before.
+ *
+ * A differential goes on top of the newest full one, if the second bitmap has recorded
+ * without a gap since its cut, or since that of an older full one (when a commit was lost). It
+ * never becomes the base of anything, so increments and differentials do not know of each
+ * other. The second bitmap is there for who makes differentials: the first one makes it,
+ * from the other bitmap as long as that has the full one's cut for its base.
  */
 void chain_decide(const struct chain *chain, const struct cbw_bitmap *bitmap,
-		  uint64_t size, enum backup_mode mode, struct decision *d);
+		  const struct cbw_bitmap *second, uint64_t size, enum backup_mode mode,
+		  struct decision *d);
 
+/** chain_second - name of the second bitmap; for free() */
+char *chain_second(const struct chain *chain);
 
 struct json_object;
 /** json_entry - an entry as in the manifest */

@@ -38,7 +38,7 @@ static void show_entries(const struct chain *chain)
 		if (e->parent)
 			snprintf(parent, sizeof(parent), "%u", e->parent);
 		printf("%6u  %-11s  %6s  %-20s  %10s  %10s  %s\n", e->id,
-		       e->type == ENTRY_FULL ? "full" : "incremental", parent,
+		       chain_type_text(e->type), parent,
 		       when, human(e->copied), human(file_bytes(chain, e)),
 		       cbw_cut_to_text(&e->cut, cut));
 	}

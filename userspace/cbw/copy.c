@@ -16,6 +16,7 @@ int copy_run(struct copy *copy, struct cbw_error *err)
 		.sums = &copy->sums,
 		.chunk = copy->chunk,
 		.quiet = copy->quiet,
+		.sync_bytes = copy->sync_bytes,
 		.durable = copy->release,
 		.why = copy->why,
 		.check = copy->check,

@@ -20,6 +20,7 @@ struct qcow2_image;
  * @backed: the image has a backing file, so zeros have to be said
  * @compress: level of compression, 0: none
  * @quiet: what is released is durable in the image for who opens it later, not only for this run
+ * @sync_bytes: how often; 0: the engine's own
  * @release: called with ranges whose data is durable; NULL: not
  * @why: called when a read failed, makes the text; NULL: the errno's
  * @check: called now and then, also while reads hang: 0 or an error that ends it
@@ -39,6 +40,7 @@ struct copy {
 	uint64_t rate;
 	bool json;
 	bool quiet;
+	uint64_t sync_bytes;
 	int (*release)(void *arg, const struct ranges *r,
 		       struct cbw_error *err);
 	int (*why)(void *arg, uint64_t offset, int code,

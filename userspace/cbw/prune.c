@@ -73,6 +73,32 @@ static void keep_shared(const struct chain *chain, unsigned int *keep)
 	free(need);
 }
 
+/* What the next backups go on top of: increments on @full false, differentials on @full. */
+static void keep_newest(const struct chain *chain, bool full, unsigned int *keep)
+{
+	size_t i;
+
+	for (i = chain->nr; i--;) {
+		enum entry_type type = chain->entry[i].type;
+
+		if (full ? type != ENTRY_FULL : type == ENTRY_DIFFERENTIAL)
+			continue;
+		if (!keep[i])
+			keep[i] = KEEP_NEWEST;
+		return;
+	}
+}
+
+static bool has_differentials(const struct chain *chain)
+{
+	size_t i;
+
+	for (i = 0; i < chain->nr; i++)
+		if (chain->entry[i].type == ENTRY_DIFFERENTIAL)
+			return true;
+	return false;
+}
+
 void retention_choose(const struct chain *chain, const struct retention *r,
 		      unsigned int *keep)
 {
@@ -86,6 +112,9 @@ void retention_choose(const struct chain *chain, const struct retention *r,
 	keep_periods(chain, r->monthly, "%Y%m", KEEP_MONTHLY, keep);
 	if (chain->nr && !keep[chain->nr - 1])
 		keep[chain->nr - 1] = KEEP_NEWEST;
+	keep_newest(chain, false, keep);
+	if (has_differentials(chain))
+		keep_newest(chain, true, keep);
 	keep_shared(chain, keep);
 }
 

@@ -23,7 +23,7 @@ struct retention {
 #define KEEP_DAILY	(1u << 1)
 #define KEEP_WEEKLY	(1u << 2)
 #define KEEP_MONTHLY	(1u << 3)
-#define KEEP_NEWEST	(1u << 4)	/* the next increment goes on top of it */
+#define KEEP_NEWEST	(1u << 4)	/* the newest; the next increment or differential goes on top */
 #define KEEP_SHARED	(1u << 5)	/* several that are kept stand on it */
 
 /**

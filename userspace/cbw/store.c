@@ -231,7 +231,7 @@ int check_blank(const char *path, int fd, const char *what, struct cbw_error *er
  * device of one file has its own: so nobody else may have the file, neither another
  * run (a lock) nor a loop device (a snapshot that is there for longer).
  */
-static int file_is_free(const char *path, int fd, struct cbw_error *err)
+int store_file_free(const char *path, int fd, struct cbw_error *err)
 {
 	struct loop_info64 info;
 	struct stat st;
@@ -261,6 +261,30 @@ static int file_is_free(const char *path, int fd, struct cbw_error *err)
 	}
 	globfree(&g);
 	return ret;
+}
+
+int store_loop(const char *path)
+{
+	struct loop_info64 info;
+	struct stat st;
+	int number = -1;
+	glob_t g;
+	size_t i;
+
+	if (stat(path, &st) || glob("/dev/loop[0-9]*", 0, NULL, &g))
+		return -1;
+	for (i = 0; i < g.gl_pathc && number < 0; i++) {
+		int loop = open(g.gl_pathv[i], O_RDONLY | O_CLOEXEC);
+
+		if (loop < 0)
+			continue;
+		if (!ioctl(loop, LOOP_GET_STATUS64, &info) &&
+		    info.lo_inode == st.st_ino && info.lo_device == st.st_dev)
+			number = (int)info.lo_number;
+		close(loop);
+	}
+	globfree(&g);
+	return number;
 }
 
 int store_check(const char *path, const struct cbw_dm_dev *volumes, size_t nr,
@@ -306,7 +330,7 @@ int store_check(const char *path, const struct cbw_dm_dev *volumes, size_t nr,
 		goto bad;
 	}
 	if (S_ISREG(st.st_mode)) {
-		ret = file_is_free(path, fd, err);
+		ret = store_file_free(path, fd, err);
 		if (ret)
 			goto bad;
 	}

@@ -19,13 +19,14 @@ _cbw()
 
 	COMPREPLY=()
 	case $prev in
-	--to)
+	--to|--store-dir|--resume)
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 		return ;;
 	--store|--against|--container)
 		mapfile -t COMPREPLY < <(compgen -f -- "${cur:-/dev/}")
+		[[ $prev != --store || auto != "$cur"* ]] || COMPREPLY+=(auto)
 		return ;;
-	--granularity|--chunk|--cluster|--threads|--rate|--until|--bitmap|--region|--size|--timeout|--keep|--keep-*)
+	--granularity|--chunk|--cluster|--threads|--rate|--store-size|--store-max|--until|--bitmap|--region|--size|--timeout|--keep|--keep-*)
 		return ;;
 	--format)
 		mapfile -t COMPREPLY < <(compgen -W 'text json' -- "$cur")
@@ -61,7 +62,9 @@ _cbw()
 		status|list)	words="$(_cbw_devices) --json --help" ;;
 		backup)
 			words="$(_cbw_devices) --to --store --auto --full --incremental
-				--bitmap --chunk --compress --rate --freeze --force --json --help" ;;
+				--differential --store-dir --store-size --store-max --resumable
+				--resume --bitmap --chunk --compress --rate --freeze --force --json
+				--help" ;;
 		copy)
 			words='--map --format --source-format --compress --cluster --backing --only-changed
 				--salvage --rate --threads --ioprio --force --json --help' ;;

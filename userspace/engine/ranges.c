@@ -148,3 +148,15 @@ void ranges_align(struct ranges *data, struct ranges *zero, uint64_t unit, uint6
 	*data = all;
 	*zero = none;
 }
+
+void ranges_from(struct ranges *r, uint64_t offset)
+{
+	struct ranges front = { 0 }, rest = { 0 };
+
+	if (offset)
+		ranges_add(&front, 0, offset);
+	subtract(r, &front, &rest);
+	ranges_free(&front);
+	ranges_free(r);
+	*r = rest;
+}

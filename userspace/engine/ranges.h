@@ -31,5 +31,7 @@ void ranges_take_whole(struct ranges *from, struct ranges *to, uint64_t chunk,
  * zero in part is data.
  */
 void ranges_align(struct ranges *data, struct ranges *zero, uint64_t unit, uint64_t size);
+/* What lies in front of @offset goes. */
+void ranges_from(struct ranges *r, uint64_t offset);
 
 #endif

@@ -45,13 +45,22 @@ static bool plenty(int fd)
 static void extend(struct qcow2_sink *q, uint64_t end)
 {
 	uint64_t to = (end + AHEAD) / AHEAD * AHEAD;
+	struct stat st;
 
 	if (q->no_ahead || end <= q->ahead)
 		return;
-	if (plenty(q->fd) && !fallocate(q->fd, 0, (off_t)q->ahead, (off_t)(to - q->ahead)))
-		q->ahead = to;
-	else
+	if (!plenty(q->fd) || fstat(q->fd, &st)) {
 		q->no_ahead = true;
+		return;
+	}
+	if (!fallocate(q->fd, 0, (off_t)q->ahead, (off_t)(to - q->ahead))) {
+		q->ahead = to;
+		return;
+	}
+	q->no_ahead = true;
+	/* what it got before there was no more room would be missing for what is written */
+	if (ftruncate(q->fd, st.st_size))
+		say("%s: %s", esc(q->s.name), strerror(errno));
 }
 
 static int image_data(struct sink *s, uint64_t offset, void *data, uint32_t length,

@@ -470,14 +470,15 @@ int cbw_dm_clear(const char *name, struct cbw_error *err)
 	return 0;
 }
 
-int cbw_dm_swap(const char *name, struct cbw_error *err)
+int cbw_dm_swap(const char *name, unsigned int flags, struct cbw_error *err)
 {
+	uint16_t udev = flags & CBW_MAKE_HIDDEN ? UDEV_HIDDEN : 0;
 	struct dm_task *dmt = task_new(DM_DEVICE_RESUME, name);
 
 	if (!dmt || !dm_task_skip_lockfs(dmt))
 		return task_failed(dmt, err, "change the table of device",
 				   name);
-	return task_run_udev(dmt, 0, err, "change the table of device", name);
+	return task_run_udev(dmt, udev, err, "change the table of device", name);
 }
 
 int cbw_dm_delete(const char *name, bool retry, struct cbw_error *err)

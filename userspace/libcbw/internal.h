@@ -75,8 +75,8 @@ int cbw_dm_load(const char *name, const struct cbw_table *table, bool ro,
 		struct cbw_error *err);
 /* Drops the inactive table. */
 int cbw_dm_clear(const char *name, struct cbw_error *err);
-/* Drains, swaps the loaded table in, resumes: one ioctl; no freeze. */
-int cbw_dm_swap(const char *name, struct cbw_error *err);
+/* Drains, swaps the loaded table in, resumes: one ioctl; no freeze. @flags: CBW_MAKE_HIDDEN */
+int cbw_dm_swap(const char *name, unsigned int flags, struct cbw_error *err);
 int cbw_dm_delete(const char *name, bool retry, struct cbw_error *err);
 
 #endif /* LIBCBW_INTERNAL_H */

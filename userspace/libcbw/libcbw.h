@@ -514,6 +514,15 @@ struct cbw_snapshot_opts {
 int cbw_snapshot_create(const struct cbw_snapshot_opts *opts,
 			struct cbw_dm_dev *info, struct cbw_error *err);
 
+/**
+ * cbw_snapshot_grow - let a snapshot use the size that its store has now
+ *
+ * For a store that has become larger (lvextend; a file and LOOP_SET_CAPACITY). The change is
+ * one ioctl: whoever dies here leaves the snapshot as it was or grown. Reads of the snapshot
+ * wait for it, writes to its source do not.
+ */
+int cbw_snapshot_grow(const char *name, struct cbw_error *err);
+
 /** cbw_snapshot_remove - remove it; a bitmap it rotated and that was not committed is aborted */
 int cbw_snapshot_remove(const char *name, struct cbw_error *err);
 

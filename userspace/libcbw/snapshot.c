@@ -217,6 +217,33 @@ int cbw_snapshot_create(const struct cbw_snapshot_opts *opts,
 	return ret;
 }
 
+int cbw_snapshot_grow(const char *name, struct cbw_error *err)
+{
+	struct cbw_table table;
+	struct cbw_dm_dev dev;
+	struct cbw_esc esc;
+	int ret;
+
+	ret = cbw_dm_find(name, &dev, err);
+	if (ret)
+		return ret;
+	if (dev.kind != CBW_DM_SNAPSHOT)
+		return cbw_fail(err, EINVAL, "%s: not a cbw snapshot",
+				cbw_esc(dev.name, &esc));
+	/* as it is: a table is loaded with the size that its store has then */
+	ret = cbw_dm_table(dev.name, CBW_TABLE_LIVE, &table, err);
+	if (ret)
+		return ret;
+	ret = cbw_dm_load(dev.name, &table, true, err);
+	cbw_table_free(&table);
+	if (ret)
+		return ret;
+	ret = cbw_dm_swap(dev.name, CBW_MAKE_HIDDEN, err);
+	if (ret)
+		cbw_dm_clear(dev.name, NULL);
+	return ret;
+}
+
 int cbw_snapshot_remove(const char *name, struct cbw_error *err)
 {
 	struct cbw_dm_dev dev;

@@ -233,7 +233,7 @@ static int swap_or_undo(const struct cbw_dm_dev *dev,
 	struct cbw_dm_dev now;
 	int ret;
 
-	ret = cbw_dm_swap(dev->name, err);
+	ret = cbw_dm_swap(dev->name, 0, err);
 	if (!ret)
 		return 0;
 	/* the inactive slot may hold the new table still */
@@ -243,7 +243,7 @@ static int swap_or_undo(const struct cbw_dm_dev *dev,
 	if (now.kind != dev->kind &&
 	    cbw_dm_load(dev->name, was, dev->read_only, &why))
 		goto stuck;
-	if (cbw_dm_swap(dev->name, &why))
+	if (cbw_dm_swap(dev->name, 0, &why))
 		goto stuck;
 	return ret;
 stuck:

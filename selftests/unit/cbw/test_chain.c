@@ -165,6 +165,15 @@ static void hostile(void **state)
 		{ "\"parent\":1", "\"parent\":0", "'parent'" },
 		{ "\"parent\":1", "\"parent\":2", "'parent'" },
 		{ "\"parent\":1", "\"parent\":3", "'parent'" },
+		/* on top of what is no full one */
+		{ "\"id\":3,\"type\":\"incremental\",\"parent\":1,\"file\":\"000003-inc.qcow2\"",
+		  "\"id\":2,\"type\":\"incremental\",\"parent\":1,\"file\":\"000002-inc.qcow2\","
+		  "\"cut\":\"22222222222222222222222222222222\","
+		  "\"base\":\"11111111111111111111111111111111\",\"time\":1,\"size\":1048576,"
+		  "\"copied\":0,\"zero\":0,\"granularity\":65536,\"crc32c\":0},"
+		  "{\"id\":3,\"type\":\"differential\",\"parent\":2,\"file\":\"000003-diff.qcow2\"",
+		  "'parent'" },
+		{ "000003-inc.qcow2", "000003-diff.qcow2", "'file'" },
 		{ "000001-full.qcow2", "../../etc/passwd", "'file'" },
 		{ "000001-full.qcow2", "/etc/passwd", "'file'" },
 		{ "000001-full.qcow2", "000003-full.qcow2", "'file'" },
@@ -266,7 +275,7 @@ static void decide(void **state)
 	assert_int_equal(chain_parse(good, strlen(good), &c, &err), 0);
 
 #define CHECK(mode_, bitmap_, size_, type_, fallback_, add_, text_) do {	\
-	chain_decide(&c, bitmap_, size_, mode_, &d);			\
+	chain_decide(&c, bitmap_, NULL, size_, mode_, &d);		\
 	assert_int_equal(d.type, type_);				\
 	assert_int_equal(d.fallback, fallback_);			\
 	assert_int_equal(d.add, add_);					\
@@ -318,13 +327,127 @@ static void decide(void **state)
 	CHECK(MODE_FULL, NULL, size, ENTRY_FULL, false, true, "");
 #undef CHECK
 	/* the first backup: no fallback, but no increment either */
-	chain_decide(&empty, NULL, size, MODE_AUTO, &d);
+	chain_decide(&empty, NULL, NULL, size, MODE_AUTO, &d);
 	assert_true(d.type == ENTRY_FULL && !d.fallback && d.add);
-	chain_decide(&empty, &b, size, MODE_AUTO, &d);
+	chain_decide(&empty, &b, NULL, size, MODE_AUTO, &d);
 	assert_true(d.type == ENTRY_FULL && !d.fallback && !d.add);
-	chain_decide(&empty, NULL, size, MODE_INCREMENTAL, &d);
+	chain_decide(&empty, NULL, NULL, size, MODE_INCREMENTAL, &d);
 	assert_true(d.fallback && strstr(d.reason, "empty"));
 	drop(&c);
+}
+
+/* "1f" full, "2i1" increment on 1, "3d1" differential on 1; each with its own cut. */
+static void grow_chain(struct chain *c, const char *text, const char *base)
+{
+	struct entry e = { .size = 512, .id = (uint32_t)(text[0] - '0'),
+		.type = text[1] == 'f' ? ENTRY_FULL :
+			text[1] == 'i' ? ENTRY_INCREMENTAL : ENTRY_DIFFERENTIAL,
+		.parent = text[2] ? (uint32_t)(text[2] - '0') : 0 };
+
+	memset(&e.cut, text[0], sizeof(e.cut));
+	if (*base)
+		memset(&e.base, *base, sizeof(e.base));
+	chain_file_name(e.id, e.type, e.file);
+	chain_add(c, &e);
+}
+
+static struct cbw_bitmap *with_base(struct cbw_bitmap *b, char base)
+{
+	*b = (struct cbw_bitmap){ .name = "b", .flags = CBW_BITMAP_ENABLED };
+	if (base)
+		memset(&b->base, base, sizeof(b->base));
+	return b;
+}
+
+/* What each kind goes on top of, and with which bitmap. */
+static void differential(void **state)
+{
+	struct chain c = { .bitmap = "b" };
+	struct cbw_bitmap b, s;
+	struct decision d;
+
+	(void)state;
+#define DECIDE(mode_, b_, s_) chain_decide(&c, b_, s_, 512, mode_, &d)
+#define IS(type_, parent_, fallback_, second_) do {			\
+	assert_int_equal(d.type, type_);				\
+	assert_int_equal(d.parent, parent_);				\
+	assert_int_equal(d.fallback, fallback_);			\
+	assert_int_equal(d.second, second_);				\
+} while (0)
+	/* the first backup is a full one, and the second bitmap begins with it */
+	DECIDE(MODE_DIFFERENTIAL, NULL, NULL);
+	IS(ENTRY_FULL, 0, false, SECOND_ADD);
+	assert_true(d.add && !d.second_replace);
+	/* nobody else has the second one */
+	DECIDE(MODE_AUTO, NULL, NULL);
+	IS(ENTRY_FULL, 0, false, SECOND_LEAVE);
+	grow_chain(&c, "1f", "");
+	/* one that has none yet: from the other one */
+	DECIDE(MODE_DIFFERENTIAL, with_base(&b, '1'), NULL);
+	IS(ENTRY_DIFFERENTIAL, 1, false, SECOND_COPY);
+	assert_false(d.second_replace);
+	DECIDE(MODE_DIFFERENTIAL, with_base(&b, '1'), with_base(&s, '1'));
+	IS(ENTRY_DIFFERENTIAL, 1, false, SECOND_LEAVE);
+	/* the other one is not needed */
+	DECIDE(MODE_DIFFERENTIAL, NULL, with_base(&s, '1'));
+	IS(ENTRY_DIFFERENTIAL, 1, false, SECOND_LEAVE);
+	grow_chain(&c, "2d1", "1");
+	/* nothing goes on top of a differential */
+	DECIDE(MODE_AUTO, with_base(&b, '1'), NULL);
+	IS(ENTRY_INCREMENTAL, 1, false, SECOND_LEAVE);
+	DECIDE(MODE_AUTO, with_base(&b, '2'), NULL);
+	IS(ENTRY_FULL, 0, true, SECOND_LEAVE);
+	DECIDE(MODE_DIFFERENTIAL, NULL, with_base(&s, '2'));
+	IS(ENTRY_FULL, 0, true, SECOND_ROTATE);
+	grow_chain(&c, "3i1", "1");
+	grow_chain(&c, "4i3", "3");
+	/* increments do not count for a differential, and the other bitmap has too little now */
+	DECIDE(MODE_DIFFERENTIAL, with_base(&b, '4'), with_base(&s, '1'));
+	IS(ENTRY_DIFFERENTIAL, 1, false, SECOND_LEAVE);
+	DECIDE(MODE_DIFFERENTIAL, with_base(&b, '4'), NULL);
+	IS(ENTRY_FULL, 0, true, SECOND_ADD);
+	assert_non_null(strstr(d.reason, "no bitmap 'cbw-00000000-d'"));
+	DECIDE(MODE_DIFFERENTIAL, with_base(&b, '4'), with_base(&s, '4'));
+	IS(ENTRY_FULL, 0, true, SECOND_ROTATE);
+	/* the newest cut, or that one's base, is what an increment wants */
+	grow_chain(&c, "5d1", "1");
+	DECIDE(MODE_AUTO, with_base(&b, '4'), with_base(&s, '1'));
+	IS(ENTRY_INCREMENTAL, 4, false, SECOND_LEAVE);
+	DECIDE(MODE_AUTO, with_base(&b, '3'), with_base(&s, '1'));
+	IS(ENTRY_INCREMENTAL, 4, false, SECOND_LEAVE);
+	DECIDE(MODE_AUTO, with_base(&b, '1'), with_base(&s, '1'));
+	IS(ENTRY_FULL, 0, true, SECOND_ROTATE);
+	/* another full one: that is where differentials go; its lost commit does no harm */
+	grow_chain(&c, "6f", "4");
+	DECIDE(MODE_DIFFERENTIAL, with_base(&b, '6'), with_base(&s, '6'));
+	IS(ENTRY_DIFFERENTIAL, 6, false, SECOND_LEAVE);
+	DECIDE(MODE_DIFFERENTIAL, with_base(&b, '4'), with_base(&s, '1'));
+	IS(ENTRY_DIFFERENTIAL, 6, false, SECOND_LEAVE);
+	/* gaps */
+	with_base(&s, '6')->flags = 0;
+	DECIDE(MODE_DIFFERENTIAL, NULL, &s);
+	IS(ENTRY_FULL, 0, true, SECOND_ADD);
+	assert_true(d.second_replace && strstr(d.reason, "disabled"));
+	DECIDE(MODE_DIFFERENTIAL, with_base(&b, '6'), &s);
+	IS(ENTRY_DIFFERENTIAL, 6, false, SECOND_COPY);
+	assert_true(d.second_replace);
+	DECIDE(MODE_FULL, with_base(&b, '6'), &s);
+	IS(ENTRY_FULL, 0, false, SECOND_ADD);
+	assert_true(d.second_replace && !d.replace);
+	with_base(&b, '6')->flags = 0;
+	DECIDE(MODE_DIFFERENTIAL, &b, NULL);
+	IS(ENTRY_FULL, 0, true, SECOND_ADD);
+	assert_true(d.replace);
+	DECIDE(MODE_DIFFERENTIAL, with_base(&b, 0), with_base(&s, 0));
+	IS(ENTRY_FULL, 0, true, SECOND_ROTATE);
+	/* resized */
+	chain_decide(&c, with_base(&b, '6'), with_base(&s, '6'), 1024, MODE_DIFFERENTIAL, &d);
+	IS(ENTRY_FULL, 0, true, SECOND_ROTATE);
+	assert_non_null(strstr(d.reason, "bytes now"));
+	assert_int_equal(chain_depth(&c, chain_by_id(&c, 5)), 2);
+#undef DECIDE
+#undef IS
+	free(c.entry);
 }
 
 static void too_deep(void **state)
@@ -343,7 +466,7 @@ static void too_deep(void **state)
 		memcpy(e.cut.b, &id, sizeof(id));
 		chain_add(&c, &e);
 		b.base = e.cut;
-		chain_decide(&c, &b, 512, MODE_AUTO, &d);
+		chain_decide(&c, &b, NULL, 512, MODE_AUTO, &d);
 		assert_int_equal(d.type, id < CHAIN_DEPTH_MAX ?
 				 ENTRY_INCREMENTAL : ENTRY_FULL);
 	}
@@ -444,6 +567,7 @@ int main(void)
 		cmocka_unit_test(hostile),
 		cmocka_unit_test(damaged),
 		cmocka_unit_test(decide),
+		cmocka_unit_test(differential),
 		cmocka_unit_test(too_deep),
 		cmocka_unit_test(directory),
 	};

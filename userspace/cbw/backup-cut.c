@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* snapshots, and the instant of a backup */
+#include <fcntl.h>
+
+#include "backup-int.h"
+#include "cbw.h"
+#include "room.h"
+
+/* A new bitmap may not fit into the container: true if that could be helped. */
+static bool make_room(const struct backup *b)
+{
+	bool made = false;
+	size_t i;
+
+	for (i = 0; i < b->nr; i++) {
+		const struct job *j = &b->job[i];
+
+		if ((j->decision.add || j->decision.second == SECOND_ADD ||
+		     j->decision.second == SECOND_COPY) && j->dev.container.major)
+			made |= !container_make_room(b->session, &j->dev, j->before.granularity,
+						     NULL);
+	}
+	return made;
+}
+
+/*
+ * A bitmap with a gap goes first, and for good: were it only enabled again, a run that
+ * dies now would leave it with its old base, which an increment would trust. And what a
+ * snapshot is limited to has to be there before it is made.
+ */
+static int prepare_bitmaps(struct backup *b, struct job *j, struct cbw_error *err)
+{
+	const struct decision *d = &j->decision;
+	struct cbw_txn *txn;
+	int ret;
+
+	if (!d->replace && !d->second_replace && d->second != SECOND_COPY)
+		return 0;
+	txn = cbw_txn_new();
+	if (!txn)
+		return fail_with(err, ENOMEM, "out of memory");
+	if (d->replace)
+		cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_REMOVE, j->dev.dev,
+			       j->chain.bitmap, NULL);
+	if (d->second_replace)
+		cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_REMOVE, j->dev.dev, j->second, NULL);
+	if (d->second == SECOND_COPY)
+		cbw_txn_bitmap_copy(txn, j->dev.dev, j->second, (struct cbw_devno){ 0 },
+				    j->chain.bitmap, NULL);
+	ret = cbw_txn_run(b->session, txn, NULL, err);
+	if (ret == -ENOSPC && make_room(b))
+		ret = cbw_txn_run(b->session, txn, NULL, err);
+	cbw_txn_free(txn);
+	if (d->replace)
+		j->before.base = (struct cbw_cut_id){ 0 };
+	return ret;
+}
+
+static int add_actions(const struct job *j, struct cbw_txn *txn)
+{
+	const struct decision *d = &j->decision;
+	const char *bitmap = j->chain.bitmap;
+
+	/* another one's snapshot rotates the bitmap it is limited to */
+	if (d->type == ENTRY_FULL) {
+		if (d->add)
+			cbw_txn_bitmap_add(txn, j->dev.dev, bitmap,
+					   j->before.granularity, 0, NULL);
+		cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_ROTATE, j->dev.dev,
+			       bitmap, NULL);
+		if (d->second == SECOND_ADD)
+			cbw_txn_bitmap_add(txn, j->dev.dev, j->second,
+					   j->before.granularity, 0, NULL);
+		if (d->second != SECOND_LEAVE)
+			cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_ROTATE, j->dev.dev,
+				       j->second, NULL);
+	}
+	return cbw_txn_snapshot_start(txn, j->snap.dev, NULL);
+}
+
+static int make_snapshot(const struct backup *b, struct job *j,
+			 struct cbw_error *err)
+{
+	struct cbw_snapshot_opts o = {
+		.source = j->dev.dev,
+		.chunk_size = (uint32_t)b->chunk,
+		.armed = true,
+		.bitmap = j->decision.type != ENTRY_FULL ? job_bitmap(j) : NULL,
+		.buffer_kib = -1,
+		.timeout_ms = -1,
+	};
+	struct cbw_snapshot_info info;
+	int ret;
+
+	ret = store_ready(&j->store, err);
+	if (!ret && b->resumable)
+		ret = resume_begin(j, err);
+	if (ret)
+		return ret;
+	o.name = j->resume ? j->resume->snapshot : NULL;
+	o.own = !j->resume;
+	o.store = j->store.dev;
+	ret = cbw_snapshot_create(&o, &j->snap, err);
+	if (ret)
+		return ret;
+	j->have_snap = true;
+	ret = cbw_snapshot_get_info(b->session, j->snap.dev, NULL, &info, err);
+	if (ret)
+		return ret;
+	if (info.out_chunk_size < 512 || info.out_device_size != j->dev.size)
+		return fail_with(err, ESTALE,
+				 "%s: the volume's size changed while the backup began; start again",
+				 esc(j->dev.name));
+	j->chunk = info.out_chunk_size;
+	j->snap_fd = cbw_dm_open(j->snap.dev, O_RDONLY | O_DIRECT, err);
+	return j->snap_fd < 0 ? j->snap_fd : 0;
+}
+
+/*
+ * What was decided by the bitmap as it was before the cut has to hold for what
+ * is frozen now: somebody else may have committed, cleared or replaced it in
+ * between. Nothing has been read yet, and closing the session aborts it.
+ */
+int backup_check_frozen(struct backup *b, struct job *j, struct cbw_error *err)
+{
+	bool full = j->decision.type == ENTRY_FULL;
+	struct cbw_bitmap now;
+	int ret;
+
+	ret = cbw_bitmap_find(b->session, j->dev.dev, job_bitmap(j), &now, err);
+	if (ret)
+		return ret;
+	if (memcmp(&now.cut, &b->cut, sizeof(now.cut)) ||
+	    !(now.flags & CBW_BITMAP_ENABLED) ||
+	    (!full && (memcmp(&now.base, &j->before.base, sizeof(now.base)) ||
+		       now.granularity != j->before.granularity)))
+		return fail_with(err, ESTALE,
+				 "%s: somebody else changed bitmap '%s' while the backup began; start again",
+				 esc(j->dev.name), esc(job_bitmap(j)));
+	j->before.base = now.base;
+	return 0;
+}
+
+int backup_cut(struct backup *b, struct cbw_error *err)
+{
+	struct cbw_txn *txn = cbw_txn_new();
+	size_t i;
+	int ret = 0;
+
+	if (!txn)
+		return fail_with(err, ENOMEM, "out of memory");
+	for (i = 0; i < b->nr && !ret; i++) {
+		struct job *j = &b->job[i];
+
+		ret = chain_clean(&j->chain, NULL, err);
+		/* the id has to be known before the bitmap named after it */
+		if (!ret)
+			ret = chain_save(&j->chain, NULL, err);
+		if (!ret)
+			ret = prepare_bitmaps(b, j, err);
+		if (!ret)
+			ret = make_snapshot(b, j, err);
+		if (!ret)
+			ret = add_actions(j, txn);
+	}
+	if (!ret && b->freeze)
+		ret = cbw_txn_freeze(txn, 0, err);
+	if (!ret)
+		ret = cbw_txn_run(b->session, txn, &b->cut, err);
+	if (ret == -ENOSPC && make_room(b))
+		ret = cbw_txn_run(b->session, txn, &b->cut, err);
+	if (!ret)
+		b->have_cut = true;
+	cbw_txn_free(txn);
+	for (i = 0; i < b->nr && !ret; i++)
+		ret = backup_check_frozen(b, &b->job[i], err);
+	if (!ret && b->resumable)
+		ret = resume_cut(b, err);
+	return ret;
+}
