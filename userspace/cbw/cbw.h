@@ -47,6 +47,7 @@ int cmd_info(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 int cmd_container_failed(int argc, char **argv);
 int cmd_map(int argc, char **argv);
+int cmd_export(int argc, char **argv);
 int cmd_monitor(int argc, char **argv);
 
 /* Runs the verb in argv[1]; "cbw bitmap", and what --help shows behind the verb. */

@@ -22,7 +22,8 @@ static const struct command commands[] = {
 	{ "chain", cmd_chain, "list, merge and prune the images of a chain" },
 	{ "info", cmd_info, "facts about a backup directory or a container" },
 	{ "check", cmd_check, "check a container or a chain, and repair it" },
-	{ "map", cmd_map, "what is dirty in a bitmap" },
+	{ "map", cmd_map, "what is dirty in a bitmap, or changed by an image of a chain" },
+	{ "export", cmd_export, "a point in time over NBD" },
 	{ "container-failed", cmd_container_failed, NULL },
 	{ "monitor", cmd_monitor, "says what happens to snapshots and tracked devices" },
 	{ NULL, NULL, NULL }
