@@ -19,17 +19,20 @@ _cbw()
 
 	COMPREPLY=()
 	case $prev in
-	--to|--store-dir|--resume)
+	--to|--store-dir|--resume|--output|--socket)
 		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 		return ;;
 	--store|--against|--container)
 		mapfile -t COMPREPLY < <(compgen -f -- "${cur:-/dev/}")
 		[[ $prev != --store || auto != "$cur"* ]] || COMPREPLY+=(auto)
 		return ;;
-	--granularity|--chunk|--cluster|--threads|--rate|--store-size|--store-max|--until|--bitmap|--region|--size|--timeout|--keep|--keep-*)
+	--granularity|--chunk|--cluster|--threads|--rate|--store-size|--store-max|--until|--bitmap|--region|--size|--timeout|--keep|--keep-*|--id|\
+	--name|--block-size)
 		return ;;
 	--format)
-		mapfile -t COMPREPLY < <(compgen -W 'text json' -- "$cur")
+		[[ $command == copy ]] && words='raw qcow2' ||
+			words='text json borg benji csi blocklist qcow2'
+		mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
 		return ;;
 	--source-format)
 		mapfile -t COMPREPLY < <(compgen -W 'raw qcow2' -- "$cur")
@@ -37,6 +40,12 @@ _cbw()
 	--ioprio)
 		mapfile -t COMPREPLY < <(compgen -W 'idle low normal' -- "$cur")
 		return ;;
+	--commit)
+		# of export; that of snapshot remove has no value
+		if [[ $command == export ]]; then
+			mapfile -t COMPREPLY < <(compgen -W 'never on-success' -- "$cur")
+			return
+		fi ;;
 	--policy)
 		mapfile -t COMPREPLY < <(compgen -W 'continue hold' -- "$cur")
 		return ;;
@@ -46,7 +55,7 @@ _cbw()
 	esac
 	if ((COMP_CWORD == 1)); then
 		words='attach detach create remove status list bitmap snapshot
-			backup copy restore verify chain info check map monitor --help --version'
+			backup copy restore verify chain info check map export monitor --help --version'
 	else
 		case $command in
 		attach)
@@ -57,7 +66,11 @@ _cbw()
 		create)
 			words='--container --region --size --policy --timeout --force
 				--force-full --help' ;;
-		map)		words="$(_cbw_devices) --bitmap --format --help" ;;
+		map)
+			words="$(_cbw_devices) --bitmap --format --id --output --block-size --help" ;;
+		export)
+			words="$(_cbw_devices) --socket --bitmap --name --release --persistent --once
+				--id --store --only-changed --commit --chunk --freeze --force --json --help" ;;
 		check)		words='-r --repair --remove-inconsistent --help' ;;
 		status|list)	words="$(_cbw_devices) --json --help" ;;
 		backup)
@@ -101,7 +114,7 @@ _cbw()
 	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
 	# directories where they are arguments
 	case $command in
-	restore|verify|chain)
+	restore|verify|chain|map|export)
 		[[ $cur == -* ]] || mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY \
 			< <(compgen -d -- "$cur") ;;
 	create|check|info|copy)
