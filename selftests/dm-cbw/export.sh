@@ -14,6 +14,7 @@ seed "${1-}"
 S=$CBW_TMP/nbd.sock
 uri="nbd+unix:///?socket=$S"
 G=65536
+SIZE=$((32 * 1048576))
 
 setup()
 {
@@ -48,6 +49,7 @@ export_start()
 # export_stop STATUS: by SIGTERM
 export_stop()
 {
+	[[ -n ${BG[export]-} ]] || wrong "there is no export" || return
 	kill -TERM "${BG[export]}"
 	export_ends "$1"
 }
@@ -82,15 +84,16 @@ change()
 {
 	tool 0 bitmap clear dut b &&
 		cbw-load one /dev/mapper/dut --offset 0 --len 4096 --gen $((GEN += 1)) &&
-		cbw-load one /dev/mapper/dut --offset $((5 * G + 512)) --len $((2 * G)) --gen $GEN &&
-		cbw-load one /dev/mapper/dut --offset $((32 * 1048576 - 4096)) --len 4096 --gen $GEN &&
+		cbw-load one /dev/mapper/dut --offset $((5 * G + 512)) --len $((2 * G)) \
+			--gen $GEN &&
+		cbw-load one /dev/mapper/dut --offset $((SIZE - 4096)) --len 4096 --gen $GEN &&
 		blkdiscard -o $((20 * G)) -l $((4 * G)) /dev/mapper/dut
 }
 
 dirty="0 $G
 $((5 * G)) $((3 * G))
 $((20 * G)) $((4 * G))
-$((32 * 1048576 - G)) $G"
+$((SIZE - G)) $G"
 
 maps_agree()
 {
@@ -115,7 +118,7 @@ $((20 * G)) $((4 * G)) 3
 $((24 * G)) $((488 * G)) 0" || return
 	for f in borg benji csi blocklist qcow2; do
 		tool 0 map "$snap" --bitmap b --format $f --output "$CBW_TMP/map.$f" &&
-			"$here/map-check.py" $f "$CBW_TMP/map.$f" "$CBW_TMP/text" $((32 * 1048576)) \
+			"$here/map-check.py" $f "$CBW_TMP/map.$f" "$CBW_TMP/text" $SIZE \
 				--block $G --name b || return
 	done
 	nbdinfo --list "$uri" >"$CBW_TMP/list" && grep -q "qemu:dirty-bitmap:b" "$CBW_TMP/list"
@@ -132,7 +135,8 @@ readers()
 		qemu-img compare -f qcow2 -F raw "$CBW_TMP/map.qcow2" "$CBW_TMP/reference" &&
 		qemu-img compare -f raw -F raw "$uri" "$CBW_TMP/reference" || return
 	# read-only: nothing to write or trim
-	! qemu-io -d unmap -f raw -c "discard 0 4096" "$uri" || wrong "it can be opened to trim" || return
+	! qemu-io -d unmap -f raw -c "discard 0 4096" "$uri" ||
+		wrong "it can be opened to trim" || return
 	snap_is "$(snapshot)" released 0
 }
 
@@ -142,7 +146,8 @@ stopped()
 	export_stop 0 && no_snapshots || return
 	tool 0 map dut --bitmap b && [[ $(text_ones "$TOOL_OUT") == "0 "* ]] || return
 	# of what was written after the cut, too
-	awk -v at=$((100 * G)) '$1 <= at && at < $1 + $2 { found = 1 } END { exit !found }' "$TOOL_OUT" ||
+	awk -v at=$((100 * G)) '$1 <= at && at < $1 + $2 { found = 1 } END { exit !found }' \
+		"$TOOL_OUT" ||
 		wrong "what was written meanwhile is not dirty" || return
 	expect "flags" "$(bitmap_get dut b flags)" e
 }
@@ -161,7 +166,8 @@ killed()
 {
 	local pid base
 
-	change && base=$(bitmap_get dut b base) && export_start dut --store "$store" --bitmap b || return
+	change && base=$(bitmap_get dut b base) &&
+		export_start dut --store "$store" --bitmap b || return
 	expect "flags" "$(bitmap_get dut b flags)" eb || return
 	bg reader nbdcopy "$uri" null:
 	pid=${BG[export]}
@@ -203,8 +209,8 @@ trim()
 	grep -q "Invalid argument" "$CBW_TMP/io" || { cat "$CBW_TMP/io"; return 1; }
 	# nothing is written
 	! qemu-io -f raw -c "write 0 64K" "$uri" || wrong "it was written" || return
-	qemu-io -r -f raw -c "read 0 4096" -c "read 8192 4096" "$uri" && snap_is "$snap" state active &&
-		export_stop 0
+	qemu-io -r -f raw -c "read 0 4096" -c "read 8192 4096" "$uri" &&
+		snap_is "$snap" state active && export_stop 0
 }
 
 # The commit is for who has read all of it, and said good-bye.
@@ -243,12 +249,14 @@ $((24 * G)) $((487 * G)) 1
 $((511 * G)) $G 0" || return
 	export_stop 0 || return
 	# a reader that was told an error has not all of it
-	export_start dut --store "$store" --bitmap b --only-changed --once --commit on-success || return
+	export_start dut --store "$store" --bitmap b --only-changed --once \
+		--commit on-success || return
 	qemu-io -r -f raw -c "read 0 $G" -c "read $((5 * G)) $((3 * G))" -c "read $((511 * G)) $G" \
 		-c "read $G $G" "$uri" >"$CBW_TMP/io" 2>&1
 	grep -q "Invalid argument" "$CBW_TMP/io" && export_ends 1 && said "1 requests failed" &&
 		expect "base" "$(bitmap_get dut b base)" "$base" || return
-	export_start dut --store "$store" --bitmap b --only-changed --once --commit on-success || return
+	export_start dut --store "$store" --bitmap b --only-changed --once \
+		--commit on-success || return
 	cut=$(sed -n 's/.*  cut \([0-9a-f]*\).*/\1/p' "$CBW_TMP/export.out")
 	qemu-io -r -f raw -c "read 0 $G" -c "read $((5 * G)) $((3 * G))" -c "read $((511 * G)) $G" \
 		"$uri" && export_ends 0 && expect "base" "$(bitmap_get dut b base)" "$cut"
@@ -278,13 +286,14 @@ of_a_snapshot()
 
 errors()
 {
-	tool 1 export dut --socket "$S" --store "$store" --bitmap none && says "it has no bitmap 'none'" &&
-		no_snapshots || return
+	tool 1 export dut --socket "$S" --store "$store" --bitmap none &&
+		says "it has no bitmap 'none'" && no_snapshots || return
 	tool 1 export /dev/null --socket "$S" && says "neither a tracked device" || return
 	tool 2 export dut --socket "$S" && says "--store is missing" || return
 	tool 1 map nosuch --bitmap b && tool 1 map dut --bitmap none && says none || return
 	export_start dut --store "$store" || return
-	tool 1 export dut --socket "$S" --store "$small" && says "somebody serves on this socket" || return
+	tool 1 export dut --socket "$S" --store "$small" &&
+		says "somebody serves on this socket" || return
 	nbdinfo --size "$uri" && export_stop 0 || return
 	# nothing is left of what was refused
 	no_snapshots || return

@@ -105,7 +105,8 @@ static void ready(const struct export_args *a, const struct nbd_source *source,
 	json_object_object_add(o, "uri", json_object_new_string(uri));
 	json_object_object_add(o, "size", json_object_new_int64((int64_t)source->size));
 	if (cut)
-		json_object_object_add(o, "cut", json_object_new_string(cbw_cut_to_text(cut, text)));
+		json_object_object_add(o, "cut",
+				       json_object_new_string(cbw_cut_to_text(cut, text)));
 	if (source->bitmap)
 		json_object_object_add(o, "bitmap", json_object_new_string(esc(source->bitmap)));
 	json_line(o);
@@ -293,7 +294,8 @@ int cmd_export(int argc, char **argv)
 		{ "socket", OPT_TEXT, &a.socket, "PATH", "the unix socket; mode 0600" },
 		{ "bitmap", OPT_TEXT, &a.bitmap, "B",
 		  "as qemu:dirty-bitmap:B; of DEV: it is frozen at the cut" },
-		{ "name", OPT_TEXT, &a.name, "EXPORT", "name of the export; default the empty one" },
+		{ "name", OPT_TEXT, &a.name, "EXPORT",
+		  "name of the export; default the empty one" },
 		{ "release", OPT_FLAG, &a.release, NULL,
 		  "a trim says that the reader has that, and releases it in the snapshot" },
 		{ "persistent", OPT_FLAG, &persistent, NULL, "until a signal comes (default)" },

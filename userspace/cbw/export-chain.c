@@ -11,7 +11,8 @@
 
 static const struct chain_source *chain_of(const struct nbd_source *s)
 {
-	return (const struct chain_source *)((const char *)s - offsetof(struct chain_source, source));
+	return (const struct chain_source *)((const char *)s -
+					     offsetof(struct chain_source, source));
 }
 
 static int read_file(int fd, uint64_t offset, char *buf, uint64_t length, struct cbw_error *err)

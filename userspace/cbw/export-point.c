@@ -50,10 +50,10 @@ static int read_failed(struct point *p, uint64_t at, int code, struct cbw_error 
 	ret = cbw_snapshot_get_info(p->session, p->snap.dev, &p->cut, &info, NULL);
 	pthread_mutex_unlock(&p->lock);
 	/* no esc(), no strerror(): their buffers are not for threads */
-	return fail_with(err, code, "offset %llu: %s", (ull)at,
-			 !ret && info.out_state == CBW_SNAPSHOT_FAILED ? reason(&info) :
-			 code == EIO ? "cannot be read; is there an unreadable sector on the origin?" :
-			 strerrordesc_np(code));
+	if (!ret && info.out_state == CBW_SNAPSHOT_FAILED)
+		return fail_with(err, code, "the snapshot failed: %s", reason(&info));
+	return fail_with(err, code, "offset %llu: %s%s", (ull)at, strerrordesc_np(code),
+			 code == EIO ? "; is there an unreadable sector on the origin?" : "");
 }
 
 /* @offset and @length: multiples of the logical block size, or up to the end */
@@ -219,7 +219,8 @@ static int load_bitmap(struct point *p, struct cbw_devno source, struct cbw_erro
 		ret = plane_init(&p->kept, size, p->chunk, err);
 	if (ret)
 		return ret;
-	ret = cbw_bitmap_extents(p->session, source, p->bitmap.name, &p->cut, 0, add_extent, p, err);
+	ret = cbw_bitmap_extents(p->session, source, p->bitmap.name, &p->cut, 0, add_extent, p,
+				 err);
 	if (ret == -EUCLEAN)
 		return fail_with(err, EUCLEAN, "bitmap '%s' goes beyond the snapshot's end",
 				 esc(p->bitmap.name));
@@ -245,12 +246,9 @@ static int is_limited(const struct cbw_dm_dev *snap, bool *limited, struct cbw_e
 		return fail_with(err, EIO, "%s: its table cannot be read", esc(snap->name));
 	/* source, store, chunk, number of features; the bitmap is the feature with a name */
 	*limited = false;
-	for (i = 0, word = strtok_r(copy, " ", &save); word; i++, word = strtok_r(NULL, " ", &save)) {
-		if (i >= 4 && !strcmp(word, "bitmap")) {
-			*limited = true;
-			break;
-		}
-	}
+	word = strtok_r(copy, " ", &save);
+	for (i = 0; word && !*limited; i++, word = strtok_r(NULL, " ", &save))
+		*limited = i >= 4 && !strcmp(word, "bitmap");
 	free(copy);
 	return 0;
 }

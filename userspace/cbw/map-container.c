@@ -41,7 +41,8 @@ static int put_bitmap(struct container *c, const struct state_bitmap *b, struct 
 		bits_of_entry(&c->img, e, &bits);
 	else
 		bits_of_place(c, b->offset, b->granularity, &bits);
-	granules = c->state.device_size / b->granularity + !!(c->state.device_size % b->granularity);
+	granules = c->state.device_size / b->granularity +
+		!!(c->state.device_size % b->granularity);
 	buf = cfile_buffer(BITS_STEP);
 	for (at = 0; at < bits.bytes && !ret; at += BITS_STEP) {
 		ret = bits_read(&bits, at, buf, err);

@@ -246,7 +246,8 @@ static int serve(struct nbd_server *server, int listen_fd, const sigset_t *unblo
 			return fail_with(err, EINTR, "interrupted");
 		if (ppoll(p, 2, &second, unblocked) < 0 && errno != EINTR)
 			return fail_with(err, errno, "poll: %s", strerror(errno));
-		if (p[0].revents && read(server->wake[0], drop, sizeof(drop)) < 0 && errno != EAGAIN)
+		if (p[0].revents && read(server->wake[0], drop, sizeof(drop)) < 0 &&
+		    errno != EAGAIN)
 			return fail_with(err, errno, "pipe: %s", strerror(errno));
 		if (p[1].revents)
 			take_client(server, listen_fd);

@@ -148,7 +148,8 @@ static void whole(void **state)
 {
 	const uint64_t c = FX_CLUSTER;
 	const struct map_info info = {
-		.size = FX_SIZE, .granularity = FX_CLUSTER, .name = "b", .image = true, .whole = true,
+		.size = FX_SIZE, .granularity = FX_CLUSTER, .name = "b", .image = true,
+		.whole = true,
 	};
 	const struct piece v[] = {
 		{ 0, c, DIRTY }, { c, 3 * c, ZEROS }, { 4 * c, c, DIRTY },

@@ -1,36 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/*
- * the NBD server: what stock clients see of a chain; byte by byte what the protocol says;
- * errors, trim, readers that vanish; the socket
- */
+/* the NBD server, byte by byte what the protocol says: errors, trim, readers that vanish */
 #include <endian.h>
-#include <fcntl.h>
 #include <signal.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "fixture.h"
 #include "nbd.h"
+#include "nbd-child.h"
 #include "nbd-proto.h"
 
 /* ---- a server in a child --------------------------------------------------- */
-
-/* what the child tells */
-struct told {
-	uint64_t trimmed[8][2];
-	unsigned int trims;
-	unsigned int readers, broken, failures;
-	int ret;
-};
-
-static struct told *told;
-static pid_t server_pid;
 
 #define SIZE	(40ull << 20)
 #define BAD	(8ull << 20)	/* cannot be read: EIO */
@@ -86,47 +67,6 @@ static int t_trim(const struct nbd_source *s, uint64_t offset, uint64_t length,
 	return 0;
 }
 
-static char *sock_path(void)
-{
-	return fx_path("sock");
-}
-
-static void wait_for_socket(void)
-{
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int i, fd;
-
-	strcpy(addr.sun_path, sock_path());
-	for (i = 0; i < 500; i++) {
-		fd = socket(AF_UNIX, SOCK_STREAM, 0);
-		if (!connect(fd, (struct sockaddr *)&addr, sizeof(addr))) {
-			close(fd);
-			return;
-		}
-		close(fd);
-		nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
-	}
-	fail_msg("the server does not come");
-}
-
-static void begin_child(void)
-{
-	pid_t parent = getpid();
-
-	memset(told, 0, sizeof(*told));
-	fflush(NULL);
-	server_pid = fork();
-	assert_true(server_pid >= 0);
-	if (server_pid)
-		return;
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != parent)
-		_exit(1);
-	dup2(open(fx_path("server.out"), O_CREAT | O_TRUNC | O_WRONLY, 0600), STDOUT_FILENO);
-	dup2(STDOUT_FILENO, STDERR_FILENO);
-	catch_signals();
-}
-
 static void start(bool trim, bool once)
 {
 	struct nbd_source source = {
@@ -149,37 +89,6 @@ static void start(bool trim, bool once)
 		exit(0);
 	}
 	wait_for_socket();
-}
-
-/* Waits for it; without a signal if @sig is 0. */
-static int stop(int sig)
-{
-	int status, i;
-
-	if (sig)
-		kill(server_pid, sig);
-	for (i = 0; i < 1000; i++) {
-		if (waitpid(server_pid, &status, WNOHANG) == server_pid)
-			break;
-		nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
-	}
-	if (i == 1000)
-		fail_msg("the server does not end");
-	server_pid = 0;
-	return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
-}
-
-/* After a test that failed. */
-static int tidy(void **state)
-{
-	(void)state;
-	if (server_pid > 0) {
-		kill(server_pid, SIGKILL);
-		waitpid(server_pid, NULL, 0);
-	}
-	server_pid = 0;
-	unlink(fx_path("sock"));
-	return 0;
 }
 
 /* ---- a client -------------------------------------------------------------- */
@@ -710,131 +619,6 @@ static void crowd(void **state)
 	assert_int_equal(stop(SIGTERM), 0);
 }
 
-/* ---- the socket ------------------------------------------------------------- */
-
-static void sockets(void **state)
-{
-	struct nbd_socket a, b;
-	struct cbw_error err;
-	struct stat st;
-	char path[200];
-	int fd;
-
-	(void)state;
-	umask(0);
-	assert_int_equal(nbd_listen(sock_path(), &a, &err), 0);
-	assert_int_equal(stat(sock_path(), &st), 0);
-	assert_int_equal(st.st_mode & 07777, 0600);
-	assert_int_equal(umask(022), 0);
-	/* somebody is there */
-	assert_int_equal(nbd_listen(sock_path(), &b, &err), -EADDRINUSE);
-	assert_non_null(strstr(err.msg, "somebody serves on this socket"));
-	/* nobody is, any more */
-	close(a.fd);
-	assert_int_equal(nbd_listen(sock_path(), &b, &err), 0);
-	/* it is not a's to remove */
-	a.fd = open("/dev/null", O_RDONLY);
-	a.ino++;
-	nbd_unlisten(&a);
-	assert_int_equal(access(sock_path(), F_OK), 0);
-	nbd_unlisten(&b);
-	assert_int_equal(access(sock_path(), F_OK), -1);
-	/* a file is no socket, and stays */
-	fd = open(sock_path(), O_CREAT | O_WRONLY, 0600);
-	close(fd);
-	assert_int_equal(nbd_listen(sock_path(), &a, &err), -EEXIST);
-	assert_int_equal(unlink(sock_path()), 0);
-	memset(path, 'x', sizeof(path) - 1);
-	path[sizeof(path) - 1] = '\0';
-	assert_int_equal(nbd_listen(path, &a, &err), -ENAMETOOLONG);
-	assert_int_equal(nbd_listen("/nonexistent/sock", &a, &err), -ENOENT);
-}
-
-/* ---- the command, on a chain ----------------------------------------------- */
-
-static unsigned char newest[FX_SIZE];
-
-static int export_args(char *line, char **argv, const char *more)
-{
-	char *save, *word;
-	int argc = 0;
-
-	sprintf(line, "export %s --socket %s %s", fx_path("chain"), sock_path(), more);
-	for (word = strtok_r(line, " ", &save); word; word = strtok_r(NULL, " ", &save))
-		argv[argc++] = word;
-	argv[argc] = NULL;
-	return argc;
-}
-
-static void start_export(const char *more)
-{
-	char line[512], *argv[16];
-
-	begin_child();
-	if (!server_pid) {
-		int argc = export_args(line, argv, more);
-
-		exit(cmd_export(argc, argv));
-	}
-	wait_for_socket();
-}
-
-static void chain(void **state)
-{
-	char line[512], *argv[16], text[4096];
-	int fd;
-
-	(void)state;
-	fx_chain(newest);
-	fd = open(fx_path("newest"), O_CREAT | O_WRONLY, 0600);
-	assert_int_equal(write_all(fd, newest, FX_SIZE), 0);
-	close(fd);
-	start_export("--name vol");
-	/* as the text of the map, which test_map has, and in both contexts */
-	fx_shell("nbdinfo --map=qemu:dirty-bitmap:cbw-07000000 'nbd+unix:///vol?socket=%s' |"
-		 " awk '{ print $1, $2, $3 }' >'%s' && printf '%%s\\n' '0 65536 0' '65536 196608 1'"
-		 " '262144 131072 0' '393216 131072 1' '524288 2622976 0' | cmp - '%s'",
-		 sock_path(), fx_path("dirty"), fx_path("dirty"));
-	fx_shell("nbdinfo --map 'nbd+unix:///?socket=%s' | awk '{ print $1, $2, $3 }' >'%s' &&"
-		 " printf '%%s\\n' '0 131072 0' '131072 196608 3' '327680 196608 0'"
-		 " '524288 2621440 3' '3145728 1536 0' | cmp - '%s'",
-		 sock_path(), fx_path("base"), fx_path("base"));
-	fx_shell("nbdcopy 'nbd+unix:///vol?socket=%s' '%s' && cmp '%s' '%s'", sock_path(),
-		 fx_path("copy"), fx_path("copy"), fx_path("newest"));
-	fx_shell("qemu-img compare -q -f raw -F raw 'nbd+unix:///vol?socket=%s' '%s'",
-		 sock_path(), fx_path("newest"));
-	/* two at once, and one without structured replies */
-	fx_shell("cd '%s'; nbdcopy 'nbd+unix:///?socket=%s' c1 & nbdcopy 'nbd+unix:///?socket=%s' c2;"
-		 " wait $! && cmp c1 newest && cmp c2 newest", fx_top, sock_path(), sock_path());
-	fx_shell("grep -qx 'nbd+unix:///vol?socket=%s  bitmap cbw-07000000' '%s'", sock_path(),
-		 fx_path("server.out"));
-	/* a second run does not get the socket */
-	fd = export_args(line, argv, "");
-	assert_int_equal(run_quiet(cmd_export, fd, argv, text), EXIT_FAILED);
-	assert_non_null(strstr(text, "somebody serves on this socket"));
-	assert_int_equal(stop(SIGTERM), 0);
-	assert_int_equal(access(sock_path(), F_OK), -1);
-	/* an older one, once; all of the first image is new */
-	start_export("--id 1 --once --json --bitmap other");
-	fx_shell("nbdinfo --map=qemu:dirty-bitmap:other 'nbd+unix:///?socket=%s' |"
-		 " awk '{ print $1, $2, $3 }' >'%s' && echo 0 3147264 1 | cmp - '%s'",
-		 sock_path(), fx_path("dirty"), fx_path("dirty"));
-	assert_int_equal(stop(0), 0);
-	/* killed: nobody answers any more, and the next run takes the socket */
-	start_export("");
-	assert_int_equal(stop(SIGKILL), -SIGKILL);
-	assert_int_equal(access(sock_path(), F_OK), 0);
-	fx_shell("! nbdinfo --size 'nbd+unix:///?socket=%s' 2>/dev/null", sock_path());
-	start_export("");
-	assert_int_equal(stop(SIGTERM), 0);
-}
-
-static int begin(void **state)
-{
-	told = mmap(NULL, sizeof(*told), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	return told == MAP_FAILED ? -1 : fx_begin(state);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -845,9 +629,7 @@ int main(void)
 		cmocka_unit_test_teardown(readers, tidy),
 		cmocka_unit_test_teardown(stuck_reader, tidy),
 		cmocka_unit_test_teardown(crowd, tidy),
-		cmocka_unit_test_teardown(sockets, tidy),
-		cmocka_unit_test_teardown(chain, tidy),
 	};
 
-	return cmocka_run_group_tests(tests, begin, fx_end);
+	return cmocka_run_group_tests(tests, begin_group, fx_end);
 }
