@@ -97,7 +97,7 @@ $((SIZE - G)) $G"
 
 maps_agree()
 {
-	local snap f
+	local snap f maps=()
 
 	change && tool 0 map dut --bitmap b && cp "$TOOL_OUT" "$CBW_TMP/live" || return
 	says "$((20 * G)) $((4 * G)) dirty,discarded" || return
@@ -117,10 +117,10 @@ maps_agree()
 $((20 * G)) $((4 * G)) 3
 $((24 * G)) $((488 * G)) 0" || return
 	for f in borg benji csi blocklist qcow2; do
-		tool 0 map "$snap" --bitmap b --format $f --output "$CBW_TMP/map.$f" &&
-			"$here/map-check.py" $f "$CBW_TMP/map.$f" "$CBW_TMP/text" $SIZE \
-				--block $G --name b || return
+		tool 0 map "$snap" --bitmap b --format $f --output "$CBW_TMP/map.$f" || return
+		maps+=("${f/%blocklist/blocklist:$G}" "$CBW_TMP/map.$f")
 	done
+	"$here/map-check.py" --name b "$CBW_TMP/text" $SIZE "${maps[@]}" || return
 	nbdinfo --list "$uri" >"$CBW_TMP/list" && grep -q "qemu:dirty-bitmap:b" "$CBW_TMP/list"
 }
 

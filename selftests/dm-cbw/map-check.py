@@ -1,10 +1,12 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
 What `cbw map' wrote in a format of others, against that format's own grammar, and against
 the text format, which says the same.
 
-	map-check.py FORMAT FILE TEXT SIZE [--block N] [--name BITMAP] [--whole]
+	map-check.py [--name BITMAP] [--whole] TEXT SIZE FORMAT FILE [FORMAT FILE]...
+
+blocklist:N as a format is one of blocks of N bytes.
 
 Grammars, as their readers have them:
   borg	read_input_map() and input_map_check_size(), borg 2, src/borg/helpers/fs.py
@@ -185,29 +187,37 @@ def qcow2(args):
     return [(e["offset"], e["length"], "data") for e in found if e["type"] == 1]
 
 
-def main():
-    p = argparse.ArgumentParser()
-    p.add_argument("format", choices=["borg", "benji", "csi", "blocklist", "qcow2"])
-    p.add_argument("file")
-    p.add_argument("text")
-    p.add_argument("size", type=int)
-    p.add_argument("--block", type=int)
-    p.add_argument("--name")
-    p.add_argument("--whole", action="store_true")
-    args = p.parse_args()
-    got = globals()[args.format](args)
-    want = read_text(args.text, args.size)
-    if args.format == "blocklist":
+def check(args, text, form, path):
+    form, _, block = form.partition(":")
+    if form not in ("borg", "benji", "csi", "blocklist", "qcow2"):
+        die("unknown format " + form)
+    args.file, args.block = path, int(block or 0)
+    got = globals()[form](args)
+    want = text
+    if form == "blocklist":
         want = sorted({b for o, n, s in want if s == "data"
                        for b in range(o // args.block, (o + n - 1) // args.block + 1)})
     else:
-        if args.format == "csi" and args.whole:
+        if form == "csi" and args.whole:
             want = [e for e in want if e[2] == "data"]
-        if args.format in ("csi", "qcow2"):
+        if form in ("csi", "qcow2"):
             want = [(o, n, "data") for o, n, _ in want]
         want, got = merged(want), merged(got)
     if got != want:
-        die("%s says %.300r, text says %.300r" % (args.format, got, want))
+        die("%s says %.300r, text says %.300r" % (form, got, want))
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("--name")
+    p.add_argument("--whole", action="store_true")
+    p.add_argument("text")
+    p.add_argument("size", type=int)
+    p.add_argument("map", nargs="+")
+    args = p.parse_args()
+    text = read_text(args.text, args.size)
+    for form, path in zip(args.map[::2], args.map[1::2], strict=True):
+        check(args, text, form, path)
 
 
 main()

@@ -52,20 +52,16 @@ static void write_map(const char *format, const char *file, const struct map_inf
 
 static void all_formats(const struct map_info *info, const struct piece *v, size_t nr)
 {
-	uint64_t block[] = { info->granularity, 4096, info->granularity * 8ull };
-	size_t i, k;
+	size_t i;
 
 	write_map("text", fx_path("text"), info, v, nr, 0);
-	for (i = 0; i < sizeof(formats) / sizeof(formats[0]); i++) {
-		for (k = 0; k < 3; k++) {
-			write_map(formats[i], fx_path("map"), info, v, nr, k ? block[k] : 0);
-			fx_shell("'" CHECK "' %s '%s' '%s' %llu --block %llu%s", formats[i],
-				 fx_path("map"), fx_path("text"), (ull)info->size, (ull)block[k],
-				 info->whole ? " --whole" : "");
-			if (strcmp(formats[i], "blocklist"))
-				break;
-		}
-	}
+	for (i = 0; i < sizeof(formats) / sizeof(formats[0]); i++)
+		write_map(formats[i], fx_path(formats[i]), info, v, nr, 0);
+	write_map("blocklist", fx_path("fine"), info, v, nr, 4096);
+	write_map("blocklist", fx_path("coarse"), info, v, nr, info->granularity * 8ull);
+	fx_shell("cd '%s' && '" CHECK "' text %llu borg borg benji benji csi csi blocklist:%u blocklist"
+		 " blocklist:4096 fine blocklist:%llu coarse%s", fx_top, (ull)info->size,
+		 info->granularity, info->granularity * 8ull, info->whole ? " --whole" : "");
 }
 
 static const struct map_info bitmap = {
@@ -205,8 +201,8 @@ static void qcow2(void **state)
 	for (nr = 0; nr <= 5; nr += 5) {
 		write_map("text", fx_path("text"), &info, v, nr, 0);
 		write_map("qcow2", fx_path("q.qcow2"), &info, v, nr, 0);
-		fx_shell("'" CHECK "' qcow2 '%s' '%s' %llu --name 'a b\\c'", fx_path("q.qcow2"),
-			 fx_path("text"), (ull)info.size);
+		fx_shell("cd '%s' && '" CHECK "' --name 'a b\\c' text %llu qcow2 q.qcow2", fx_top,
+			 (ull)info.size);
 	}
 }
 
@@ -256,15 +252,15 @@ static void chain(void **state)
 			const char *format = i < 4 ? formats[i] : "qcow2";
 
 			snprintf(args, sizeof(args), "%s --id %d --format %s --output %s",
-				 fx_path("chain"), id, format, fx_path("map"));
+				 fx_path("chain"), id, format, fx_path(format));
 			assert_int_equal(map(args, text), EXIT_OK);
-			fx_shell("'" CHECK "' %s '%s' '%s' %u --block %u --name cbw-07000000%s",
-				 format, fx_path("map"), fx_path("text"), FX_SIZE, FX_CLUSTER,
-				 id == 1 ? " --whole" : "");
 		}
+		fx_shell("cd '%s' && '" CHECK "' --name cbw-07000000 text %u borg borg benji benji csi csi"
+			 " blocklist:%u blocklist qcow2 qcow2%s", fx_top, FX_SIZE, FX_CLUSTER,
+			 id == 1 ? " --whole" : "");
 	}
 	/* over the image, the small qcow2 is read as the volume at that time */
-	fx_shell("qemu-img compare -q -f qcow2 -F qcow2 '%s' '%s'", fx_path("map"),
+	fx_shell("qemu-img compare -q -f qcow2 -F qcow2 '%s' '%s'", fx_path("qcow2"),
 		 fx_path("chain/vol/000002-inc.qcow2"));
 	snprintf(args, sizeof(args), "%s --id 9", fx_path("chain"));
 	assert_int_equal(map(args, text), EXIT_FAILED);
