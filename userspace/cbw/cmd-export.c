@@ -40,6 +40,9 @@ static int check_args(struct export_args *a)
 	if (a->chunk && (a->chunk & (a->chunk - 1) || a->chunk < 4096 || a->chunk > 1 << 20))
 		return usage("cbw export: --chunk %llu: it has to be a power of two from 4K to 1M",
 			     (ull)a->chunk);
+	/* nobody here would make it larger before it is full */
+	if (a->store && !strcmp(a->store, "auto"))
+		return usage("cbw export: --store auto is for backups; name a block device or a file");
 	if (a->bitmap && cbw_name_check(a->bitmap, &err))
 		return usage("cbw export: %s", err.msg);
 	if (a->name && strlen(a->name) > 1024)

@@ -37,6 +37,7 @@ static const struct usage table[] = {
 	{ cmd_export, "export x --socket s --bitmap b --commit on-success", "needs --once" },
 	{ cmd_export, "export x --socket s --only-changed", "give --bitmap NAME" },
 	{ cmd_export, "export x --socket s --chunk 12K", "power of two from 4K to 1M" },
+	{ cmd_export, "export x --socket s --store auto", "--store auto is for backups" },
 	{ cmd_export, "export x --socket s --once --persistent", "exclude each other" },
 	{ cmd_export, "export x --socket s --bitmap a/b", "has a '/' in it" },
 	{ cmd_export, "export x --socket s --id 3", "--id is for the directory of a chain" },
