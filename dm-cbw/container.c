@@ -137,6 +137,7 @@ static struct cbw_container *container_new(const struct cbw_container_attach *cm
 	c->state_offset[0] = cmd->state_offset[0];
 	c->state_offset[1] = cmd->state_offset[1];
 	c->state_seq = cmd->state_seq;
+	c->written = cmd->written;
 	c->region_shift = cmd->region_shift - SECTOR_SHIFT;
 	c->intent_offset[0] = cmd->intent_offset[0];
 	c->intent_offset[1] = cmd->intent_offset[1];
@@ -443,6 +444,8 @@ void cbw_container_suspended(struct cbw_device *dev)
 	cbw_config_lock();
 	c = dev->container;
 	stopping = c && c->ready && c->stopping;
+	if (stopping)
+		c->written = cbw_device_written(dev);
 	cbw_config_unlock();
 	if (stopping)
 		cbw_checkpoint_now(c, CBW_CP_FLIP | CBW_CP_ALL | CBW_CP_CLEAN);
@@ -466,7 +469,10 @@ void cbw_container_end(struct cbw_device *dev)
 		return;
 	/* Somebody says already that it has failed. */
 	wait_event(c->waitq, !atomic_read(&c->failing) || READ_ONCE(c->failed));
-	/* Never resumed: nothing was written, so nothing is missing. */
+	/*
+	 * Never resumed: nothing was written through it, so nothing is missing that was not
+	 * when user space looked.  What was written since shows in the count.
+	 */
 	if (!c->live) {
 		cbw_checkpoint_now(c, CBW_CP_CLEAN);
 	} else if (!c->clean && !c->told) {

@@ -155,6 +155,8 @@ struct cbw_cp_item {
  * @told: it is written; of who has set @failing, and of the end
  * @binding: passed on, cbw_config_mutex
  * @binding_len: its bytes, the same
+ * @written: what the device's statistics said when all that was written was recorded, and no
+ *	write was in flight: user space's count, then that of an announced stop; cbw_config_mutex
  *
  * @region_shift: log2 of a region in sectors
  * @nr_regions: as many as there is room for
@@ -221,6 +223,7 @@ struct cbw_container {
 	bool told;
 	void *binding;
 	u32 binding_len;
+	u64 written;
 
 	unsigned int region_shift;
 	u64 nr_regions;
@@ -334,6 +337,7 @@ u64 cbw_intents_count(struct cbw_container *c);
 void cbw_intents_release(struct cbw_container *c);
 
 /* state.c */
+u64 cbw_device_written(struct cbw_device *dev);
 int cbw_state_build(struct cbw_container *c, bool clean, u32 *len);
 void cbw_state_seal(struct cbw_state *s, u64 seq);
 void cbw_state_untracked(struct cbw_container *c, struct cbw_state *s);

@@ -13,7 +13,7 @@ static __le32 state_crc(const void *buf, u32 len)
 }
 
 /* Sectors that were written and discarded through the device since it was made. */
-static u64 device_written(struct cbw_device *dev)
+u64 cbw_device_written(struct cbw_device *dev)
 {
 	struct block_device *part = dm_disk(dev->md)->part0;
 
@@ -74,7 +74,12 @@ int cbw_state_build(struct cbw_container *c, bool clean, u32 *len)
 	state_header(c, s);
 	if (clean) {
 		s->flags = cpu_to_le32(CBW_STATE_CLEAN);
-		s->written = cpu_to_le64(device_written(c->dev));
+		/*
+		 * Not what it is by now: a checkpoint may come when another table, or the one
+		 * before ours, writes already, and what that writes is in no bitmap.
+		 */
+		s->written = cpu_to_le64(cbw_cured(23) ? c->written :
+					 cbw_device_written(c->dev));
 	}
 	s->binding_length = cpu_to_le32(c->binding_len);
 	memcpy(c->state_buf + at, c->binding, c->binding_len);

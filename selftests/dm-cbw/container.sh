@@ -12,6 +12,7 @@ begin
 . "$here/tool.bash"
 . "$here/container.bash"
 none=00000000000000000000000000000000
+die=${CBW_BUILD:-$CBW_TOP/build}/selftests/dm-cbw/tool-die.so
 
 setup()
 {
@@ -138,6 +139,32 @@ refused_same_written()
 		refused_same "was written to while detached"
 }
 
+# write_at STEP STATUS: an attach with a write to the volume before that step of it
+write_at()
+{
+	LD_PRELOAD=$die CBW_DIE_AT=$1 \
+		CBW_DIE_RUN='dd if=/dev/zero of=/dev/mapper/vol bs=4096 count=1 seek=77 oflag=direct 2>/dev/null' \
+		tool "$2" attach vol --container "$C"
+}
+
+# A write that comes before the volume has its table is in no bitmap, and neither becomes part
+# of what the next attach compares with.
+write_too_early()
+{
+	rm -f "$C" && again && tool 0 attach vol --container "$C" && tool 0 bitmap add vol b1 &&
+		based b1 && tool 0 detach vol || return
+	# it is seen, and the attach is given up
+	write_at '1 ioctl cb8d' 1 && says "is being written to" && tool 0 check "$C" &&
+		tool 4 attach vol --container "$C" && says "written to while detached" || return
+	# killed with the table loaded, and used for a while
+	tool 0 attach vol --container "$C" --force-full && based b1 && tool 0 detach vol || return
+	LD_PRELOAD=$die CBW_DIE_AT='2 ioctl fd06' tool 137 attach vol --container "$C" &&
+		[[ $(dmsetup info -c --noheadings -o tables_loaded vol) == Both ]] || return
+	dd if=/dev/zero of=/dev/mapper/vol bs=4096 count=1 seek=77 oflag=direct 2>/dev/null
+	tool 4 attach vol --container "$C" && says "written to while detached" &&
+		tool 0 attach vol --container "$C" --force-full && tool 0 detach vol
+}
+
 # A container that is a copy of one that was attached, in another boot: what the intents say.
 crash()
 {
@@ -256,6 +283,7 @@ keep
 t "exact over attach and detach, twice" cycles
 t "what QEMU has changed" foreign
 t "not another volume, not one that was written to" mistrust
+t "a write before it has its table" write_too_early
 t "recovered after a crash, or not trusted" crash
 t "it fails, and cannot be told" fails
 t "a block device" block_device

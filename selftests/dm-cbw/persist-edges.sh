@@ -52,6 +52,22 @@ never_live()
 		expect dirty "$(box_dirty $box a)" "3145728 4096"
 }
 
+written()
+{
+	[[ $(cbw-box state "$box") =~ \ clean\ .*\ written\ ([0-9]+) ]] && echo "${BASH_REMATCH[1]}"
+}
+
+# What was written after user space has looked, and before it could have its table, shows in the
+# count of a container that is given up: not in it.
+given_up()
+{
+	local w
+
+	fresh && cbw-box detach $D && dm_remove dev && attach_only &&
+		cbw-box attach $D "$box" --written 4711 && dm_remove dev && w=$(written) || return
+	((w == 4711)) || broken "the count is $w, and was 4711"
+}
+
 # renamed ACTION...: what has the base on disk has all that is written, and all it had
 renamed()
 {
@@ -158,6 +174,8 @@ merge_and_remove()
 t "set up" setup
 keep
 t "attached, and never live" never_live
+t "the count of one that is given up" given_up
+t "the count of one that is given up: taken anew is noticed" unnoticed 23 given_up
 t "renamed and disabled at once" renamed rename:$D:a:z disable:$D:z
 t "renamed and cleared at once" renamed rename:$D:a:z clear:$D:z
 t "cleared and renamed at once" renamed clear:$D:a rename:$D:a:z

@@ -90,6 +90,8 @@ static int attach_call(struct cbw_session *session, struct delivery *d, struct c
 		.nr_bitmaps = s->nr,
 		.nr_places = d->space.length ? 1 : 0,
 		.places = (uintptr_t)&d->space,
+		/* a stacked device is new */
+		.written = d->now.stacked ? 0 : d->now.written,
 	};
 	uint32_t i;
 	int ret;

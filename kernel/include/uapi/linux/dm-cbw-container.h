@@ -52,7 +52,8 @@
  * @boot_id: of the kernel that attached it last
  * @device_size: of the device in bytes
  * @written: with CBW_STATE_CLEAN: sectors written and discarded on the device so far, as its
- *	statistics have it, when it was taken down
+ *	statistics have it, when it was suspended for that; of a device that was never resumed,
+ *	as in &struct cbw_container_attach
  * @intent_offset: where the intents lie
  * @intent_length: bytes of each of them, a multiple of 4096
  * @region_shift: log2 of the bytes of a region; bit i % 8 of byte i / 8 is region i
@@ -180,6 +181,8 @@ struct cbw_container_bitmap {
  * @nr_bitmaps: their number, at most CBW_BITMAPS_MAX
  * @nr_places: at most CBW_PLACES_MAX
  * @places: pointer to an array of struct cbw_place: what is free for bitmaps
+ * @written: sectors written and discarded on the device so far, as its statistics have it,
+ *	when its bitmaps were found to be right
  *
  * Delivers the layout of the container.  The caller has made the bitmaps and loaded what the
  * container has (CBW_BITMAP_LOAD).  When the call returns, all of them are on the
@@ -211,6 +214,7 @@ struct cbw_container_attach {
 	__u32 nr_bitmaps;
 	__u32 nr_places;
 	__aligned_u64 places;
+	__aligned_u64 written;
 };
 #define CBW_CONTAINER_ATTACH _IO(CBW_TYPE, CBW_CMD_CONTAINER_ATTACH)
 
