@@ -101,6 +101,22 @@ foreign()
 	tool 1 attach vol --container "$C.data" && says "written to it as to a disk image"
 }
 
+# stats 0|1: are the volume's writes counted?
+stats()
+{
+	echo "$1" >"/sys/dev/block/$(dmsetup info -c --noheadings -o major,minor --separator : vol)/queue/iostats"
+}
+
+# Without statistics nobody knows whether it was written to.
+uncounted()
+{
+	stats 0 && refused_same "statistics are switched off" && stats 1 &&
+		tool 0 attach vol --container "$C" && stats 0 && tool 0 detach vol &&
+		says "statistics are switched off" && stats 1 || return
+	refused_same "statistics were switched off" &&
+		tool 0 attach vol --container "$C" --force-full && tool 0 detach vol
+}
+
 # What is refused changes neither container nor volume.
 refused_same()
 {
@@ -283,6 +299,7 @@ keep
 t "exact over attach and detach, twice" cycles
 t "what QEMU has changed" foreign
 t "not another volume, not one that was written to" mistrust
+t "no statistics" uncounted
 t "a write before it has its table" write_too_early
 t "recovered after a crash, or not trusted" crash
 t "it fails, and cannot be told" fails

@@ -28,6 +28,7 @@ struct binding_magic {
  * @id: "dm-uuid LVM-..." and the like; those that the volume has
  * @instance: tells the device from another one that has its number later; 0: unknown
  * @written: sectors written and discarded on the device of that instance
+ * @uncounted: its statistics are switched off, so @written says nothing
  * @stacked: that device is the origin, below the one that was tracked
  */
 struct binding {
@@ -38,6 +39,7 @@ struct binding {
 	unsigned int nr_magics;
 	uint64_t instance;
 	uint64_t written;
+	bool uncounted;
 	bool stacked;
 };
 

@@ -139,10 +139,15 @@ int read_boot_id(struct cbw_cut_id *id, struct cbw_error *err)
 static int check_written(const struct state *s, const struct binding *was,
 			 const struct binding *now, bool same_boot, struct cbw_error *err)
 {
+	bool same = same_boot && was->instance && was->instance == now->instance;
 	bool clean = s->flags & CBW_STATE_CLEAN;
 	uint64_t expected = 0;
 
-	if (same_boot && was->instance && was->instance == now->instance)
+	if (now->uncounted || (same && was->uncounted))
+		return fail_with(err, EUCLEAN,
+				 "its statistics %s switched off (queue/iostats in sysfs), so nobody can tell whether it was written to; leave them on",
+				 now->uncounted ? "are" : "were");
+	if (same)
 		expected = clean && !was->stacked ? s->written : was->written;
 	else if (same_boot && !clean)
 		return fail_with(err, EUCLEAN,

@@ -28,6 +28,9 @@ static int take_binding(const struct cbw_dm_dev *dev, char *text, uint32_t *len,
 	}
 	ret = binding_take(path, volume, &b, err);
 	b.stacked = !dev->attached;
+	if (!ret && b.uncounted)
+		say("%s: its statistics are switched off (queue/iostats in sysfs): an attach in this boot will not trust its bitmaps",
+		    esc(dev->name));
 	if (!ret)
 		ret = binding_print(&b, text, len, err);
 	free(path);

@@ -59,6 +59,15 @@ int binding_statistics(struct cbw_devno dev, uint64_t *instance, uint64_t *writt
 	return 0;
 }
 
+/* The switch for the counts; some kernels count on mapped devices all the same. */
+static bool statistics_off(struct cbw_devno dev)
+{
+	char line[32];
+
+	return (sysfs_line(dev, "queue/iostats", line, sizeof(line)) ||
+		sysfs_line(dev, "../queue/iostats", line, sizeof(line))) && !strcmp(line, "0");
+}
+
 /* Printable, blanks at the ends cut off; disks pad their serial numbers. */
 static void add_id(struct binding *b, const char *kind, const char *value)
 {
@@ -267,6 +276,7 @@ int binding_take(const char *path, struct cbw_devno dev, struct binding *binding
 		goto out;
 	}
 	ret = binding_statistics(dev, &b.instance, &b.written, &why);
+	b.uncounted = statistics_off(dev);
 	if (!ret)
 		ret = probe_range(pr, path, blkfd, fd, 0, 0, true, &b, &why);
 	if (!ret)

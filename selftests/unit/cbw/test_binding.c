@@ -38,7 +38,9 @@ static void there_and_back(void **unused)
 	assert_int_equal(a.magic[1].offset, 65536);
 	assert_string_equal(a.magic[0].uuid, "0a1b-2c");
 	assert_false(a.stacked);
+	assert_false(a.uncounted);
 	a.stacked = true;
+	a.uncounted = true;
 	assert_int_equal(binding_print(&a, out, &len, NULL), 0);
 	assert_int_equal(binding_parse(out, len, &b, NULL), 0);
 	assert_memory_equal(&a, &b, sizeof(a));
@@ -115,6 +117,8 @@ static void differences(void **unused)
 }
 
 /* When bitmaps are trusted. */
+static bool uncounted;
+
 static void judge(const struct container *c, uint64_t instance, uint64_t written, bool same_boot,
 		  const char *want, enum take take)
 {
@@ -127,6 +131,7 @@ static void judge(const struct container *c, uint64_t instance, uint64_t written
 	parse(text, &now);
 	now.instance = instance;
 	now.written = written;
+	now.uncounted = uncounted;
 	boot.b[0] ^= !same_boot;
 	ret = container_judge(c, &now, &boot, &got, &err);
 	if (want ? ret != -EUCLEAN || !strstr(err.msg, want) : ret || got != take)
@@ -159,6 +164,15 @@ static void trust(void **unused)
 	judge(&c, 18, 8, true, "before it was attached", 0);
 	judge(&c, 17, 0, false, NULL, TAKE_EXACT);
 	judge(&c, 17, 5000, false, "before it was attached", 0);
+	/* a count that says nothing */
+	uncounted = true;
+	judge(&c, 17, 5000, true, "statistics are switched off", 0);
+	judge(&c, 17, 0, false, "statistics are switched off", 0);
+	uncounted = false;
+	memcpy(strstr(t, "from-the-future 1 2 3"), "uncounted\nid-less\n  ", 21);
+	judge(&c, 17, 5000, true, "statistics were switched off", 0);
+	judge(&c, 17, 0, false, NULL, TAKE_EXACT);
+	memcpy(t, text, sizeof(text));
 	/* cut off */
 	c.phase = PHASE_OPEN;
 	c.state.flags = 0;
