@@ -46,72 +46,6 @@ static void container_release(struct cbw_container *c)
 	bioset_exit(&c->bios);
 }
 
-/* ---- failure ---------------------------------------------------------------------- */
-
-/* Say on disk, in both slots, that writes go by.  May sleep.  Returns 0 or an error. */
-static int write_untracked(struct cbw_container *c)
-{
-	/* Larger than that of any checkpoint which may still be in flight, and even. */
-	u64 seq = (READ_ONCE(c->state_seq) | U32_MAX) + 1;
-	struct cbw_state *s = (struct cbw_state *)c->fail_state;
-	unsigned int slot, i, nr, page = 0;
-	int r;
-
-	cbw_state_untracked(c, s);
-	nr = DIV_ROUND_UP(le32_to_cpu(s->length), CBW_BLOCK);
-	for (slot = 0; slot < 2; slot++) {
-		cbw_state_seal(s, seq + slot);
-		cbw_cbuf_range(c->fail_buf, c->state_offset[slot], page, nr, REQ_FUA);
-		for (i = 0; i < nr; i++)
-			memcpy(page_address(c->fail_buf->page[page++]),
-			       c->fail_state + i * CBW_BLOCK, CBW_BLOCK);
-	}
-	r = cbw_cbuf_write(c->fail_buf);
-	c->told = !r;
-	return r;
-}
-
-static void container_over(struct cbw_container *c)
-{
-	unsigned long flags;
-
-	/* Under the lock: nothing is queued any more by who comes after that. */
-	spin_lock_irqsave(&c->lock, flags);
-	/* What waits looks at it after it has been put on a list. */
-	smp_store_mb(c->failed, true);
-	spin_unlock_irqrestore(&c->lock, flags);
-	cbw_intents_release(c);
-	wake_up_all(&c->waitq);
-	wake_up_all(&c->dev->waitq);
-}
-
-/**
- * cbw_container_fail - go on without the container
- * @c: the container
- * @err: why
- *
- * May sleep: it tries to leave a note there, so that nobody trusts it after a crash.  The
- * writes that wait go on after that.
- */
-void cbw_container_fail(struct cbw_container *c, int err)
-{
-	struct cbw_device *dev = c->dev;
-
-	if (atomic_xchg(&c->failing, 1))
-		return;
-	/* Nothing is missing there as long as nothing was written. */
-	if (c->live && write_untracked(c))
-		DMERR("%u:%u: the container fails (%d), and cannot be told so: bitmaps are exact, but not persistent any more; do not trust the container after a crash",
-		      MAJOR(dev->devt), MINOR(dev->devt), err);
-	else
-		DMERR("%u:%u: the container fails (%d): bitmaps are exact, but not persistent any more",
-		      MAJOR(dev->devt), MINOR(dev->devt), err);
-	container_over(c);
-	if (c->live)
-		cbw_container_tell(c);
-	cbw_event(CBW_EVENT_CONTAINER_FAILED, dev->devt, NULL, CBW_REASON_NONE);
-}
-
 /* ---- attach ------------------------------------------------------------------------ */
 
 static struct cbw_container *container_new(const struct cbw_container_attach *cmd)
@@ -346,7 +280,7 @@ static void container_uninstall(struct cbw_container *c)
 /* Stop all work and I/O.  May sleep, as long as the container takes for its I/O. */
 static void container_stop(struct cbw_container *c)
 {
-	container_over(c);
+	cbw_container_over(c);
 	cancel_work_sync(&c->intent_work);
 	cancel_delayed_work_sync(&c->cp_work);
 	/* Once more: what came while they were ending. */
@@ -478,7 +412,7 @@ void cbw_container_end(struct cbw_device *dev)
 	} else if (!c->clean && !c->told) {
 		/* Also if it has failed: it may be better by now. */
 		atomic_set(&c->failing, 1);
-		if (write_untracked(c))
+		if (cbw_container_untracked(c))
 			DMERR("%u:%u: removed without notice, and the container cannot be told so: do not trust it",
 			      MAJOR(dev->devt), MINOR(dev->devt));
 	}

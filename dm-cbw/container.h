@@ -310,7 +310,11 @@ void cbw_cbuf_range(struct cbw_cbuf *buf, u64 offset, unsigned int first, unsign
 		    blk_opf_t opf);
 int cbw_cbuf_write(struct cbw_cbuf *buf);
 int cbw_cbuf_flush(struct cbw_cbuf *buf);
+
+/* container-fail.c */
 void cbw_container_fail(struct cbw_container *c, int err);
+int cbw_container_untracked(struct cbw_container *c);
+void cbw_container_over(struct cbw_container *c);
 
 /* container-tell.c */
 void cbw_container_tell(struct cbw_container *c);
