@@ -346,6 +346,30 @@ free:
 
 /* ---- suspend, resume, end ------------------------------------------------------------ */
 
+/*
+ * Did somebody write after user space has looked, and before the device could have this table?
+ * No bitmap has that.  Nothing is in flight now, so the count is exact.
+ */
+static void check_slip(struct cbw_container *c)
+{
+	u64 written = cbw_device_written(c->dev);
+	struct cbw_bitmap *b;
+
+	lockdep_assert_held(&cbw_config_mutex);
+	if (written == c->written || !cbw_cured(24))
+		return;
+	DMWARN("%u:%u: written to while it was attached (%llu sectors, and %llu now): its bitmaps have no base any more, and all is dirty in them",
+	       MAJOR(c->dev->devt), MINOR(c->dev->devt), c->written, written);
+	c->slipped = true;
+	list_for_each_entry(b, &c->dev->bitmaps, node) {
+		if (!b->cur.disk || !b->cur.enabled)
+			continue;
+		memset(&b->cur.base, 0, sizeof(b->cur.base));
+		/* Also for a cut that was made already: that will be its base. */
+		cbw_bits_mark_run(b->cur.active, 0, b->cur.active->len);
+	}
+}
+
 /**
  * cbw_container_resume - the device is about to be resumed
  * @dev: the device, with the layout of its container
@@ -355,16 +379,20 @@ free:
 void cbw_container_resume(struct cbw_device *dev)
 {
 	struct cbw_container *c;
+	bool first;
 
 	cbw_config_lock();
 	c = dev->container;
 	c->stopping = false;
+	first = !c->live;
+	if (first)
+		check_slip(c);
 	cbw_config_unlock();
 	c->live = true;
 	if (c->no_room)
 		cbw_container_fail(c, -ENOSPC);
-	/* Whatever else has changed is covered by intents. */
-	if (READ_ONCE(c->clean) || c->resized)
+	/* Whatever else has changed is covered by intents, but not what has slipped by. */
+	if (READ_ONCE(c->clean) || c->resized || first)
 		cbw_checkpoint_now(c, CBW_CP_UNCLEAN);
 	c->resized = false;
 }
@@ -597,7 +625,8 @@ void cbw_container_info(struct cbw_container *c, struct cbw_container_info *cmd)
 	cmd->out_generation = c->generation;
 	cmd->out_state_seq = READ_ONCE(c->state_seq);
 	cmd->out_flags = (READ_ONCE(c->failed) ? CBW_CONTAINER_FAILED : 0) |
-			 (READ_ONCE(c->stopping) ? CBW_CONTAINER_STOPPING : 0);
+			 (READ_ONCE(c->stopping) ? CBW_CONTAINER_STOPPING : 0) |
+			 (c->slipped ? CBW_CONTAINER_SLIPPED : 0);
 	cmd->out_region_shift = c->region_shift + SECTOR_SHIFT;
 	cmd->out_regions = cbw_intents_count(c);
 	cmd->out_intent_writes = atomic64_read(&c->intent_writes);

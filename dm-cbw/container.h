@@ -137,6 +137,7 @@ struct cbw_cp_item {
  * @ready: the initial checkpoint is there, cbw_config_mutex
  * @live: the device was resumed with it; of its resumes and its end, one at a time
  * @resized: it was since the last checkpoint of a resume, the same
+ * @slipped: it was written to before it was resumed with it, cbw_config_mutex
  * @no_room: the device was resized, and a bitmap has no place any more; cbw_config_mutex
  * @failed: nothing is written any more; set once, lock; read freely
  * @stopping: the end was announced, cbw_config_mutex
@@ -202,6 +203,7 @@ struct cbw_container {
 	struct bio_set fail_bios;
 	bool ready;
 	bool live;
+	bool slipped;
 	bool no_room;
 	bool resized;
 	bool failed;

@@ -437,13 +437,14 @@ static int info(const char *dev, int checkpoint)
 
 	if (fd < 0 || ctl_devno(dev, &cmd.dev) || ioctl(fd, CBW_CONTAINER_INFO, &cmd))
 		die("info");
-	printf("seq %llu regions %llu intent_writes %llu held %llu checkpoints %llu pages %llu free %llu%s%s\n",
+	printf("seq %llu regions %llu intent_writes %llu held %llu checkpoints %llu pages %llu free %llu%s%s%s\n",
 	       (unsigned long long)cmd.out_state_seq, (unsigned long long)cmd.out_regions,
 	       (unsigned long long)cmd.out_intent_writes, (unsigned long long)cmd.out_intent_held,
 	       (unsigned long long)cmd.out_checkpoints, (unsigned long long)cmd.out_pages,
 	       (unsigned long long)cmd.out_free,
 	       cmd.out_flags & CBW_CONTAINER_FAILED ? " failed" : "",
-	       cmd.out_flags & CBW_CONTAINER_STOPPING ? " stopping" : "");
+	       cmd.out_flags & CBW_CONTAINER_STOPPING ? " stopping" : "",
+	       cmd.out_flags & CBW_CONTAINER_SLIPPED ? " slipped" : "");
 	return 0;
 }
 

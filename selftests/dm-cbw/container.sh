@@ -178,7 +178,12 @@ write_too_early()
 		[[ $(dmsetup info -c --noheadings -o tables_loaded vol) == Both ]] || return
 	dd if=/dev/zero of=/dev/mapper/vol bs=4096 count=1 seek=77 oflag=direct 2>/dev/null
 	tool 4 attach vol --container "$C" && says "written to while detached" &&
-		tool 0 attach vol --container "$C" --force-full && tool 0 detach vol
+		tool 0 attach vol --container "$C" --force-full && based b1 && tool 0 detach vol || return
+	# after all has been looked at
+	write_at '2 ioctl fd06' 3 && says "in the moment in which it was attached" &&
+		expect base "$(base_of b1)" "$none" && expect b1 "$(dirty_live b1)" "0+67108864 " &&
+		based b1 && tool 0 detach vol && tool 0 attach vol --container "$C" &&
+		expect b1 "$(dirty_live b1)" "" && tool 0 detach vol
 }
 
 # A container that is a copy of one that was attached, in another boot: what the intents say.

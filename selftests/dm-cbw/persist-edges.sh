@@ -10,6 +10,7 @@
 
 begin debug
 D=/dev/mapper/dev
+NONE=00000000000000000000000000000000
 
 setup()
 {
@@ -66,6 +67,29 @@ given_up()
 	fresh && cbw-box detach $D && dm_remove dev && attach_only &&
 		cbw-box attach $D "$box" --written 4711 && dm_remove dev && w=$(written) || return
 	((w == 4711)) || broken "the count is $w, and was 4711"
+}
+
+# The count is another one when it is resumed: what was written is in no bitmap.
+slip()
+{
+	local cut base
+
+	fresh && msg dev bitmap_add b && msg dev bitmap_add off disabled && cbw-box detach $D &&
+		dm_remove dev && attach_only && cbw-box attach $D "$box" --written 8 &&
+		session_open && cut=$(session transaction rotate:$D:b) && dm_resume dev &&
+		session commit $D "${cut#ok }" || return
+	session_close
+	base=$(box_base $box a)
+	[[ $base == "$NONE" ]] || { broken "it has base $base"; return; }
+	[[ $(cbw-box info $D) == *" slipped"* ]] || wrong "it says nothing" || return
+	expect a "$(box_dirty $box a)" "0 67108864" && expect off "$(box_dirty $box off)" "" || return
+	# a cut from before that is a base nevertheless, of a bitmap that has all
+	box_sync dev && expect "base of b" "$(box_base $box b)" "${cut#ok }" &&
+		expect b "$(box_dirty $box b)" "0 67108864" || return
+	# once
+	dm_suspend dev && dm_resume dev && cut=$(msg dev bitmap_rotate a) && msg dev bitmap_commit a &&
+		dm_suspend dev && dm_resume dev && expect base "$(box_base $box a)" "$cut" &&
+		box_sync dev && expect a "$(box_dirty $box a)" ""
 }
 
 # renamed ACTION...: what has the base on disk has all that is written, and all it had
@@ -176,6 +200,7 @@ keep
 t "attached, and never live" never_live
 t "the count of one that is given up" given_up
 t "the count of one that is given up: taken anew is noticed" unnoticed 23 given_up
+hazard 24 "written to before it has its table" slip
 t "renamed and disabled at once" renamed rename:$D:a:z disable:$D:z
 t "renamed and cleared at once" renamed rename:$D:a:z clear:$D:z
 t "cleared and renamed at once" renamed clear:$D:a rename:$D:a:z

@@ -182,7 +182,9 @@ struct cbw_container_bitmap {
  * @nr_places: at most CBW_PLACES_MAX
  * @places: pointer to an array of struct cbw_place: what is free for bitmaps
  * @written: sectors written and discarded on the device so far, as its statistics have it,
- *	when its bitmaps were found to be right
+ *	when its bitmaps were found to be right.  If they have another count when the device is
+ *	resumed for the first time, with no write in flight, something has slipped by: then
+ *	all bitmaps that record have no base any more, and all of them is dirty
  *
  * Delivers the layout of the container.  The caller has made the bitmaps and loaded what the
  * container has (CBW_BITMAP_LOAD).  When the call returns, all of them are on the
@@ -251,6 +253,7 @@ struct cbw_container_detach {
 /* struct cbw_container_info.out_flags */
 #define CBW_CONTAINER_FAILED	(1u << 0)	/* nothing is written there any more */
 #define CBW_CONTAINER_STOPPING	(1u << 1)	/* its end was announced */
+#define CBW_CONTAINER_SLIPPED	(1u << 2)	/* the device was written to before it had it */
 
 /**
  * struct cbw_container_info - ioctl(CBW_CONTAINER_INFO)
