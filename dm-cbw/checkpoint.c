@@ -395,6 +395,32 @@ int cbw_checkpoint_now(struct cbw_container *c, unsigned int flags)
 	return r;
 }
 
+/* A checkpoint, which does what was @asked for.  Returns as cbw_checkpoint_now(). */
+static int checkpoint_asked(struct cbw_container *c, unsigned int flags, u64 asked)
+{
+	int r = cbw_checkpoint_now(c, flags);
+
+	/* Else the container has failed, and nothing is durable. */
+	if (!r) {
+		spin_lock_irq(&c->lock);
+		WRITE_ONCE(c->cp_done, max(c->cp_done, asked));
+		spin_unlock_irq(&c->lock);
+		wake_up_all(&c->waitq);
+	}
+	return r;
+}
+
+/* The last one, of all that has happened by now: as cbw_checkpoint_now(). */
+int cbw_checkpoint_last(struct cbw_container *c, unsigned int flags)
+{
+	u64 asked;
+
+	spin_lock_irq(&c->lock);
+	asked = c->cp_asked;
+	spin_unlock_irq(&c->lock);
+	return checkpoint_asked(c, flags, asked);
+}
+
 static void checkpoint_work(struct work_struct *work)
 {
 	struct cbw_container *c = container_of(to_delayed_work(work), struct cbw_container,
@@ -413,15 +439,13 @@ static void checkpoint_work(struct work_struct *work)
 	c->flip_asked = false;
 	spin_unlock_irq(&c->lock);
 
-	cbw_checkpoint_now(c, flags);
+	checkpoint_asked(c, flags, asked);
 
 	spin_lock_irq(&c->lock);
-	WRITE_ONCE(c->cp_done, max(c->cp_done, asked));
 	if (c->armed && !c->failed)
 		queue_delayed_work(cbw_container_wq, &c->cp_work,
 				   time_after(c->flip_at, jiffies) ? c->flip_at - jiffies : 0);
 	spin_unlock_irq(&c->lock);
-	wake_up_all(&c->waitq);
 	if (flags && !cbw_intents_none(c))
 		cbw_checkpoint_arm(c);
 }
@@ -461,10 +485,24 @@ u64 cbw_container_kick(struct cbw_container *c, bool retire)
 	return asked;
 }
 
-/* May sleep.  Returns 0, also when the container has failed, or -EINTR when killed. */
+/**
+ * cbw_container_wait - wait for a checkpoint
+ * @c: the container
+ * @asked: what cbw_container_kick() returned
+ *
+ * May sleep.  Returns 0, also when the container has failed: then bitmaps are in memory and
+ * persistent no more, and everybody is told that.  -EINTR when killed.  -EIO: the device has
+ * lost its table before, and what is on the container does not have it.
+ */
 int cbw_container_wait(struct cbw_container *c, u64 asked)
 {
-	return wait_event_killable(c->waitq, cbw_container_done(c, asked)) ? -EINTR : 0;
+	if (wait_event_killable(c->waitq, cbw_container_done(c, asked)))
+		return -EINTR;
+	if (READ_ONCE(c->cp_done) >= asked || !cbw_cured(25))
+		return 0;
+	/* Pairs with cbw_container_over(). */
+	smp_rmb();
+	return READ_ONCE(c->ended) ? -EIO : 0;
 }
 
 void cbw_checkpoint_setup(struct cbw_container *c)

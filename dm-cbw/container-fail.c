@@ -33,13 +33,18 @@ int cbw_container_untracked(struct cbw_container *c)
 	return r;
 }
 
-/* Nothing is written there any more: what waits goes on.  May sleep. */
-void cbw_container_over(struct cbw_container *c)
+/*
+ * Nothing is written there any more: what waits goes on.  @ended: for no other reason than that
+ * the device loses its table.  May sleep.
+ */
+void cbw_container_over(struct cbw_container *c, bool ended)
 {
 	unsigned long flags;
 
 	/* Under the lock: nothing is queued any more by who comes after that. */
 	spin_lock_irqsave(&c->lock, flags);
+	if (ended && !c->failed)
+		c->ended = true;
 	/* What waits looks at it after it has been put on a list. */
 	smp_store_mb(c->failed, true);
 	spin_unlock_irqrestore(&c->lock, flags);
@@ -69,7 +74,7 @@ void cbw_container_fail(struct cbw_container *c, int err)
 	else
 		DMERR("%u:%u: the container fails (%d): bitmaps are exact, but not persistent any more",
 		      MAJOR(dev->devt), MINOR(dev->devt), err);
-	cbw_container_over(c);
+	cbw_container_over(c, false);
 	if (c->live)
 		cbw_container_tell(c);
 	cbw_event(CBW_EVENT_CONTAINER_FAILED, dev->devt, NULL, CBW_REASON_NONE);

@@ -280,7 +280,7 @@ static void container_uninstall(struct cbw_container *c)
 /* Stop all work and I/O.  May sleep, as long as the container takes for its I/O. */
 static void container_stop(struct cbw_container *c)
 {
-	cbw_container_over(c);
+	cbw_container_over(c, true);
 	cancel_work_sync(&c->intent_work);
 	cancel_delayed_work_sync(&c->cp_work);
 	/* Once more: what came while they were ending. */
@@ -423,24 +423,29 @@ void cbw_container_suspended(struct cbw_device *dev)
 void cbw_container_end(struct cbw_device *dev)
 {
 	struct cbw_container *c;
+	int r = -EIO;
 
 	/* Who attaches sees that the device is gone. */
 	wait_event(dev->waitq, !READ_ONCE(dev->attaching));
 	c = dev->container;
 	if (!c)
 		return;
-	/* Somebody says already that it has failed. */
-	wait_event(c->waitq, !atomic_read(&c->failing) || READ_ONCE(c->failed));
 	/*
 	 * Never resumed: nothing was written through it, so nothing is missing that was not
 	 * when user space looked.  What was written since shows in the count.
 	 */
-	if (!c->live) {
-		cbw_checkpoint_now(c, CBW_CP_CLEAN);
-	} else if (!c->clean && !c->told) {
-		/* Also if it has failed: it may be better by now. */
-		atomic_set(&c->failing, 1);
-		if (cbw_container_untracked(c))
+	if (!c->live)
+		cbw_checkpoint_last(c, CBW_CP_CLEAN);
+	else if (READ_ONCE(c->clean))
+		/* What came after the stop, and waits to be acknowledged. */
+		r = cbw_cured(26) ? cbw_checkpoint_last(c, 0) : 0;
+	if (c->live && r) {
+		/*
+		 * Somebody may just be saying that it has failed.  And if it has, it may be
+		 * better by now.
+		 */
+		wait_event(c->waitq, !atomic_xchg(&c->failing, 1) || READ_ONCE(c->failed));
+		if (!c->told && cbw_container_untracked(c))
 			DMERR("%u:%u: removed without notice, and the container cannot be told so: do not trust it",
 			      MAJOR(dev->devt), MINOR(dev->devt));
 	}
@@ -531,7 +536,7 @@ struct cbw_container *cbw_container_sync_begin(struct cbw_device *dev)
  * cbw_container_sync - wait until what has been changed is durable
  * @c: what cbw_container_sync_begin() gave; the reference goes
  *
- * May sleep.  Returns 0 or -EINTR when killed.
+ * May sleep.  Returns 0, -EINTR when killed, or -EIO: see cbw_container_wait().
  */
 int cbw_container_sync(struct cbw_container *c)
 {
@@ -579,7 +584,7 @@ bool cbw_container_fits(const struct cbw_device *dev, const struct block_device 
  * @binding: what tells the volume then; becomes the container's, NULL: it is not near
  * @len: its bytes
  *
- * May sleep.  Returns 0, -ENOSPC or -EINTR.
+ * May sleep.  Returns 0, -ENOSPC, -EINTR, or -EIO: the end was faster.
  */
 int cbw_container_announce(struct cbw_container *c, void **binding, u32 len)
 {

@@ -140,6 +140,8 @@ struct cbw_cp_item {
  * @slipped: it was written to before it was resumed with it, cbw_config_mutex
  * @no_room: the device was resized, and a bitmap has no place any more; cbw_config_mutex
  * @failed: nothing is written any more; set once, lock; read freely
+ * @ended: since the device has no table of ours any more, and not for an error; set once,
+ *	before @failed, lock; read after that
  * @stopping: the end was announced, cbw_config_mutex
  * @clean: the state on disk says CBW_STATE_CLEAN, cp_mutex
  * @id, @boot_id, @generation: for the state
@@ -207,6 +209,7 @@ struct cbw_container {
 	bool no_room;
 	bool resized;
 	bool failed;
+	bool ended;
 	bool stopping;
 	bool clean;
 	u8 id[16];
@@ -316,7 +319,7 @@ int cbw_cbuf_flush(struct cbw_cbuf *buf);
 /* container-fail.c */
 void cbw_container_fail(struct cbw_container *c, int err);
 int cbw_container_untracked(struct cbw_container *c);
-void cbw_container_over(struct cbw_container *c);
+void cbw_container_over(struct cbw_container *c, bool ended);
 
 /* container-tell.c */
 void cbw_container_tell(struct cbw_container *c);
@@ -353,6 +356,7 @@ void cbw_checkpoint_setup(struct cbw_container *c);
 int cbw_checkpoint_init(struct cbw_container *c);
 void cbw_checkpoint_exit(struct cbw_container *c);
 int cbw_checkpoint_now(struct cbw_container *c, unsigned int flags);
+int cbw_checkpoint_last(struct cbw_container *c, unsigned int flags);
 #define CBW_CP_FLIP	(1u << 0)	/* retire intents, if that can be done now */
 #define CBW_CP_ALL	(1u << 1)	/* also those in use */
 #define CBW_CP_CLEAN	(1u << 2)	/* the state shall say CBW_STATE_CLEAN */

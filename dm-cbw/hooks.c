@@ -58,6 +58,7 @@ static struct point points[CBW_NR_HOOKS] = {
 	[CBW_HOOK_SNAP_ORIGIN] = { "snap-origin" },
 	[CBW_HOOK_SNAP_STORE] = { "snap-store" },
 	[CBW_HOOK_ABORT_WORK] = { "abort-work" },
+	[CBW_HOOK_MERGE] = { "merge" },
 	[CBW_HOOK_INTENT_SEEN] = { "intent-seen" },
 	[CBW_HOOK_INTENT_WORK] = { "intent-work" },
 	[CBW_HOOK_INTENT_WRITE] = { "intent-write" },

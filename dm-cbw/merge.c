@@ -94,6 +94,8 @@ static void merge_do(struct cbw_merge *m)
 {
 	struct cbw_container *c = NULL;
 
+	if (!m->rest)
+		cbw_hook_sleep(CBW_HOOK_MERGE, 0, 1);
 	if (m->to->persistent) {
 		cbw_config_lock();
 		c = cbw_container_sync_begin(m->dev);

@@ -180,6 +180,63 @@ attach_and_remove()
 	! dmsetup info dev >/dev/null 2>&1 || wrong "it is still there"
 }
 
+# When a stop is over somebody else writes: that is not part of the count, whatever still comes
+# to the container.
+after_stop()
+{
+	local w late
+
+	fresh && cbw-box detach $D && dm_suspend dev && w=$(written) && ((w >= 8)) || return
+	# the next table, a linear one, runs when the checkpoint of a late change is written
+	hook arm cp-begin && dm_reload dev "0 131072 linear $origin 0" || return
+	bg mark cbw-ioctl transaction "add:$D:late"
+	hook_wait cp-begin || return
+	bg resume dm_resume dev
+	until_true 5 runs_linear && one 4194304 && one 8388608 && hook release cp-begin &&
+		bg_wait resume 10 || return
+	bg_wait mark 10
+	late=$(written) || return
+	dm_remove dev || return
+	((late == w)) || broken "the count of the stop was $w and is $late"
+}
+
+runs_linear()
+{
+	[[ $(dmsetup table dev 2>/dev/null) == *linear* && $(dmsetup info -c --noheadings -o suspended dev) == Active ]]
+}
+
+# Who changes something when the stop is over is told that it is there, and then it is.
+mark_at_end()
+{
+	fresh && cbw-box detach $D && dm_suspend dev && hook arm cp-begin || return
+	bg mark cbw-ioctl mark $D a 20971520+4096
+	hook_wait cp-begin || return
+	bg remove dmsetup remove --noudevsync dev
+	nap 0.3
+	hook release cp-begin
+	bg_wait remove 10 && dm_forget dev || return
+	bg_wait mark 10 || { broken "it was not written any more"; return; }
+	expect dirty "$(box_dirty $box a)" "3145728 4096 20971520 4096" &&
+		expect base "$(box_base $box a)" "$CUT" && written
+}
+
+# A merge that is still running when the device loses its table is not said to be done.
+merge_at_end()
+{
+	fresh && msg dev bitmap_add t transient granularity 4096 && msg dev bitmap_disable a &&
+		one 5242880 && msg dev bitmap_enable a && CUT=$(msg dev bitmap_rotate a) &&
+		msg dev bitmap_commit a && hook arm merge || return
+	bg merge cbw-ioctl transaction merge:$D:a:t
+	hook_wait merge && cbw-box detach $D && dm_remove dev && hook release merge &&
+		expect base "$(box_base $box a)" "$CUT" || return
+	if bg_wait merge 10; then
+		[[ " $(box_dirty $box a) " == *" 5242880 4096 "* ]] ||
+			broken "it is said to be done, and the container does not have it"
+		return
+	fi
+	grep -q "error EIO" "$CBW_TMP/merge.out"
+}
+
 # Nobody waits for a merge any more, and its device is removed.
 merge_and_remove()
 {
@@ -210,4 +267,8 @@ t "a container with a full queue" full_queue
 t "nothing is written twice" nothing_twice
 t "an attach meets a removal" attach_and_remove
 t "a merge meets a removal" merge_and_remove
+t "the count of a stop" after_stop
+t "the count of a stop: taken anew is noticed" unnoticed 23 after_stop
+hazard 25 "a merge at the end" merge_at_end
+hazard 26 "a change at the end" mark_at_end
 finish
