@@ -388,10 +388,13 @@ void cbw_container_resume(struct cbw_device *dev)
 	if (first)
 		check_slip(c);
 	cbw_config_unlock();
-	c->live = true;
+	WRITE_ONCE(c->live, true);
 	if (c->no_room)
 		cbw_container_fail(c, -ENOSPC);
-	/* Whatever else has changed is covered by intents, but not what has slipped by. */
+	/*
+	 * Whatever else has changed is covered by intents, but not what has slipped by; and the
+	 * state says that writes pass before the first one does.
+	 */
 	if (READ_ONCE(c->clean) || c->resized || first)
 		cbw_checkpoint_now(c, CBW_CP_UNCLEAN);
 	c->resized = false;

@@ -80,6 +80,8 @@ int cbw_state_build(struct cbw_container *c, bool clean, u32 *len)
 		 */
 		s->written = cpu_to_le64(cbw_cured(23) ? c->written :
 					 cbw_device_written(c->dev));
+	} else if (!READ_ONCE(c->live)) {
+		s->flags = cpu_to_le32(CBW_STATE_ATTACHING);
 	}
 	s->binding_length = cpu_to_le32(c->binding_len);
 	memcpy(c->state_buf + at, c->binding, c->binding_len);

@@ -199,9 +199,10 @@ static int state(const char *path)
 		printf("none\n");
 		return 1;
 	}
-	printf("seq %llu%s%s size %llu generation %llu written %llu\n", (unsigned long long)b.s->seq,
+	printf("seq %llu%s%s%s size %llu generation %llu written %llu\n", (unsigned long long)b.s->seq,
 	       b.s->flags & CBW_STATE_CLEAN ? " clean" : "",
 	       b.s->flags & CBW_STATE_UNTRACKED ? " untracked" : "",
+	       b.s->flags & CBW_STATE_ATTACHING ? " attaching" : "",
 	       (unsigned long long)b.s->device_size, (unsigned long long)b.s->generation,
 	       (unsigned long long)b.s->written);
 	e = first_entry(&b);

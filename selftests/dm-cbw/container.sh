@@ -117,6 +117,42 @@ uncounted()
 		tool 0 attach vol --container "$C" --force-full && tool 0 detach vol
 }
 
+# Detached while somebody has it open, and then another instance of it.
+in_use()
+{
+	exec 9</dev/mapper/vol
+	tool 0 attach vol --container "$C" && tool 0 detach vol && says "it is in use"
+	local rc=$?
+	exec 9<&-
+	((rc == 0)) && tool 0 attach vol --container "$C" --region 1M && tool 0 detach vol || return
+	exec 9</dev/mapper/vol
+	tool 0 attach vol --container "$C" && tool 0 detach vol
+	rc=$?
+	exec 9<&-
+	((rc == 0)) && again && refused_same "was in use when it was detached" &&
+		tool 0 attach vol --container "$C" --force-full && tool 0 detach vol
+}
+
+# The power fails before the volume has its table: nothing was recorded, so all has to be as it was.
+never_live()
+{
+	mkfs.ext4 -q /dev/mapper/vol && rm -f "$C" && again && tool 0 attach vol --container "$C" &&
+		tool 0 bitmap add vol b1 && based b1 && tool 0 detach vol || return
+	LD_PRELOAD=$die CBW_DIE_AT='2 ioctl fd06' tool 137 attach vol --container "$C" &&
+		cp "$C" "$C.cut" && dm_remove vol && dm_remove vol-cbw-origin && volume &&
+		another_boot || return
+	cp "$C.cut" "$C" && tool 0 attach vol --container "$C" && says "recovered, coarse: 0 MiB" &&
+		tool 0 detach vol && again && mkdir -p "$CBW_TMP/mnt" &&
+		mount /dev/mapper/vol "$CBW_TMP/mnt" && umount "$CBW_TMP/mnt" && again || return
+	refused_same_copy && same_boot && tool 0 attach vol --container "$C" --force-full &&
+		tool 0 detach vol
+}
+
+refused_same_copy()
+{
+	cp "$C.cut" "$C" && refused_same "mounted or written since"
+}
+
 # What is refused changes neither container nor volume.
 refused_same()
 {
@@ -305,6 +341,8 @@ t "exact over attach and detach, twice" cycles
 t "what QEMU has changed" foreign
 t "not another volume, not one that was written to" mistrust
 t "no statistics" uncounted
+t "in use when it is detached" in_use
+t "a power cut before it has its table" never_live
 t "a write before it has its table" write_too_early
 t "recovered after a crash, or not trusted" crash
 t "it fails, and cannot be told" fails

@@ -47,10 +47,14 @@ never_live()
 {
 	fresh && cbw-box detach $D && dm_remove dev && attach_only && cbw-box attach $D "$box" || return
 	expect "base after the attach" "$(box_base $box a)" "$CUT" || return
+	# so that somebody who looks knows that nothing can have been recorded
+	[[ $(cbw-box state "$box") == *" attaching "* ]] || wrong "$(cbw-box state $box)" || return
 	# another table of the same, too
 	dm_reload dev "0 131072 cbw $origin 2 container $box" && dm_remove dev || return
 	cbw-box state "$box" | grep -q clean && expect "base after that" "$(box_base $box a)" "$CUT" &&
-		expect dirty "$(box_dirty $box a)" "3145728 4096"
+		expect dirty "$(box_dirty $box a)" "3145728 4096" || return
+	attach_only && cbw-box attach $D "$box" && dm_resume dev &&
+		[[ $(cbw-box state "$box") != *" attaching "* ]] && cbw-box detach $D && dm_remove dev
 }
 
 written()

@@ -39,6 +39,8 @@ int binding_print(const struct binding *b, char *text, uint32_t *len, struct cbw
 		ok = put(text, &at, "written %" PRIu64 " %" PRIu64 "\n", b->instance, b->written);
 	if (ok && b->uncounted)
 		ok = put(text, &at, "uncounted\n");
+	if (ok && b->open)
+		ok = put(text, &at, "open\n");
 	if (ok && b->stacked)
 		ok = put(text, &at, "stacked\n");
 	for (i = 0; i < b->nr_magics && ok; i++)
@@ -80,6 +82,8 @@ static int parse_line(const char *line, struct binding *b)
 			return -EUCLEAN;
 	} else if (!strcmp(line, "uncounted")) {
 		b->uncounted = true;
+	} else if (!strcmp(line, "open")) {
+		b->open = true;
 	} else if (!strcmp(line, "stacked")) {
 		b->stacked = true;
 	} else if (!strncmp(line, "magic ", 6)) {

@@ -139,6 +139,7 @@ int read_boot_id(struct cbw_cut_id *id, struct cbw_error *err)
 static int check_written(const struct state *s, const struct binding *was,
 			 const struct binding *now, bool same_boot, struct cbw_error *err)
 {
+	bool tracked = !(s->flags & (CBW_STATE_CLEAN | CBW_STATE_ATTACHING));
 	bool same = same_boot && was->instance && was->instance == now->instance;
 	bool clean = s->flags & CBW_STATE_CLEAN;
 	uint64_t expected = 0;
@@ -147,6 +148,10 @@ static int check_written(const struct state *s, const struct binding *was,
 		return fail_with(err, EUCLEAN,
 				 "its statistics %s switched off (queue/iostats in sysfs), so nobody can tell whether it was written to; leave them on",
 				 now->uncounted ? "are" : "were");
+	/* who had it open wrote on, and only that device's count tells whether */
+	if (was->open && !tracked && !same)
+		return fail_with(err, EUCLEAN,
+				 "the volume was in use when it was detached, or not attached yet, so writes may have gone by until it was taken down");
 	if (same)
 		expected = clean && !was->stacked ? s->written : was->written;
 	else if (same_boot && !clean)
@@ -194,7 +199,8 @@ int container_judge(const struct container *c, const struct binding *now,
 	/* the size counts as the kernel has it: a volume may grow while it is attached */
 	if (!ret) {
 		was.size = s->device_size;
-		ret = binding_compare(&was, now, clean, &why);
+		ret = binding_compare(&was, now, s->flags & (CBW_STATE_CLEAN | CBW_STATE_ATTACHING),
+				      &why);
 	}
 	if (!ret)
 		ret = check_written(s, &was, now, same_boot, &why);

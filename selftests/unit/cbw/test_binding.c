@@ -38,7 +38,8 @@ static void there_and_back(void **unused)
 	assert_int_equal(a.magic[1].offset, 65536);
 	assert_string_equal(a.magic[0].uuid, "0a1b-2c");
 	assert_false(a.stacked);
-	assert_false(a.uncounted);
+	assert_false(a.uncounted || a.open);
+	a.open = true;
 	a.stacked = true;
 	a.uncounted = true;
 	assert_int_equal(binding_print(&a, out, &len, NULL), 0);
@@ -172,10 +173,28 @@ static void trust(void **unused)
 	memcpy(strstr(t, "from-the-future 1 2 3"), "uncounted\nfuture 1 2 ", 21);
 	judge(&c, 17, 5000, true, "statistics were switched off", 0);
 	judge(&c, 17, 0, false, NULL, TAKE_EXACT);
+	/* in use when it was detached: only while the count goes on */
+	memcpy(strstr(t, "uncounted\nfuture 1 2"), "open\nthe-future 1 2 3 ", 21);
+	judge(&c, 17, 5000, true, NULL, TAKE_EXACT);
+	judge(&c, 18, 0, true, "was in use when", 0);
+	judge(&c, 17, 0, false, "was in use when", 0);
+	/* the same for one that was never live; one that was had all recorded */
+	c.phase = PHASE_OPEN;
+	c.state.flags = CBW_STATE_ATTACHING;
+	judge(&c, 17, 0, false, "was in use when", 0);
+	judge(&c, 17, 4242, true, NULL, TAKE_RECOVER);
+	c.state.flags = 0;
+	judge(&c, 17, 0, false, NULL, TAKE_RECOVER);
+	/* never live, and not in use: its superblocks are as they were */
+	memcpy(t, text, sizeof(text));
+	c.state.flags = CBW_STATE_ATTACHING;
+	judge(&c, 17, 0, false, NULL, TAKE_RECOVER);
+	memcpy(strstr(t, "0123456789abcdef"), "0123456789abcdee", 16);
+	judge(&c, 17, 0, false, "mounted or written since", 0);
+	c.state.flags = 0;
+	judge(&c, 17, 0, false, NULL, TAKE_RECOVER);
 	memcpy(t, text, sizeof(text));
 	/* cut off */
-	c.phase = PHASE_OPEN;
-	c.state.flags = 0;
 	judge(&c, 17, 0, false, NULL, TAKE_RECOVER);
 	judge(&c, 3, 8, false, "before it was attached", 0);
 	judge(&c, 18, 0, true, "without 'cbw detach'", 0);

@@ -38,6 +38,7 @@
 /* struct cbw_state.flags */
 #define CBW_STATE_CLEAN		(1u << 0)	/* exact; the device was taken down in order */
 #define CBW_STATE_UNTRACKED	(1u << 1)	/* writes may have gone by: trust no base */
+#define CBW_STATE_ATTACHING	(1u << 2)	/* not clean, but not resumed yet, either */
 
 /**
  * struct cbw_state - the beginning of a slot
