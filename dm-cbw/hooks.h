@@ -28,7 +28,9 @@ enum cbw_hook {
 	CBW_HOOK_ABORT_WORK,	/* sleeps */
 	CBW_HOOK_TXN_END,	/* sleeps; no sector */
 	CBW_HOOK_DISCARD_WORK,	/* sleeps; no sector */
+	CBW_HOOK_ABORT_MERGE,	/* sleeps; no sector */
 	CBW_HOOK_MERGE,		/* sleeps; no sector */
+	CBW_HOOK_MERGE_REST,	/* sleeps; no sector */
 	CBW_HOOK_INTENT_SEEN,	/* spins */
 	CBW_HOOK_INTENT_WORK,	/* sleeps; no sector */
 	CBW_HOOK_INTENT_WRITE,	/* sleeps; no sector */

@@ -241,6 +241,44 @@ merge_at_end()
 	grep -q "error EIO" "$CBW_TMP/merge.out"
 }
 
+resized()
+{
+	dm_reload dev "0 65536 cbw $origin 2 container $box" && dm_suspend dev && dm_resume dev
+}
+
+# The device gets another size while an abort is merging back: what records then has it all before
+# the frozen half is gone.
+abort_resized()
+{
+	local cut
+
+	fresh && cut=$(msg dev bitmap_rotate a) && hook arm abort-merge || return
+	bg abort cbw-ioctl abort $D "$cut"
+	hook_wait abort-merge && hook arm merge-rest && resized && hook release abort-merge &&
+		bg_wait abort 10 && one 4194304 && box_sync dev &&
+		expect base "$(box_base $box a)" "$CUT" || return
+	[[ " $(box_dirty $box a) " == *" 3145728 4096 "* ]] ||
+		{ broken "what was merged back is gone from the container"; return; }
+	hook release merge-rest
+}
+
+# The same for a merge: it is done when what records then has it.
+merge_resized()
+{
+	fresh && msg dev bitmap_add t transient granularity 4096 && msg dev bitmap_disable a &&
+		one 5242880 && msg dev bitmap_enable a && hook arm merge || return
+	bg merge cbw-ioctl transaction merge:$D:a:t
+	hook_wait merge && hook arm merge-rest && resized && hook release merge &&
+		hook_wait merge-rest || return
+	if ! not_yet 400 bg_ended merge; then
+		[[ " $(box_dirty $box a) " == *" 5242880 4096 "* ]] ||
+			broken "it is said to be done, and the container does not have it"
+		return
+	fi
+	hook release merge-rest
+	bg_wait merge 10 && box_sync dev && [[ " $(box_dirty $box a) " == *" 5242880 4096 "* ]]
+}
+
 # Nobody waits for a merge any more, and its device is removed.
 merge_and_remove()
 {
@@ -273,6 +311,8 @@ t "an attach meets a removal" attach_and_remove
 t "a merge meets a removal" merge_and_remove
 t "the count of a stop" after_stop
 t "the count of a stop: taken anew is noticed" unnoticed 23 after_stop
+hazard 27 "an abort meets a resize" abort_resized
+hazard 28 "a merge meets a resize" merge_resized
 hazard 25 "a merge at the end" merge_at_end
 hazard 26 "a change at the end" mark_at_end
 finish
