@@ -87,7 +87,13 @@ static void items_take(struct cbw_container *c)
 {
 	struct cbw_bitmap *b;
 
+	lockdep_assert_held(&c->cp_mutex);
 	lockdep_assert_held(&cbw_config_mutex);
+	/*
+	 * A resize may come before the state is built: it would say that pages of the old size
+	 * are all there is of the new one.  What is of the old size the next attach refuses.
+	 */
+	c->items_len = c->dev->len;
 	list_for_each_entry(b, &c->dev->bitmaps, node) {
 		struct cbw_cp_item *item = &c->items[c->nr_items];
 
@@ -321,6 +327,7 @@ static int checkpoint(struct cbw_container *c, unsigned int flags)
 		c->cp_wait_seq = c->dev->seq - 1;
 	items_take(c);
 	cbw_config_unlock();
+	cbw_hook_sleep(CBW_HOOK_CP_TAKEN, 0, 1);
 	items_flush(c);
 	cbw_config_lock();
 	r = cbw_state_build(c, clean, &len);

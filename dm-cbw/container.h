@@ -181,6 +181,7 @@ struct cbw_cp_item {
  * @cp_buf: from here, cp_mutex
  * @items: what it writes, cp_mutex
  * @nr_items: their number, the same
+ * @items_len: size of the device for which they are, in sectors, the same
  * @cp_again: there is something left to be written, cp_mutex
  * @cp_wait_seq: when this epoch has been released; 0: at once; cp_mutex
  * @cp_asked: checkpoints that were asked for, lock
@@ -254,6 +255,7 @@ struct cbw_container {
 	struct cbw_cbuf *cp_buf;
 	struct cbw_cp_item *items;
 	unsigned int nr_items;
+	sector_t items_len;
 	bool cp_again;
 	u64 cp_wait_seq;
 	u64 cp_asked;

@@ -279,6 +279,33 @@ merge_resized()
 	bg_wait merge 10 && box_sync dev && [[ " $(box_dirty $box a) " == *" 5242880 4096 "* ]]
 }
 
+# It grows while a checkpoint is being written: with the new size goes what is new, all dirty.
+checkpoint_resized()
+{
+	local state
+
+	fresh && resized && box_sync dev && hook arm cp-taken || return
+	bg add cbw-ioctl transaction "add:$D:x"
+	hook_wait cp-taken && hook arm cp-state || return
+	dm_reload dev "0 131072 cbw $origin 2 container $box" && dm_suspend dev || return
+	bg resume dm_resume dev
+	until_true 5 grown && hook release cp-taken && hook_wait cp-state || return
+	state=$(cbw-box state "$box")
+	if [[ $state == *" size 67108864 "* && $(box_dirty $box a) != *"33554432 33554432" ]]; then
+		hook release cp-state
+		bg_wait resume 10
+		broken "it has the new size, and is not dirty there"
+		return
+	fi
+	hook release cp-state
+	bg_wait resume 10 && bg_wait add 10 && [[ $(box_dirty $box a) == *"33554432 33554432" ]]
+}
+
+grown()
+{
+	[[ $(cbw-ioctl list $D) == *"size=67108864"* ]]
+}
+
 # Nobody waits for a merge any more, and its device is removed.
 merge_and_remove()
 {
@@ -313,6 +340,7 @@ t "the count of a stop" after_stop
 t "the count of a stop: taken anew is noticed" unnoticed 23 after_stop
 hazard 27 "an abort meets a resize" abort_resized
 hazard 28 "a merge meets a resize" merge_resized
+hazard 29 "a checkpoint meets a resize" checkpoint_resized
 hazard 25 "a merge at the end" merge_at_end
 hazard 26 "a change at the end" mark_at_end
 finish
