@@ -288,6 +288,12 @@ static int state_write(struct cbw_container *c, u32 len)
 	u64 seq = c->state_seq + 1;
 	int r;
 
+	/*
+	 * Somebody says that it has failed.  One of ours that is on its way may still land on
+	 * that in one slot; another one would in the other.
+	 */
+	if (atomic_read(&c->failing) && cbw_cured(30))
+		return -EIO;
 	cbw_state_seal((struct cbw_state *)c->state_buf, seq);
 	for (i = 0; i < nr; i++)
 		memcpy(page_address(c->cp_buf->page[i]), c->state_buf + i * CBW_BLOCK, CBW_BLOCK);

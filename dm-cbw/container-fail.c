@@ -74,6 +74,7 @@ void cbw_container_fail(struct cbw_container *c, int err)
 	else
 		DMERR("%u:%u: the container fails (%d): bitmaps are exact, but not persistent any more",
 		      MAJOR(dev->devt), MINOR(dev->devt), err);
+	cbw_hook_sleep(CBW_HOOK_FAIL_TOLD, 0, 1);
 	cbw_container_over(c, false);
 	if (c->live)
 		cbw_container_tell(c);

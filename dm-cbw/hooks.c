@@ -67,6 +67,7 @@ static struct point points[CBW_NR_HOOKS] = {
 	[CBW_HOOK_INTENT_DONE] = { "intent-done" },
 	[CBW_HOOK_CP_BEGIN] = { "cp-begin" },
 	[CBW_HOOK_CP_FLIP] = { "cp-flip" },
+	[CBW_HOOK_FAIL_TOLD] = { "fail-told" },
 	[CBW_HOOK_CP_TAKEN] = { "cp-taken" },
 	[CBW_HOOK_CP_PAGES] = { "cp-pages" },
 	[CBW_HOOK_CP_STATE] = { "cp-state" },

@@ -37,6 +37,7 @@ enum cbw_hook {
 	CBW_HOOK_INTENT_DONE,	/* sleeps; no sector */
 	CBW_HOOK_CP_BEGIN,	/* sleeps; no sector */
 	CBW_HOOK_CP_FLIP,	/* sleeps; no sector */
+	CBW_HOOK_FAIL_TOLD,	/* sleeps; no sector */
 	CBW_HOOK_CP_TAKEN,	/* sleeps; no sector */
 	CBW_HOOK_CP_PAGES,	/* sleeps; no sector */
 	CBW_HOOK_CP_STATE,	/* sleeps; no sector */

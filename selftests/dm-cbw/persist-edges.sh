@@ -306,6 +306,57 @@ grown()
 	[[ $(cbw-ioctl list $D) == *"size=67108864"* ]]
 }
 
+# over [OPTIONS...]: with an empty bitmap a, its container below a table of its own
+over()
+{
+	if dmsetup info dev >/dev/null 2>&1; then
+		dm_remove dev || return
+	fi
+	dmsetup info boxdev >/dev/null 2>&1 || dm_create boxdev "0 16384 linear $box 0" || return
+	box_table "linear $box 0" && blkdiscard -zf "$box" 2>/dev/null &&
+		boxed dev "$origin" /dev/mapper/boxdev --region 1048576 "$@" &&
+		msg dev bitmap_add a granularity 4096 && box_sync dev
+}
+
+box_table()
+{
+	dm_reload boxdev "0 16384 $1" && swap_box
+}
+
+# All but the states gives errors.
+box_half()
+{
+	dm_reload boxdev "0 128 linear $box 0
+128 16256 error" && swap_box
+}
+
+swap_box()
+{
+	dm_suspend --noflush --nolockfs boxdev && dm_resume boxdev
+}
+
+untracked()
+{
+	[[ $(cbw-box state "$box") == *" untracked "* ]]
+}
+
+# It is said that the container has failed, and checkpoints go on meanwhile.
+told_and_checkpoints()
+{
+	local i
+
+	over && box_half && hook arm fail-told || return
+	bg one one 5242880
+	hook_wait fail-told && untracked || return
+	for i in 1 2; do
+		msg dev bitmap_rotate a >/dev/null || return
+		bg c$i msg dev bitmap_commit a
+		not_yet 300 bg_ended c$i
+	done
+	untracked || broken "what was said is gone in both slots" || { hook release fail-told; return $BROKEN; }
+	hook release fail-told && bg_wait one 10 && bg_wait c1 10 && bg_wait c2 10
+}
+
 # Nobody waits for a merge any more, and its device is removed.
 merge_and_remove()
 {
@@ -343,4 +394,5 @@ hazard 28 "a merge meets a resize" merge_resized
 hazard 29 "a checkpoint meets a resize" checkpoint_resized
 hazard 25 "a merge at the end" merge_at_end
 hazard 26 "a change at the end" mark_at_end
+hazard 30 "checkpoints when it fails" told_and_checkpoints
 finish
