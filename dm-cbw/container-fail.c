@@ -67,8 +67,8 @@ void cbw_container_fail(struct cbw_container *c, int err)
 
 	if (atomic_xchg(&c->failing, 1))
 		return;
-	/* Nothing is missing there as long as nothing was written. */
-	if (c->live && cbw_container_untracked(c))
+	/* Nothing is missing there as long as nothing was written; see check_failed(). */
+	if (READ_ONCE(c->live) && cbw_container_untracked(c))
 		DMERR("%u:%u: the container fails (%d), and cannot be told so: bitmaps are exact, but not persistent any more; do not trust the container after a crash",
 		      MAJOR(dev->devt), MINOR(dev->devt), err);
 	else
@@ -76,7 +76,7 @@ void cbw_container_fail(struct cbw_container *c, int err)
 		      MAJOR(dev->devt), MINOR(dev->devt), err);
 	cbw_hook_sleep(CBW_HOOK_FAIL_TOLD, 0, 1);
 	cbw_container_over(c, false);
-	if (c->live)
+	if (READ_ONCE(c->live))
 		cbw_container_tell(c);
 	cbw_event(CBW_EVENT_CONTAINER_FAILED, dev->devt, NULL, CBW_REASON_NONE);
 }

@@ -370,6 +370,26 @@ static void check_slip(struct cbw_container *c)
 	}
 }
 
+/*
+ * Has it failed before it was live?  Then nothing was missing there, so nothing was said; now
+ * there will be.
+ */
+static void check_failed(struct cbw_container *c)
+{
+	/* Pairs with cbw_container_fail(): it sees that it is live, or we see it fail. */
+	smp_mb();
+	if (!atomic_read(&c->failing) || !cbw_cured(32))
+		return;
+	/* From then on nobody else uses its memory. */
+	wait_event(c->waitq, READ_ONCE(c->failed));
+	if (c->told)
+		return;
+	if (cbw_container_untracked(c))
+		DMERR("%u:%u: the container cannot be told that it has failed: do not trust it after a crash",
+		      MAJOR(c->dev->devt), MINOR(c->dev->devt));
+	cbw_container_tell(c);
+}
+
 /**
  * cbw_container_resume - the device is about to be resumed
  * @dev: the device, with the layout of its container
@@ -389,6 +409,8 @@ void cbw_container_resume(struct cbw_device *dev)
 		check_slip(c);
 	cbw_config_unlock();
 	WRITE_ONCE(c->live, true);
+	if (first)
+		check_failed(c);
 	if (c->no_room)
 		cbw_container_fail(c, -ENOSPC);
 	/*
@@ -442,7 +464,7 @@ void cbw_container_end(struct cbw_device *dev)
 	else if (READ_ONCE(c->clean))
 		/* What came after the stop, and waits to be acknowledged. */
 		r = cbw_cured(26) ? cbw_checkpoint_last(c, 0) : 0;
-	if (c->live && r) {
+	if (c->live && r && (!c->clean || cbw_cured(31))) {
 		/*
 		 * Somebody may just be saying that it has failed.  And if it has, it may be
 		 * better by now.

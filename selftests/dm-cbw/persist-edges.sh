@@ -34,12 +34,12 @@ fresh()
 		expect base "$(box_base $box a)" "$CUT"
 }
 
-# attach_only: all but the resume
+# attach_only [CONTAINER]: all but the resume
 attach_only()
 {
 	DM_DEVS+=(dev)
 	dmsetup create --noudevsync dev --notable &&
-		dm_reload dev "0 131072 cbw $origin 2 container $box" && dmsetup mknodes dev
+		dm_reload dev "0 131072 cbw $origin 2 container ${1-$box}" && dmsetup mknodes dev
 }
 
 # Attached and taken away again before anything could be written.
@@ -357,6 +357,26 @@ told_and_checkpoints()
 	hook release fail-told && bg_wait one 10 && bg_wait c1 10 && bg_wait c2 10
 }
 
+# A stop that does not happen, and then it fails: whoever takes the device away tells it.
+fails_after_stop()
+{
+	over && cbw-box detach $D && dm_suspend dev && [[ $(cbw-box state "$box") == *" clean "* ]] &&
+		box_table error && dm_resume dev && one 5242880 && box_table "linear $box 0" &&
+		dm_remove dev || return
+	untracked || broken "$(cbw-box state "$box")"
+}
+
+# It fails before its device is live, and works again when that is resumed.
+fails_before()
+{
+	over && dm_remove dev && attach_only /dev/mapper/boxdev && blkdiscard -zf "$box" 2>/dev/null &&
+		cbw-box attach $D /dev/mapper/boxdev && box_table error || return
+	cbw-ioctl transaction "add:$D:x"
+	[[ $(cbw-box info $D) == *" failed"* ]] || wrong "it has not failed" || return
+	box_table "linear $box 0" && dm_resume dev && one 5242880 || return
+	untracked || broken "$(cbw-box state "$box")"
+}
+
 # Nobody waits for a merge any more, and its device is removed.
 merge_and_remove()
 {
@@ -395,4 +415,6 @@ hazard 29 "a checkpoint meets a resize" checkpoint_resized
 hazard 25 "a merge at the end" merge_at_end
 hazard 26 "a change at the end" mark_at_end
 hazard 30 "checkpoints when it fails" told_and_checkpoints
+hazard 31 "it fails after a stop" fails_after_stop
+hazard 32 "it fails before the first resume" fails_before
 finish
