@@ -357,6 +357,25 @@ told_and_checkpoints()
 	hook release fail-told && bg_wait one 10 && bg_wait c1 10 && bg_wait c2 10
 }
 
+# While it is said that it has failed, what waits for an intent does not try and try again.
+no_rush()
+{
+	local n
+
+	over && box_half && hook arm fail-told || return
+	# a checkpoint fails, not a write of intents
+	bg add cbw-ioctl transaction "add:$D:x"
+	hook_wait fail-told && hook arm intent-write count 100000 timeout_ms 1 || return
+	n=$(hook_get intent-write passed)
+	bg two one 20971520
+	not_yet 500 bg_ended two || wrong "it did not wait" || return
+	n=$(($(hook_get intent-write passed) - n))
+	hook release fail-told
+	bg_wait add 10 && bg_wait two 10 || return
+	echo "$n tries"
+	((n <= 2)) || broken "it tried $n times"
+}
+
 # A stop that does not happen, and then it fails: whoever takes the device away tells it.
 fails_after_stop()
 {
@@ -415,6 +434,7 @@ hazard 29 "a checkpoint meets a resize" checkpoint_resized
 hazard 25 "a merge at the end" merge_at_end
 hazard 26 "a change at the end" mark_at_end
 hazard 30 "checkpoints when it fails" told_and_checkpoints
+hazard 33 "no tries in vain" no_rush
 hazard 31 "it fails after a stop" fails_after_stop
 hazard 32 "it fails before the first resume" fails_before
 finish
