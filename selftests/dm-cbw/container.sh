@@ -107,6 +107,8 @@ uncounted()
 {
 	local q=/sys/block/${other##*/}/queue/iostats
 
+	# where there is no udev
+	mkdir -p /dev/block && ln -sf "$other" "/dev/block/$(<"/sys/block/${other##*/}/dev")" || return
 	tool 0 create top "$other" --container "$C.s" && DM_DEVS+=(top) && tool 0 bitmap add top b1 &&
 		echo 0 >"$q" && tool 0 remove top && says "statistics are switched off" &&
 		tool 4 create top "$other" --container "$C.s" && says "statistics are switched off" &&
@@ -206,13 +208,13 @@ write_too_early()
 		based b1 && tool 0 detach vol || return
 	# it is seen, and the attach is given up
 	write_at '1 ioctl cb8d' 1 && says "is being written to" && tool 0 check "$C" &&
-		tool 4 attach vol --container "$C" && says "written to while detached" || return
+		tool 4 attach vol --container "$C" && says "the volume was written to" || return
 	# killed with the table loaded, and used for a while
 	tool 0 attach vol --container "$C" --force-full && based b1 && tool 0 detach vol || return
 	LD_PRELOAD=$die CBW_DIE_AT='2 ioctl fd06' tool 137 attach vol --container "$C" &&
 		[[ $(dmsetup info -c --noheadings -o tables_loaded vol) == Both ]] || return
 	dd if=/dev/zero of=/dev/mapper/vol bs=4096 count=1 seek=77 oflag=direct 2>/dev/null
-	tool 4 attach vol --container "$C" && says "written to while detached" &&
+	tool 4 attach vol --container "$C" && says "the volume was written to" &&
 		tool 0 attach vol --container "$C" --force-full && based b1 && tool 0 detach vol || return
 	# after all has been looked at
 	write_at '2 ioctl fd06' 3 && says "in the moment in which it was attached" &&
