@@ -266,7 +266,7 @@ fails()
 		dm_resume fboxdev || return
 	cbw-load one /dev/mapper/vol --offset 41943040 --len 4096 --gen 4 || return
 	until_true 10 noted || wrong "nothing was noted" || return
-	dm_remove vol && dm_remove vol-cbw-origin || return
+	tool 4 detach vol && says "could not be saved" && dm_remove vol || return
 	dm_reload fboxdev "0 32768 linear $fbox 0" && dm_suspend --noflush --nolockfs fboxdev &&
 		dm_resume fboxdev && volume && another_boot || return
 	tool 4 attach vol --container /dev/mapper/fboxdev && says "failed while the volume was attached" &&

@@ -73,12 +73,16 @@ static int finish(const char *what, const char *name, struct container *c, uint6
 
 	if (!ret && c->phase == PHASE_BAD)
 		ret = fail_with(&err, EUCLEAN, "%s", c->why.msg);
-	if (ret)
-		return failed("%s: %s: its bitmaps could not be saved, and will not be trusted: %s",
-			      what, esc(name), err.msg);
-	if (c->phase != PHASE_STOPPED || c->state.generation != generation)
-		return failed("%s: %s: its bitmaps could not be saved (the kernel log may say why), and will not be trusted: the next attach will refuse them without --force-full",
-			      what, esc(name));
+	if (ret) {
+		failed("%s: %s: its bitmaps could not be saved, and will not be trusted: %s",
+		       what, esc(name), err.msg);
+		return EXIT_DISTRUST;
+	}
+	if (c->phase != PHASE_STOPPED || c->state.generation != generation) {
+		failed("%s: %s: its bitmaps could not be saved (the kernel log may say why), and will not be trusted: the next attach will refuse them without --force-full",
+		       what, esc(name));
+		return EXIT_DISTRUST;
+	}
 	if (layout_detached(c, &err))
 		return failed("%s: %s: its bitmaps are saved, but the container is not put in order: %s; the next attach, or 'cbw check -r', does that",
 			      what, esc(name), err.msg);
