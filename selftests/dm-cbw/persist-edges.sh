@@ -113,6 +113,20 @@ renamed()
 		[[ $(bitmap_get dev z flags) == *e* ]] || wrong "a write went by"
 }
 
+# A transaction that waits until a base is gone on disk, and fails when it is tried again before
+# it comes to that bitmap: the base comes back.
+given_up_later()
+{
+	fresh && msg dev bitmap_add y && hook arm cp-begin || return
+	bg txn cbw-ioctl transaction clear:$D:y disable:$D:a
+	hook_wait cp-begin || return
+	bg rename cbw-ioctl transaction rename:$D:y:z
+	until_true 5 bitmap_is dev y flags none && hook release cp-begin && bg_wait rename 10 || return
+	! bg_wait txn 10 && grep -q ENOENT "$CBW_TMP/txn.out" && bitmap_is dev a flags ep &&
+		box_sync dev || return
+	[[ $(box_base $box a) == "$CUT" ]] || broken "the base is gone on the container"
+}
+
 # Names that do not fit into the state are refused, as they are for new bitmaps.
 long_names()
 {
@@ -421,6 +435,7 @@ t "renamed and disabled at once" renamed rename:$D:a:z disable:$D:z
 t "renamed and cleared at once" renamed rename:$D:a:z clear:$D:z
 t "cleared and renamed at once" renamed clear:$D:a rename:$D:a:z
 t "renamed twice and removed at once" renamed rename:$D:a:y rename:$D:y:z remove:$D:z
+hazard 34 "given up after a demotion" given_up_later
 t "long names" long_names
 t "a container with a full queue" full_queue
 t "nothing is written twice" nothing_twice
