@@ -4,7 +4,7 @@
 #
 # Persistent bitmaps where two things meet: several actions of one transaction, an attach and a
 # removal, a merge and a removal, a container whose queue is full.
-# shellcheck disable=SC2317,SC2154,SC2086,SC2119
+# shellcheck disable=SC2317,SC2154,SC2086,SC2119,SC2120
 . "${0%/*}/lib.sh"
 . "$here/box.bash"
 
