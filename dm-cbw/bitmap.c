@@ -327,23 +327,35 @@ static void bitmap_abort_work(struct work_struct *work)
 	struct cbw_device *dev = b->dev;
 	struct cbw_bits *frozen = b->cur.frozen, *active;
 	struct cbw_snap *released_by;
+	bool resized;
 
 	cbw_hook_sleep(CBW_HOOK_ABORT_WORK, 0, dev->len);
 	if (cbw_cured(2))
 		wait_event(dev->waitq, cbw_bits_final(dev, frozen, b->cur.frozen_seq));
-	/* A resize that comes meanwhile sees that something is merged into it. */
 	cbw_config_lock();
-	active = cbw_bits_get(b->cur.active);
-	atomic_inc(&active->merges);
-	cbw_config_unlock();
-	if (b->released_by)
-		merge_unreleased(active, frozen, b->released_by);
-	else if (cbw_cured(7))
-		cbw_bits_or(active, frozen, true);
-	/* Pairs with cbw_bits_merged(). */
-	atomic_dec_return_release(&active->merges);
+	do {
+		/* A resize that comes meanwhile sees that something is merged into it. */
+		active = cbw_bits_get(b->cur.active);
+		atomic_inc(&active->merges);
+		cbw_config_unlock();
+		cbw_hook_sleep(CBW_HOOK_ABORT_MERGE, 0, 1);
+		if (b->released_by)
+			merge_unreleased(active, frozen, b->released_by);
+		else if (cbw_cured(7))
+			cbw_bits_or(active, frozen, true);
+		/* Pairs with cbw_bits_merged(). */
+		atomic_dec_return_release(&active->merges);
+		wake_up_all(&dev->waitq);
 
-	cbw_config_lock();
+		cbw_config_lock();
+		/*
+		 * If one came, what records now has only as much as was there by then: the
+		 * rest follows some time (resize.c), but the frozen half goes now, from the
+		 * container, too.
+		 */
+		resized = b->cur.active != active && cbw_cured(27);
+		cbw_bits_put(active);
+	} while (resized);
 	released_by = b->released_by;
 	if (b->committing)
 		cbw_disk_keep(b->cur.disk, frozen, b->cur.frozen_seq);
@@ -353,7 +365,6 @@ static void bitmap_abort_work(struct work_struct *work)
 	b->aborting = false;
 	cbw_config_unlock();
 	cbw_bits_put(frozen);
-	cbw_bits_put(active);
 	if (released_by)
 		cbw_snap_put(released_by);
 	wake_up_all(&dev->waitq);

@@ -147,6 +147,7 @@ void cbw_bits_put(struct cbw_bits *bits)
 	if (!bits || !refcount_dec_and_test(&bits->ref))
 		return;
 	cbw_bits_put(bits->discarded);
+	cbw_bits_put(bits->successor);
 	bits_unaccount(bits);
 	kvfree(bits->touched);
 	kvfree(bits->words);

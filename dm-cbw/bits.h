@@ -14,6 +14,8 @@
  * struct cbw_bits - a flat bitmap; bits are only ever set, but those of a second plane
  * @ref: one for each epoch, each bitmap half and each merge that points here
  * @merges: merges into it that have not ended; raised under cbw_config_mutex
+ * @successor: what has taken its place while some had not, and gets what they add, a
+ *	reference; NULL: none.  Set once, under cbw_config_mutex
  * @shift: log2 of the granularity in sectors
  * @nr: granules
  * @len: size of the device in sectors; the last granule may be short
@@ -37,6 +39,7 @@
 struct cbw_bits {
 	refcount_t ref;
 	atomic_t merges;
+	struct cbw_bits *successor;
 	unsigned int shift;
 	u64 nr;
 	sector_t len;

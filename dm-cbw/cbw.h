@@ -424,6 +424,7 @@ void cbw_disk_keep(struct cbw_disk *disk, struct cbw_bits *bits, u64 seq);
 int cbw_disk_sync(struct cbw_disk *disk);
 bool cbw_disk_demote(struct cbw_disk *disk);
 void cbw_disk_promote(struct cbw_disk *disk);
+void cbw_disks_promote(void);
 bool cbw_disk_persistent(const struct cbw_disk *disk);
 
 /* ---- resize.c --------------------------------------------------------------- */
@@ -596,6 +597,7 @@ struct cbw_freeze;
  * @syncs: containers to be written before it is acknowledged: struct cbw_sync
  * @sync: there is something that needs it
  * @demote: a place whose state has to say first that the bitmap has no base, a reference
+ * @demoted: there were such places; over all tries, so the caller begins with false
  * @wait: an abort that has to end first, a reference
  * @wait_merge: a bitmap's memory into which a merge has to end first, a reference
  * @wait_dev: its device, a reference
@@ -610,6 +612,7 @@ struct cbw_txn {
 	struct list_head syncs;
 	bool sync;
 	struct cbw_disk *demote;
+	bool demoted;
 	struct cbw_bitmap *wait;
 	struct cbw_bits *wait_merge;
 	struct cbw_device *wait_dev;
@@ -637,6 +640,7 @@ struct cbw_bitmap *cbw_txn_settled_bitmap(struct cbw_txn *txn, struct cbw_device
 int cbw_txn_start(struct cbw_txn *txn, struct cbw_snap *snap);
 int cbw_txn_end(struct cbw_txn *txn, int err);
 int cbw_txn_retry(struct cbw_txn *txn, int err);
+void cbw_txn_give_up(struct cbw_txn *txn, int err);
 
 /* freeze.c */
 struct cbw_freeze *cbw_freeze_begin(const dev_t *devts, unsigned int nr,

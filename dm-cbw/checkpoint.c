@@ -87,7 +87,13 @@ static void items_take(struct cbw_container *c)
 {
 	struct cbw_bitmap *b;
 
+	lockdep_assert_held(&c->cp_mutex);
 	lockdep_assert_held(&cbw_config_mutex);
+	/*
+	 * A resize may come before the state is built: it would say that pages of the old size
+	 * are all there is of the new one.  What is of the old size the next attach refuses.
+	 */
+	c->items_len = c->dev->len;
 	list_for_each_entry(b, &c->dev->bitmaps, node) {
 		struct cbw_cp_item *item = &c->items[c->nr_items];
 
@@ -282,6 +288,12 @@ static int state_write(struct cbw_container *c, u32 len)
 	u64 seq = c->state_seq + 1;
 	int r;
 
+	/*
+	 * Somebody says that it has failed.  One of ours that is on its way may still land on
+	 * that in one slot; another one would in the other.
+	 */
+	if (atomic_read(&c->failing) && cbw_cured(30))
+		return -EIO;
 	cbw_state_seal((struct cbw_state *)c->state_buf, seq);
 	for (i = 0; i < nr; i++)
 		memcpy(page_address(c->cp_buf->page[i]), c->state_buf + i * CBW_BLOCK, CBW_BLOCK);
@@ -321,6 +333,7 @@ static int checkpoint(struct cbw_container *c, unsigned int flags)
 		c->cp_wait_seq = c->dev->seq - 1;
 	items_take(c);
 	cbw_config_unlock();
+	cbw_hook_sleep(CBW_HOOK_CP_TAKEN, 0, 1);
 	items_flush(c);
 	cbw_config_lock();
 	r = cbw_state_build(c, clean, &len);
@@ -395,6 +408,32 @@ int cbw_checkpoint_now(struct cbw_container *c, unsigned int flags)
 	return r;
 }
 
+/* A checkpoint, which does what was @asked for.  Returns as cbw_checkpoint_now(). */
+static int checkpoint_asked(struct cbw_container *c, unsigned int flags, u64 asked)
+{
+	int r = cbw_checkpoint_now(c, flags);
+
+	/* Else the container has failed, and nothing is durable. */
+	if (!r) {
+		spin_lock_irq(&c->lock);
+		WRITE_ONCE(c->cp_done, max(c->cp_done, asked));
+		spin_unlock_irq(&c->lock);
+		wake_up_all(&c->waitq);
+	}
+	return r;
+}
+
+/* The last one, of all that has happened by now: as cbw_checkpoint_now(). */
+int cbw_checkpoint_last(struct cbw_container *c, unsigned int flags)
+{
+	u64 asked;
+
+	spin_lock_irq(&c->lock);
+	asked = c->cp_asked;
+	spin_unlock_irq(&c->lock);
+	return checkpoint_asked(c, flags, asked);
+}
+
 static void checkpoint_work(struct work_struct *work)
 {
 	struct cbw_container *c = container_of(to_delayed_work(work), struct cbw_container,
@@ -413,15 +452,13 @@ static void checkpoint_work(struct work_struct *work)
 	c->flip_asked = false;
 	spin_unlock_irq(&c->lock);
 
-	cbw_checkpoint_now(c, flags);
+	checkpoint_asked(c, flags, asked);
 
 	spin_lock_irq(&c->lock);
-	WRITE_ONCE(c->cp_done, max(c->cp_done, asked));
 	if (c->armed && !c->failed)
 		queue_delayed_work(cbw_container_wq, &c->cp_work,
 				   time_after(c->flip_at, jiffies) ? c->flip_at - jiffies : 0);
 	spin_unlock_irq(&c->lock);
-	wake_up_all(&c->waitq);
 	if (flags && !cbw_intents_none(c))
 		cbw_checkpoint_arm(c);
 }
@@ -461,10 +498,24 @@ u64 cbw_container_kick(struct cbw_container *c, bool retire)
 	return asked;
 }
 
-/* May sleep.  Returns 0, also when the container has failed, or -EINTR when killed. */
+/**
+ * cbw_container_wait - wait for a checkpoint
+ * @c: the container
+ * @asked: what cbw_container_kick() returned
+ *
+ * May sleep.  Returns 0, also when the container has failed: then bitmaps are in memory and
+ * persistent no more, and everybody is told that.  -EINTR when killed.  -EIO: the device has
+ * lost its table before, and what is on the container does not have it.
+ */
 int cbw_container_wait(struct cbw_container *c, u64 asked)
 {
-	return wait_event_killable(c->waitq, cbw_container_done(c, asked)) ? -EINTR : 0;
+	if (wait_event_killable(c->waitq, cbw_container_done(c, asked)))
+		return -EINTR;
+	if (READ_ONCE(c->cp_done) >= asked || !cbw_cured(25))
+		return 0;
+	/* Pairs with cbw_container_over(). */
+	smp_rmb();
+	return READ_ONCE(c->ended) ? -EIO : 0;
 }
 
 void cbw_checkpoint_setup(struct cbw_container *c)

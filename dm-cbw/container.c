@@ -46,72 +46,6 @@ static void container_release(struct cbw_container *c)
 	bioset_exit(&c->bios);
 }
 
-/* ---- failure ---------------------------------------------------------------------- */
-
-/* Say on disk, in both slots, that writes go by.  May sleep.  Returns 0 or an error. */
-static int write_untracked(struct cbw_container *c)
-{
-	/* Larger than that of any checkpoint which may still be in flight, and even. */
-	u64 seq = (READ_ONCE(c->state_seq) | U32_MAX) + 1;
-	struct cbw_state *s = (struct cbw_state *)c->fail_state;
-	unsigned int slot, i, nr, page = 0;
-	int r;
-
-	cbw_state_untracked(c, s);
-	nr = DIV_ROUND_UP(le32_to_cpu(s->length), CBW_BLOCK);
-	for (slot = 0; slot < 2; slot++) {
-		cbw_state_seal(s, seq + slot);
-		cbw_cbuf_range(c->fail_buf, c->state_offset[slot], page, nr, REQ_FUA);
-		for (i = 0; i < nr; i++)
-			memcpy(page_address(c->fail_buf->page[page++]),
-			       c->fail_state + i * CBW_BLOCK, CBW_BLOCK);
-	}
-	r = cbw_cbuf_write(c->fail_buf);
-	c->told = !r;
-	return r;
-}
-
-static void container_over(struct cbw_container *c)
-{
-	unsigned long flags;
-
-	/* Under the lock: nothing is queued any more by who comes after that. */
-	spin_lock_irqsave(&c->lock, flags);
-	/* What waits looks at it after it has been put on a list. */
-	smp_store_mb(c->failed, true);
-	spin_unlock_irqrestore(&c->lock, flags);
-	cbw_intents_release(c);
-	wake_up_all(&c->waitq);
-	wake_up_all(&c->dev->waitq);
-}
-
-/**
- * cbw_container_fail - go on without the container
- * @c: the container
- * @err: why
- *
- * May sleep: it tries to leave a note there, so that nobody trusts it after a crash.  The
- * writes that wait go on after that.
- */
-void cbw_container_fail(struct cbw_container *c, int err)
-{
-	struct cbw_device *dev = c->dev;
-
-	if (atomic_xchg(&c->failing, 1))
-		return;
-	/* Nothing is missing there as long as nothing was written. */
-	if (c->live && write_untracked(c))
-		DMERR("%u:%u: the container fails (%d), and cannot be told so: bitmaps are exact, but not persistent any more; do not trust the container after a crash",
-		      MAJOR(dev->devt), MINOR(dev->devt), err);
-	else
-		DMERR("%u:%u: the container fails (%d): bitmaps are exact, but not persistent any more",
-		      MAJOR(dev->devt), MINOR(dev->devt), err);
-	container_over(c);
-	if (c->live)
-		cbw_container_tell(c);
-	cbw_event(CBW_EVENT_CONTAINER_FAILED, dev->devt, NULL, CBW_REASON_NONE);
-}
-
 /* ---- attach ------------------------------------------------------------------------ */
 
 static struct cbw_container *container_new(const struct cbw_container_attach *cmd)
@@ -137,6 +71,7 @@ static struct cbw_container *container_new(const struct cbw_container_attach *cm
 	c->state_offset[0] = cmd->state_offset[0];
 	c->state_offset[1] = cmd->state_offset[1];
 	c->state_seq = cmd->state_seq;
+	c->written = cmd->written;
 	c->region_shift = cmd->region_shift - SECTOR_SHIFT;
 	c->intent_offset[0] = cmd->intent_offset[0];
 	c->intent_offset[1] = cmd->intent_offset[1];
@@ -345,7 +280,7 @@ static void container_uninstall(struct cbw_container *c)
 /* Stop all work and I/O.  May sleep, as long as the container takes for its I/O. */
 static void container_stop(struct cbw_container *c)
 {
-	container_over(c);
+	cbw_container_over(c, true);
 	cancel_work_sync(&c->intent_work);
 	cancel_delayed_work_sync(&c->cp_work);
 	/* Once more: what came while they were ending. */
@@ -411,6 +346,50 @@ free:
 
 /* ---- suspend, resume, end ------------------------------------------------------------ */
 
+/*
+ * Did somebody write after user space has looked, and before the device could have this table?
+ * No bitmap has that.  Nothing is in flight now, so the count is exact.
+ */
+static void check_slip(struct cbw_container *c)
+{
+	u64 written = cbw_device_written(c->dev);
+	struct cbw_bitmap *b;
+
+	lockdep_assert_held(&cbw_config_mutex);
+	if (written == c->written || !cbw_cured(24))
+		return;
+	DMWARN("%u:%u: written to while it was attached (%llu sectors, and %llu now): its bitmaps have no base any more, and all is dirty in them",
+	       MAJOR(c->dev->devt), MINOR(c->dev->devt), c->written, written);
+	c->slipped = true;
+	list_for_each_entry(b, &c->dev->bitmaps, node) {
+		if (!b->cur.disk || !b->cur.enabled)
+			continue;
+		memset(&b->cur.base, 0, sizeof(b->cur.base));
+		/* Also for a cut that was made already: that will be its base. */
+		cbw_bits_mark_run(b->cur.active, 0, b->cur.active->len);
+	}
+}
+
+/*
+ * Has it failed before it was live?  Then nothing was missing there, so nothing was said; now
+ * there will be.
+ */
+static void check_failed(struct cbw_container *c)
+{
+	/* Pairs with cbw_container_fail(): it sees that it is live, or we see it fail. */
+	smp_mb();
+	if (!atomic_read(&c->failing) || !cbw_cured(32))
+		return;
+	/* From then on nobody else uses its memory. */
+	wait_event(c->waitq, READ_ONCE(c->failed));
+	if (c->told)
+		return;
+	if (cbw_container_untracked(c))
+		DMERR("%u:%u: the container cannot be told that it has failed: do not trust it after a crash",
+		      MAJOR(c->dev->devt), MINOR(c->dev->devt));
+	cbw_container_tell(c);
+}
+
 /**
  * cbw_container_resume - the device is about to be resumed
  * @dev: the device, with the layout of its container
@@ -420,16 +399,25 @@ free:
 void cbw_container_resume(struct cbw_device *dev)
 {
 	struct cbw_container *c;
+	bool first;
 
 	cbw_config_lock();
 	c = dev->container;
 	c->stopping = false;
+	first = !c->live;
+	if (first)
+		check_slip(c);
 	cbw_config_unlock();
-	c->live = true;
+	WRITE_ONCE(c->live, true);
+	if (first)
+		check_failed(c);
 	if (c->no_room)
 		cbw_container_fail(c, -ENOSPC);
-	/* Whatever else has changed is covered by intents. */
-	if (READ_ONCE(c->clean) || c->resized)
+	/*
+	 * Whatever else has changed is covered by intents, but not what has slipped by; and the
+	 * state says that writes pass before the first one does.
+	 */
+	if (READ_ONCE(c->clean) || c->resized || first)
 		cbw_checkpoint_now(c, CBW_CP_UNCLEAN);
 	c->resized = false;
 }
@@ -443,6 +431,8 @@ void cbw_container_suspended(struct cbw_device *dev)
 	cbw_config_lock();
 	c = dev->container;
 	stopping = c && c->ready && c->stopping;
+	if (stopping)
+		c->written = cbw_device_written(dev);
 	cbw_config_unlock();
 	if (stopping)
 		cbw_checkpoint_now(c, CBW_CP_FLIP | CBW_CP_ALL | CBW_CP_CLEAN);
@@ -458,21 +448,29 @@ void cbw_container_suspended(struct cbw_device *dev)
 void cbw_container_end(struct cbw_device *dev)
 {
 	struct cbw_container *c;
+	int r = -EIO;
 
 	/* Who attaches sees that the device is gone. */
 	wait_event(dev->waitq, !READ_ONCE(dev->attaching));
 	c = dev->container;
 	if (!c)
 		return;
-	/* Somebody says already that it has failed. */
-	wait_event(c->waitq, !atomic_read(&c->failing) || READ_ONCE(c->failed));
-	/* Never resumed: nothing was written, so nothing is missing. */
-	if (!c->live) {
-		cbw_checkpoint_now(c, CBW_CP_CLEAN);
-	} else if (!c->clean && !c->told) {
-		/* Also if it has failed: it may be better by now. */
-		atomic_set(&c->failing, 1);
-		if (write_untracked(c))
+	/*
+	 * Never resumed: nothing was written through it, so nothing is missing that was not
+	 * when user space looked.  What was written since shows in the count.
+	 */
+	if (!c->live)
+		cbw_checkpoint_last(c, CBW_CP_CLEAN);
+	else if (READ_ONCE(c->clean))
+		/* What came after the stop, and waits to be acknowledged. */
+		r = cbw_cured(26) ? cbw_checkpoint_last(c, 0) : 0;
+	if (c->live && r && (!c->clean || cbw_cured(31))) {
+		/*
+		 * Somebody may just be saying that it has failed.  And if it has, it may be
+		 * better by now.
+		 */
+		wait_event(c->waitq, !atomic_xchg(&c->failing, 1) || READ_ONCE(c->failed));
+		if (!c->told && cbw_container_untracked(c))
 			DMERR("%u:%u: removed without notice, and the container cannot be told so: do not trust it",
 			      MAJOR(dev->devt), MINOR(dev->devt));
 	}
@@ -563,7 +561,7 @@ struct cbw_container *cbw_container_sync_begin(struct cbw_device *dev)
  * cbw_container_sync - wait until what has been changed is durable
  * @c: what cbw_container_sync_begin() gave; the reference goes
  *
- * May sleep.  Returns 0 or -EINTR when killed.
+ * May sleep.  Returns 0, -EINTR when killed, or -EIO: see cbw_container_wait().
  */
 int cbw_container_sync(struct cbw_container *c)
 {
@@ -611,7 +609,7 @@ bool cbw_container_fits(const struct cbw_device *dev, const struct block_device 
  * @binding: what tells the volume then; becomes the container's, NULL: it is not near
  * @len: its bytes
  *
- * May sleep.  Returns 0, -ENOSPC or -EINTR.
+ * May sleep.  Returns 0, -ENOSPC, -EINTR, or -EIO: the end was faster.
  */
 int cbw_container_announce(struct cbw_container *c, void **binding, u32 len)
 {
@@ -657,7 +655,8 @@ void cbw_container_info(struct cbw_container *c, struct cbw_container_info *cmd)
 	cmd->out_generation = c->generation;
 	cmd->out_state_seq = READ_ONCE(c->state_seq);
 	cmd->out_flags = (READ_ONCE(c->failed) ? CBW_CONTAINER_FAILED : 0) |
-			 (READ_ONCE(c->stopping) ? CBW_CONTAINER_STOPPING : 0);
+			 (READ_ONCE(c->stopping) ? CBW_CONTAINER_STOPPING : 0) |
+			 (c->slipped ? CBW_CONTAINER_SLIPPED : 0);
 	cmd->out_region_shift = c->region_shift + SECTOR_SHIFT;
 	cmd->out_regions = cbw_intents_count(c);
 	cmd->out_intent_writes = atomic64_read(&c->intent_writes);

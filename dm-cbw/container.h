@@ -137,8 +137,11 @@ struct cbw_cp_item {
  * @ready: the initial checkpoint is there, cbw_config_mutex
  * @live: the device was resumed with it; of its resumes and its end, one at a time
  * @resized: it was since the last checkpoint of a resume, the same
+ * @slipped: it was written to before it was resumed with it, cbw_config_mutex
  * @no_room: the device was resized, and a bitmap has no place any more; cbw_config_mutex
  * @failed: nothing is written any more; set once, lock; read freely
+ * @ended: since the device has no table of ours any more, and not for an error; set once,
+ *	before @failed, lock; read after that
  * @stopping: the end was announced, cbw_config_mutex
  * @clean: the state on disk says CBW_STATE_CLEAN, cp_mutex
  * @id, @boot_id, @generation: for the state
@@ -155,6 +158,8 @@ struct cbw_cp_item {
  * @told: it is written; of who has set @failing, and of the end
  * @binding: passed on, cbw_config_mutex
  * @binding_len: its bytes, the same
+ * @written: what the device's statistics said when all that was written was recorded, and no
+ *	write was in flight: user space's count, then that of an announced stop; cbw_config_mutex
  *
  * @region_shift: log2 of a region in sectors
  * @nr_regions: as many as there is room for
@@ -176,6 +181,7 @@ struct cbw_cp_item {
  * @cp_buf: from here, cp_mutex
  * @items: what it writes, cp_mutex
  * @nr_items: their number, the same
+ * @items_len: size of the device for which they are, in sectors, the same
  * @cp_again: there is something left to be written, cp_mutex
  * @cp_wait_seq: when this epoch has been released; 0: at once; cp_mutex
  * @cp_asked: checkpoints that were asked for, lock
@@ -200,9 +206,11 @@ struct cbw_container {
 	struct bio_set fail_bios;
 	bool ready;
 	bool live;
+	bool slipped;
 	bool no_room;
 	bool resized;
 	bool failed;
+	bool ended;
 	bool stopping;
 	bool clean;
 	u8 id[16];
@@ -221,6 +229,7 @@ struct cbw_container {
 	bool told;
 	void *binding;
 	u32 binding_len;
+	u64 written;
 
 	unsigned int region_shift;
 	u64 nr_regions;
@@ -246,6 +255,7 @@ struct cbw_container {
 	struct cbw_cbuf *cp_buf;
 	struct cbw_cp_item *items;
 	unsigned int nr_items;
+	sector_t items_len;
 	bool cp_again;
 	u64 cp_wait_seq;
 	u64 cp_asked;
@@ -307,7 +317,11 @@ void cbw_cbuf_range(struct cbw_cbuf *buf, u64 offset, unsigned int first, unsign
 		    blk_opf_t opf);
 int cbw_cbuf_write(struct cbw_cbuf *buf);
 int cbw_cbuf_flush(struct cbw_cbuf *buf);
+
+/* container-fail.c */
 void cbw_container_fail(struct cbw_container *c, int err);
+int cbw_container_untracked(struct cbw_container *c);
+void cbw_container_over(struct cbw_container *c, bool ended);
 
 /* container-tell.c */
 void cbw_container_tell(struct cbw_container *c);
@@ -334,6 +348,7 @@ u64 cbw_intents_count(struct cbw_container *c);
 void cbw_intents_release(struct cbw_container *c);
 
 /* state.c */
+u64 cbw_device_written(struct cbw_device *dev);
 int cbw_state_build(struct cbw_container *c, bool clean, u32 *len);
 void cbw_state_seal(struct cbw_state *s, u64 seq);
 void cbw_state_untracked(struct cbw_container *c, struct cbw_state *s);
@@ -343,6 +358,7 @@ void cbw_checkpoint_setup(struct cbw_container *c);
 int cbw_checkpoint_init(struct cbw_container *c);
 void cbw_checkpoint_exit(struct cbw_container *c);
 int cbw_checkpoint_now(struct cbw_container *c, unsigned int flags);
+int cbw_checkpoint_last(struct cbw_container *c, unsigned int flags);
 #define CBW_CP_FLIP	(1u << 0)	/* retire intents, if that can be done now */
 #define CBW_CP_ALL	(1u << 1)	/* also those in use */
 #define CBW_CP_CLEAN	(1u << 2)	/* the state shall say CBW_STATE_CLEAN */

@@ -335,7 +335,7 @@ int cbw_do_bitmap_load(struct cbw_session *session, void *arg)
 	struct cbw_container *c;
 	struct cbw_bitmap *b;
 	struct cbw_name name;
-	struct cbw_txn txn;
+	struct cbw_txn txn = {};
 	void *data = NULL;
 	int r;
 

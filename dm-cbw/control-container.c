@@ -138,6 +138,8 @@ int cbw_do_container_detach(struct cbw_session *session, void *arg)
 	if (c) {
 		r = cbw_container_announce(c, cancel ? NULL : &layout.binding,
 					   cmd->binding_len);
+		if (r == -EIO)
+			r = -ENODEV;
 		cbw_container_put(c);
 	} else {
 		r = -ENODEV;
@@ -160,6 +162,8 @@ int cbw_do_container_info(struct cbw_session *session, void *arg)
 		return -ENODEV;
 	if (cmd->flags & CBW_INFO_CHECKPOINT)
 		r = cbw_container_wait(c, cbw_container_kick(c, true));
+	if (r == -EIO)
+		r = -ENODEV;
 	if (!r) {
 		cbw_config_lock();
 		dev = cbw_control_device(cmd->dev);

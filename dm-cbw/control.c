@@ -251,7 +251,7 @@ static int cbw_do_transaction(struct cbw_session *session, void *arg)
 	struct cbw_transaction *cmd = arg;
 	struct cbw_freeze *freeze = NULL;
 	struct cbw_action *actions;
-	struct cbw_txn txn;
+	struct cbw_txn txn = {};
 	u8 **names = NULL;
 	u32 i;
 	int r;
@@ -300,6 +300,7 @@ static int cbw_do_transaction(struct cbw_session *session, void *arg)
 	} while (!r);
 	if (!r)
 		cmd->out_cut = txn.cut;
+	cbw_txn_give_up(&txn, r);
 out:
 	for (i = 0; names && i < cmd->nr_actions; i++)
 		kfree(names[i]);

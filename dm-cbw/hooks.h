@@ -28,12 +28,17 @@ enum cbw_hook {
 	CBW_HOOK_ABORT_WORK,	/* sleeps */
 	CBW_HOOK_TXN_END,	/* sleeps; no sector */
 	CBW_HOOK_DISCARD_WORK,	/* sleeps; no sector */
+	CBW_HOOK_ABORT_MERGE,	/* sleeps; no sector */
+	CBW_HOOK_MERGE,		/* sleeps; no sector */
+	CBW_HOOK_MERGE_REST,	/* sleeps; no sector */
 	CBW_HOOK_INTENT_SEEN,	/* spins */
 	CBW_HOOK_INTENT_WORK,	/* sleeps; no sector */
 	CBW_HOOK_INTENT_WRITE,	/* sleeps; no sector */
 	CBW_HOOK_INTENT_DONE,	/* sleeps; no sector */
 	CBW_HOOK_CP_BEGIN,	/* sleeps; no sector */
 	CBW_HOOK_CP_FLIP,	/* sleeps; no sector */
+	CBW_HOOK_FAIL_TOLD,	/* sleeps; no sector */
+	CBW_HOOK_CP_TAKEN,	/* sleeps; no sector */
 	CBW_HOOK_CP_PAGES,	/* sleeps; no sector */
 	CBW_HOOK_CP_STATE,	/* sleeps; no sector */
 	CBW_HOOK_CP_RETIRE,	/* sleeps; no sector */

@@ -267,6 +267,17 @@ static void intents_publish(struct cbw_container *c, const unsigned int *blocks,
 }
 
 /*
+ * Will no intent be written any more?  Then what is parked waits for cbw_container_over(), and
+ * nobody asks in vain until then.
+ */
+static bool no_more(struct cbw_container *c)
+{
+	lockdep_assert_held(&c->intent_mutex);
+	return READ_ONCE(c->failed) || c->intent_buf->given_up ||
+	       (atomic_read(&c->failing) && cbw_cured(33));
+}
+
+/*
  * Those that have what they wait for go.  The others stay, since a suspend may want them, and
  * ask again: of several regions one may have been durable when they asked, in a generation
  * that does not count any more.
@@ -286,12 +297,12 @@ static void parked_serve(struct cbw_container *c)
 			bio_list_add(&ready, bio);
 			continue;
 		}
-		if (cbw_cured(22))
+		if (cbw_cured(22) && !no_more(c))
 			want(c, io->sector, io->nr);
 		bio_list_add(&wait, bio);
 	}
 	c->parked = wait;
-	if (!bio_list_empty(&wait) && !c->failed)
+	if (!bio_list_empty(&wait) && !no_more(c))
 		queue_work(cbw_intent_wq, &c->intent_work);
 	spin_unlock_irq(&c->lock);
 	cbw_remap_queue(c->dev, &ready);
@@ -307,8 +318,7 @@ static void intent_work(struct work_struct *work)
 
 	cbw_hook_sleep(CBW_HOOK_INTENT_WORK, 0, 1);
 	mutex_lock(&c->intent_mutex);
-	while (!READ_ONCE(c->failed) && !c->intent_buf->given_up &&
-	       (nr = intents_take(c, blocks))) {
+	while (!no_more(c) && (nr = intents_take(c, blocks))) {
 		if (!cbw_cured(12)) {
 			/* The mutation that writes them after the data. */
 			intents_publish(c, blocks, nr);

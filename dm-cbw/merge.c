@@ -8,9 +8,10 @@
  * Setting bits in what writes are marking is always safe.
  *
  * From the publication on the target counts its merges, which makes it busy, and whoever
- * consumes it once it has been frozen waits for them (cbw_bits_final).  The merges of a
- * transaction are done in the order of its actions, so a source may be an earlier one's
- * target.  Another transaction waits until none is left (txn_settled).
+ * consumes it once it has been frozen waits for them (cbw_bits_final).  A resize may put other
+ * memory in its place meanwhile: then they are done when that has got what was merged, too.
+ * The merges of a transaction are done in the order of its actions, so a source may be an
+ * earlier one's target.  Another transaction waits until none is left (txn_settled).
  */
 #include "cbw.h"
 
@@ -94,6 +95,7 @@ static void merge_do(struct cbw_merge *m)
 {
 	struct cbw_container *c = NULL;
 
+	cbw_hook_sleep(m->rest ? CBW_HOOK_MERGE_REST : CBW_HOOK_MERGE, 0, 1);
 	if (m->to->persistent) {
 		cbw_config_lock();
 		c = cbw_container_sync_begin(m->dev);
@@ -112,12 +114,31 @@ static void merge_do(struct cbw_merge *m)
 	}
 }
 
+/*
+ * Wait for what a resize has put in the place of the target, which gets the rest from another
+ * worker.  Not before all merges of the transaction are done: that one waits for them.
+ */
+static void merge_settle(struct cbw_merge *m)
+{
+	struct cbw_bits *bits = m->to;
+
+	/* After what it has merged a resize sees all of that: there is no other one to come. */
+	for (;;) {
+		cbw_config_lock();
+		bits = bits->successor;
+		cbw_config_unlock();
+		if (!bits || !cbw_cured(28))
+			return;
+		wait_event(m->dev->waitq, cbw_bits_merged(bits));
+	}
+}
+
 static void merge_work(struct work_struct *work)
 {
 	struct cbw_merges *merges = container_of(work, struct cbw_merges, work);
 	struct cbw_merge *m, *tmp;
 
-	list_for_each_entry_safe(m, tmp, &merges->list, node) {
+	list_for_each_entry(m, &merges->list, node) {
 		if (cbw_cured(2))
 			wait_event(m->from_dev->waitq,
 				   cbw_released(m->from_dev, m->from_seq));
@@ -125,6 +146,9 @@ static void merge_work(struct work_struct *work)
 			wait_event(m->from_dev->waitq, cbw_bits_merged(m->from));
 		merge_do(m);
 		wake_up_all(&m->dev->waitq);
+	}
+	list_for_each_entry_safe(m, tmp, &merges->list, node) {
+		merge_settle(m);
 		merge_free(m);
 	}
 	complete_all(&merges->done);

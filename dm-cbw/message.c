@@ -136,7 +136,7 @@ static int message_others(struct cbw_device *dev, enum verb verb, struct cbw_nam
 			  unsigned int argc, char **argv)
 {
 	struct other *others;
-	struct cbw_txn txn;
+	struct cbw_txn txn = {};
 	unsigned int i;
 	int r = 0;
 
@@ -205,7 +205,7 @@ int cbw_message(struct dm_target *ti, unsigned int argc, char **argv,
 {
 	struct cbw_target *ct = ti->private;
 	u32 granularity = 0, flags = 0;
-	struct cbw_txn txn;
+	struct cbw_txn txn = {};
 	struct cbw_name name;
 	unsigned int sz = 0;
 	int verb, r;

@@ -148,6 +148,9 @@ static void resize_do(struct cbw_device *dev, struct cbw_target *ct, struct cbw_
 	list_for_each_entry(b, &dev->bitmaps, node) {
 		if (b->cur.disk)
 			cbw_bits_persist(*fresh, true);
+		/* Who merges into it waits for the rest. */
+		if (!cbw_bits_merged(b->cur.active))
+			b->cur.active->successor = cbw_bits_get(*fresh);
 		cbw_bits_resize(*fresh, b->cur.active);
 		swap(b->cur.active, *fresh);
 		fresh++;

@@ -345,7 +345,7 @@ static void cbw_snap_dtr(struct dm_target *ti)
 
 static int snap_cut(struct cbw_snap *snap)
 {
-	struct cbw_txn txn;
+	struct cbw_txn txn = {};
 	int r;
 
 	do {

@@ -250,6 +250,21 @@ void cbw_disk_promote(struct cbw_disk *disk)
 	disk->demotion_durable = false;
 }
 
+/*
+ * The same for all there are.  A transaction that has had others demoted and does not come to them
+ * again does not know them; who needs one of them still demotes it once more.
+ */
+void cbw_disks_promote(void)
+{
+	struct cbw_device *dev;
+	struct cbw_bitmap *b;
+
+	lockdep_assert_held(&cbw_config_mutex);
+	for (dev = cbw_device_next(NULL); dev; dev = cbw_device_next(dev))
+		list_for_each_entry(b, &dev->bitmaps, node)
+			cbw_disk_promote(b->cur.disk);
+}
+
 /* A checkpoint of its container, after which cbw_disk_demote() need not wait any more. */
 int cbw_disk_sync(struct cbw_disk *disk)
 {

@@ -13,7 +13,7 @@ static __le32 state_crc(const void *buf, u32 len)
 }
 
 /* Sectors that were written and discarded through the device since it was made. */
-static u64 device_written(struct cbw_device *dev)
+u64 cbw_device_written(struct cbw_device *dev)
 {
 	struct block_device *part = dm_disk(dev->md)->part0;
 
@@ -21,7 +21,8 @@ static u64 device_written(struct cbw_device *dev)
 	       part_stat_read(part, sectors[STAT_DISCARD]);
 }
 
-static void state_header(struct cbw_container *c, struct cbw_state *s)
+/* @len: size of the device in sectors */
+static void state_header(struct cbw_container *c, struct cbw_state *s, sector_t len)
 {
 	unsigned int i;
 
@@ -30,7 +31,7 @@ static void state_header(struct cbw_container *c, struct cbw_state *s)
 	s->generation = cpu_to_le64(c->generation);
 	memcpy(s->container, c->id, sizeof(s->container));
 	memcpy(s->boot_id, c->boot_id, sizeof(s->boot_id));
-	s->device_size = cpu_to_le64((u64)c->dev->len << SECTOR_SHIFT);
+	s->device_size = cpu_to_le64((u64)len << SECTOR_SHIFT);
 	for (i = 0; i < 2; i++)
 		s->intent_offset[i] = cpu_to_le64(c->intent_offset[i]);
 	s->intent_length = cpu_to_le64((u64)c->intent_blocks * CBW_BLOCK);
@@ -71,10 +72,17 @@ int cbw_state_build(struct cbw_container *c, bool clean, u32 *len)
 	lockdep_assert_held(&c->cp_mutex);
 	lockdep_assert_held(&cbw_config_mutex);
 	memset(c->state_buf, 0, CBW_STATE_SLOT_SIZE);
-	state_header(c, s);
+	state_header(c, s, cbw_cured(29) ? c->items_len : c->dev->len);
 	if (clean) {
 		s->flags = cpu_to_le32(CBW_STATE_CLEAN);
-		s->written = cpu_to_le64(device_written(c->dev));
+		/*
+		 * Not what it is by now: a checkpoint may come when another table, or the one
+		 * before ours, writes already, and what that writes is in no bitmap.
+		 */
+		s->written = cpu_to_le64(cbw_cured(23) ? c->written :
+					 cbw_device_written(c->dev));
+	} else if (!READ_ONCE(c->live)) {
+		s->flags = cpu_to_le32(CBW_STATE_ATTACHING);
 	}
 	s->binding_length = cpu_to_le32(c->binding_len);
 	memcpy(c->state_buf + at, c->binding, c->binding_len);
@@ -122,7 +130,7 @@ void cbw_state_untracked(struct cbw_container *c, struct cbw_state *s)
 	memcpy(s, c->state_last, CBW_STATE_SLOT_SIZE);
 	spin_unlock_irq(&c->lock);
 	if (!s->length) {
-		state_header(c, s);
+		state_header(c, s, c->dev->len);
 		s->length = cpu_to_le32(sizeof(*s));
 	}
 	s->flags = cpu_to_le32(CBW_STATE_UNTRACKED);

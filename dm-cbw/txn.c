@@ -232,6 +232,7 @@ static int txn_demote(struct cbw_txn *txn, struct cbw_bitmap *b)
 {
 	struct cbw_disk *disk = b->was_disk ? b->was_disk : b->cur.disk;
 
+	txn->demoted = true;
 	if (!cbw_disk_demote(disk))
 		return 0;
 	if (!txn->demote)
@@ -645,57 +646,4 @@ int cbw_txn_end(struct cbw_txn *txn, int err)
 		err = cbw_merges_wait(txn->merges);
 	r = txn_sync(txn, sync && !err);
 	return err ? err : r;
-}
-
-/* A merge that is under way.  Returns 0 or -EINTR when killed. */
-static int txn_merge_wait(struct cbw_txn *txn)
-{
-	int r = wait_event_killable(txn->wait_dev->waitq,
-				    cbw_bits_merged(txn->wait_merge));
-
-	cbw_bits_put(txn->wait_merge);
-	cbw_device_put(txn->wait_dev);
-	txn->wait_merge = NULL;
-	txn->wait_dev = NULL;
-	return r ? -EINTR : 0;
-}
-
-/* What it was given up for: the state says that the bitmap has no base. */
-static int txn_demotion_wait(struct cbw_txn *txn)
-{
-	int r = cbw_disk_sync(txn->demote);
-
-	cbw_disk_put(txn->demote);
-	txn->demote = NULL;
-	return r;
-}
-
-/**
- * cbw_txn_retry - after a transaction that ended with an error: begin again?
- * @txn: the transaction, ended
- * @err: its error
- *
- * When it met an abort or a merge that is under way, waits (killable) for its end; or for
- * what a container has to say first.
- * Returns -EAGAIN: begin again; else the error.
- */
-int cbw_txn_retry(struct cbw_txn *txn, int err)
-{
-	int r;
-
-	if (txn->demote && !txn->wait_merge && !txn->wait) {
-		r = txn_demotion_wait(txn);
-		return r ? r : -EAGAIN;
-	}
-	cbw_disk_put(txn->demote);
-	txn->demote = NULL;
-	if (txn->wait_merge) {
-		r = txn_merge_wait(txn);
-		return r ? r : -EAGAIN;
-	}
-	if (!txn->wait)
-		return err;
-	r = cbw_bitmap_abort_wait(txn->wait);
-	txn->wait = NULL;
-	return r ? r : -EAGAIN;
 }

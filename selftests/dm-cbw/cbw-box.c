@@ -3,7 +3,7 @@
  * A container without an image around it, for tests of what the kernel writes there, and a
  * judge of it that shares no code with the tool.
  *
- *	cbw-box attach DEV CONTAINER [--region BYTES] [--timeout MS] [--hold]
+ *	cbw-box attach DEV CONTAINER [--region BYTES] [--timeout MS] [--hold] [--written SECTORS]
  *		delivers the layout; recovers what is there (4: not to be trusted)
  *	cbw-box detach DEV [--cancel]
  *	cbw-box info DEV [--checkpoint]
@@ -199,10 +199,12 @@ static int state(const char *path)
 		printf("none\n");
 		return 1;
 	}
-	printf("seq %llu%s%s size %llu generation %llu\n", (unsigned long long)b.s->seq,
+	printf("seq %llu%s%s%s size %llu generation %llu written %llu\n", (unsigned long long)b.s->seq,
 	       b.s->flags & CBW_STATE_CLEAN ? " clean" : "",
 	       b.s->flags & CBW_STATE_UNTRACKED ? " untracked" : "",
-	       (unsigned long long)b.s->device_size, (unsigned long long)b.s->generation);
+	       b.s->flags & CBW_STATE_ATTACHING ? " attaching" : "",
+	       (unsigned long long)b.s->device_size, (unsigned long long)b.s->generation,
+	       (unsigned long long)b.s->written);
 	e = first_entry(&b);
 	for (uint32_t i = 0; i < b.s->nr_bitmaps; i++, e = next_entry(e)) {
 		uint64_t coarse, dirty = 0, nr = granules(&b, e);
@@ -349,6 +351,8 @@ static int attach(int argc, char **argv)
 			cmd.region_shift = (uint32_t)__builtin_ctzll(strtoull(argv[i], NULL, 10));
 		else if (!strcmp(argv[i], "--timeout") && ++i < argc)
 			cmd.timeout_ms = (uint32_t)strtoul(argv[i], NULL, 10);
+		else if (!strcmp(argv[i], "--written") && ++i < argc)
+			cmd.written = strtoull(argv[i], NULL, 10);
 	}
 	if (ctl_devno(argv[2], &cmd.dev) || ctl_devno(argv[3], &cmd.container))
 		die("no block device");
@@ -434,13 +438,14 @@ static int info(const char *dev, int checkpoint)
 
 	if (fd < 0 || ctl_devno(dev, &cmd.dev) || ioctl(fd, CBW_CONTAINER_INFO, &cmd))
 		die("info");
-	printf("seq %llu regions %llu intent_writes %llu held %llu checkpoints %llu pages %llu free %llu%s%s\n",
+	printf("seq %llu regions %llu intent_writes %llu held %llu checkpoints %llu pages %llu free %llu%s%s%s\n",
 	       (unsigned long long)cmd.out_state_seq, (unsigned long long)cmd.out_regions,
 	       (unsigned long long)cmd.out_intent_writes, (unsigned long long)cmd.out_intent_held,
 	       (unsigned long long)cmd.out_checkpoints, (unsigned long long)cmd.out_pages,
 	       (unsigned long long)cmd.out_free,
 	       cmd.out_flags & CBW_CONTAINER_FAILED ? " failed" : "",
-	       cmd.out_flags & CBW_CONTAINER_STOPPING ? " stopping" : "");
+	       cmd.out_flags & CBW_CONTAINER_STOPPING ? " stopping" : "",
+	       cmd.out_flags & CBW_CONTAINER_SLIPPED ? " slipped" : "");
 	return 0;
 }
 

@@ -12,6 +12,7 @@ begin
 . "$here/tool.bash"
 . "$here/container.bash"
 none=00000000000000000000000000000000
+die=${CBW_BUILD:-$CBW_TOP/build}/selftests/dm-cbw/tool-die.so
 
 setup()
 {
@@ -100,6 +101,59 @@ foreign()
 	tool 1 attach vol --container "$C.data" && says "written to it as to a disk image"
 }
 
+# Without statistics nobody knows whether it was written to. (For a mapped device the switch may be
+# there and do nothing.)
+uncounted()
+{
+	local q=/sys/block/${other##*/}/queue/iostats
+
+	# where there is no udev
+	mkdir -p /dev/block && ln -sf "$other" "/dev/block/$(<"/sys/block/${other##*/}/dev")" || return
+	tool 0 create top "$other" --container "$C.s" && DM_DEVS+=(top) && tool 0 bitmap add top b1 &&
+		echo 0 >"$q" && tool 0 remove top && says "statistics are switched off" &&
+		tool 4 create top "$other" --container "$C.s" && says "statistics are switched off" &&
+		echo 1 >"$q" && tool 4 create top "$other" --container "$C.s" &&
+		says "statistics were switched off" &&
+		tool 0 create top "$other" --container "$C.s" --force-full && tool 0 remove top &&
+		tool 0 create top "$other" --container "$C.s" && tool 0 remove top && dm_forget top
+}
+
+# Detached while somebody has it open, and then another instance of it.
+in_use()
+{
+	exec 9</dev/mapper/vol
+	tool 0 attach vol --container "$C" && tool 0 detach vol && says "it is in use"
+	local rc=$?
+	exec 9<&-
+	((rc == 0)) && tool 0 attach vol --container "$C" --region 1M && tool 0 detach vol || return
+	exec 9</dev/mapper/vol
+	tool 0 attach vol --container "$C" && tool 0 detach vol
+	rc=$?
+	exec 9<&-
+	((rc == 0)) && again && refused_same "was in use when it was detached" &&
+		tool 0 attach vol --container "$C" --force-full && tool 0 detach vol
+}
+
+# The power fails before the volume has its table: nothing was recorded, so all has to be as it was.
+never_live()
+{
+	mkfs.ext4 -q /dev/mapper/vol && rm -f "$C" && again && tool 0 attach vol --container "$C" &&
+		tool 0 bitmap add vol b1 && based b1 && tool 0 detach vol || return
+	LD_PRELOAD=$die CBW_DIE_AT='2 ioctl fd06' tool 137 attach vol --container "$C" &&
+		cp "$C" "$C.cut" && dm_remove vol && dm_remove vol-cbw-origin && volume &&
+		another_boot || return
+	cp "$C.cut" "$C" && tool 0 attach vol --container "$C" && says "recovered, coarse: 0 MiB" &&
+		tool 0 detach vol && again && mkdir -p "$CBW_TMP/mnt" &&
+		mount /dev/mapper/vol "$CBW_TMP/mnt" && umount "$CBW_TMP/mnt" && again || return
+	refused_same_copy && same_boot && tool 0 attach vol --container "$C" --force-full &&
+		tool 0 detach vol
+}
+
+refused_same_copy()
+{
+	cp "$C.cut" "$C" && refused_same "mounted or written since"
+}
+
 # What is refused changes neither container nor volume.
 refused_same()
 {
@@ -136,6 +190,37 @@ refused_same_written()
 {
 	dd if=/dev/zero of=/dev/mapper/vol bs=4096 count=1 oflag=direct 2>/dev/null &&
 		refused_same "was written to while detached"
+}
+
+# write_at STEP STATUS: an attach with a write to the volume before that step of it
+write_at()
+{
+	LD_PRELOAD=$die CBW_DIE_AT=$1 \
+		CBW_DIE_RUN='dd if=/dev/zero of=/dev/mapper/vol bs=4096 count=1 seek=77 oflag=direct 2>/dev/null' \
+		tool "$2" attach vol --container "$C"
+}
+
+# A write that comes before the volume has its table is in no bitmap, and neither becomes part
+# of what the next attach compares with.
+write_too_early()
+{
+	rm -f "$C" && again && tool 0 attach vol --container "$C" && tool 0 bitmap add vol b1 &&
+		based b1 && tool 0 detach vol || return
+	# it is seen, and the attach is given up
+	write_at '1 ioctl cb8d' 1 && says "is being written to" && tool 0 check "$C" &&
+		tool 4 attach vol --container "$C" && says "the volume was written to" || return
+	# killed with the table loaded, and used for a while
+	tool 0 attach vol --container "$C" --force-full && based b1 && tool 0 detach vol || return
+	LD_PRELOAD=$die CBW_DIE_AT='2 ioctl fd06' tool 137 attach vol --container "$C" &&
+		[[ $(dmsetup info -c --noheadings -o tables_loaded vol) == Both ]] || return
+	dd if=/dev/zero of=/dev/mapper/vol bs=4096 count=1 seek=77 oflag=direct 2>/dev/null
+	tool 4 attach vol --container "$C" && says "the volume was written to" &&
+		tool 0 attach vol --container "$C" --force-full && based b1 && tool 0 detach vol || return
+	# after all has been looked at
+	write_at '2 ioctl fd06' 3 && says "in the moment in which it was attached" &&
+		expect base "$(base_of b1)" "$none" && expect b1 "$(dirty_live b1)" "0+67108864 " &&
+		based b1 && tool 0 detach vol && tool 0 attach vol --container "$C" &&
+		expect b1 "$(dirty_live b1)" "" && tool 0 detach vol
 }
 
 # A container that is a copy of one that was attached, in another boot: what the intents say.
@@ -181,7 +266,7 @@ fails()
 		dm_resume fboxdev || return
 	cbw-load one /dev/mapper/vol --offset 41943040 --len 4096 --gen 4 || return
 	until_true 10 noted || wrong "nothing was noted" || return
-	dm_remove vol && dm_remove vol-cbw-origin || return
+	tool 4 detach vol && says "could not be saved" && dm_remove vol || return
 	dm_reload fboxdev "0 32768 linear $fbox 0" && dm_suspend --noflush --nolockfs fboxdev &&
 		dm_resume fboxdev && volume && another_boot || return
 	tool 4 attach vol --container /dev/mapper/fboxdev && says "failed while the volume was attached" &&
@@ -207,6 +292,38 @@ block_device()
 	expect "to QEMU" "$(dirty_qemu b1 "$box" host_device)" "$dirty" || return
 	tool 0 attach vol --container "$box" && expect "dirty" "$(dirty_live b1)" "$dirty" &&
 		tool 0 detach vol
+}
+
+# in_qemu SIGNAL FILE: QEMU has it open to write, for a moment
+in_qemu()
+{
+	local pid
+
+	rm -f "$CBW_TMP/rw.sock"
+	qemu-nbd -t -k "$CBW_TMP/rw.sock" -f qcow2 "$2" &
+	pid=$!
+	until_true 10 test -S "$CBW_TMP/rw.sock" || return
+	kill "-$1" $pid
+	wait $pid 2>/dev/null
+	return 0
+}
+
+# What QEMU leaves may look like what we leave: bitmaps that it has moved, and been killed with;
+# or one of a container that had crashed that lacks what stands for its room.
+moved()
+{
+	rm -f "$C" && again && tool 0 attach vol --container "$C" && tool 0 bitmap add vol b1 &&
+		based b1 && tool 0 bitmap add vol b2 && based b2 && write_some && cp "$C" "$C.crash" &&
+		tool 0 detach vol || return
+	in_qemu TERM "$C" && tool 0 check "$C" && in_qemu KILL "$C" &&
+		expect flags "$(flags_of b1 "$C")" in-use,auto || return
+	tool 4 check "$C" && says "another program has changed it" &&
+		refused_same "another program has changed it" || return
+	qemu-img bitmap --remove "$C.crash" .cbw-space-0 && again && another_boot &&
+		tool 4 attach vol --container "$C.crash" && says "another program has changed it" &&
+		tool 0 attach vol --container "$C.crash" --force-full && qemu_ok "$C.crash" || return
+	tool 0 detach vol && same_boot && tool 0 attach vol --container "$C" --force-full &&
+		qemu_ok "$C" && tool 0 detach vol && tool 0 check "$C"
 }
 
 # On the volume itself a container cannot lie.
@@ -255,7 +372,12 @@ t "set up" setup
 keep
 t "exact over attach and detach, twice" cycles
 t "what QEMU has changed" foreign
+t "what QEMU has moved" moved
 t "not another volume, not one that was written to" mistrust
+t "no statistics" uncounted
+t "in use when it is detached" in_use
+t "a power cut before it has its table" never_live
+t "a write before it has its table" write_too_early
 t "recovered after a crash, or not trusted" crash
 t "it fails, and cannot be told" fails
 t "a block device" block_device

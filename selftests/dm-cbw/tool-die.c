@@ -4,6 +4,8 @@
  * one of the functions below, which are those by which cbw changes anything but the
  * content of an image. So a backup can be killed at each of its steps.
  *
+ * CBW_DIE_AT="N NAME": before the N-th call of that name, as CBW_DIE_LOG has it.
+ * CBW_DIE_RUN=COMMAND: runs that by a shell at this point, and goes on, instead of the kill.
  * CBW_DIE_LOG=FILE: appends the names of the calls, to see where that was.
  * CBW_DIE_WRITES=1: writes to places in files are steps, too (a container's metadata).
  */
@@ -21,6 +23,7 @@
 static struct shared {
 	pid_t tool;
 	long calls;
+	long named;
 } *shared;
 
 __attribute__((constructor)) static void begin(void)
@@ -30,6 +33,27 @@ __attribute__((constructor)) static void begin(void)
 	if (shared == MAP_FAILED)
 		abort();
 	shared->tool = getpid();
+}
+
+/* Is it this call? */
+static int due(const char *at, const char *what, long calls)
+{
+	char *name;
+	long n = strtol(at, &name, 10);
+
+	if (!*name)
+		return calls == n;
+	return !strcmp(name + 1, what) &&
+	       __atomic_add_fetch(&shared->named, 1, __ATOMIC_RELAXED) == n;
+}
+
+static void run(const char *command)
+{
+	/* what it runs is not to be counted */
+	unsetenv("LD_PRELOAD");
+	unsetenv("CBW_DIE_AT");
+	if (system(command))
+		abort();
 }
 
 static void step(const char *what)
@@ -48,7 +72,11 @@ static void step(const char *what)
 			close(fd);
 		}
 	}
-	if (at && calls == atol(at)) {
+	if (at && due(at, what, calls)) {
+		if (getenv("CBW_DIE_RUN")) {
+			run(getenv("CBW_DIE_RUN"));
+			return;
+		}
 		kill(shared->tool, SIGKILL);
 		raise(SIGKILL);
 	}

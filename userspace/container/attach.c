@@ -338,6 +338,8 @@ static int find_volume(struct attach *a, const char *dev, struct cbw_dm_dev *the
 	ret = binding_take(path, a->volume, &a->d.now, err);
 	free(path);
 	a->d.now.stacked = a->origin;
+	/* counted before we had it open ourselves */
+	a->d.now.open = !a->origin && there->open_count;
 	a->d.volume = a->volume;
 	close(a->volume_fd);
 	a->volume_fd = -1;

@@ -37,6 +37,10 @@ int binding_print(const struct binding *b, char *text, uint32_t *len, struct cbw
 		ok = put(text, &at, "id %s\n", b->id[i]);
 	if (ok && b->instance)
 		ok = put(text, &at, "written %" PRIu64 " %" PRIu64 "\n", b->instance, b->written);
+	if (ok && b->uncounted)
+		ok = put(text, &at, "uncounted\n");
+	if (ok && b->open)
+		ok = put(text, &at, "open\n");
 	if (ok && b->stacked)
 		ok = put(text, &at, "stacked\n");
 	for (i = 0; i < b->nr_magics && ok; i++)
@@ -76,6 +80,10 @@ static int parse_line(const char *line, struct binding *b)
 		if (b->instance || sscanf(line, "written %20" SCNu64 " %20" SCNu64 "%n",
 					  &b->instance, &b->written, &end) != 2 || line[end])
 			return -EUCLEAN;
+	} else if (!strcmp(line, "uncounted")) {
+		b->uncounted = true;
+	} else if (!strcmp(line, "open")) {
+		b->open = true;
 	} else if (!strcmp(line, "stacked")) {
 		b->stacked = true;
 	} else if (!strncmp(line, "magic ", 6)) {

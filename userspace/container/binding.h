@@ -28,6 +28,8 @@ struct binding_magic {
  * @id: "dm-uuid LVM-..." and the like; those that the volume has
  * @instance: tells the device from another one that has its number later; 0: unknown
  * @written: sectors written and discarded on the device of that instance
+ * @uncounted: its statistics are switched off, so @written says nothing
+ * @open: it was in use then, and nothing tracked it any more, or yet
  * @stacked: that device is the origin, below the one that was tracked
  */
 struct binding {
@@ -38,6 +40,8 @@ struct binding {
 	unsigned int nr_magics;
 	uint64_t instance;
 	uint64_t written;
+	bool uncounted;
+	bool open;
 	bool stacked;
 };
 

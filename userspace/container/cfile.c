@@ -77,6 +77,10 @@ static int fill_in(struct cfile *f, unsigned int flags, struct cbw_error *err)
 	struct stat st;
 	int ro = 0;
 
+	/* before anything is looked at that another run may be changing */
+	if (flags & CFILE_LOCK && flock(f->fd, LOCK_EX | LOCK_NB))
+		return fail_with(err, errno == EWOULDBLOCK ? EBUSY : errno,
+				 "%s: the container is in use by another run of cbw", esc(f->path));
 	if (fstat(f->fd, &st))
 		return fail_with(err, errno, "%s: %s", esc(f->path), strerror(errno));
 	f->block = S_ISBLK(st.st_mode);
@@ -97,12 +101,7 @@ static int fill_in(struct cfile *f, unsigned int flags, struct cbw_error *err)
 		f->size = (uint64_t)st.st_size;
 		find_loop(&st, &f->loop);
 	}
-	if (!(flags & CFILE_LOCK))
-		return 0;
-	if (flock(f->fd, LOCK_EX | LOCK_NB))
-		return fail_with(err, errno == EWOULDBLOCK ? EBUSY : errno,
-				 "%s: the container is in use by another run of cbw", esc(f->path));
-	if (f->loop.major)
+	if (flags & CFILE_LOCK && f->loop.major)
 		return fail_with(err, EBUSY,
 				 "%s: the container is in use through /dev/loop%u, maybe by a volume that is attached; 'cbw status' and 'losetup' tell",
 				 esc(f->path), f->loop.minor);

@@ -22,6 +22,55 @@ static void bad(struct container *c, const struct cbw_error *why)
 	c->why = *why;
 }
 
+/* Does an array with a byte for each cluster have all of a place? */
+static bool has_all(const unsigned char *clusters, uint64_t offset, uint64_t length)
+{
+	uint64_t at;
+
+	for (at = offset / CLUSTER; at * CLUSTER < offset + length; at++)
+		if (!clusters[at])
+			return false;
+	return true;
+}
+
+/*
+ * What the state refers to has to be what the directory has in use, and cbw, not another program:
+ * that may have moved bitmaps, or removed what stands for room, and the place be anybody's now.
+ */
+static int check_claims(const struct container *c, struct cbw_error *why)
+{
+	const struct image *img = &c->img;
+	const struct state *s = &c->state;
+	uint64_t intents = bits_bytes(s->device_size, 1ull << s->region_shift), k;
+	unsigned char *claimed;
+	const char *what = NULL;
+	uint32_t i;
+
+	if (!image_find(img, INTENT_A))
+		return fail_with(why, EUCLEAN,
+				 "%s: its bitmaps are in use, but not attached: another program has changed it",
+				 esc(c->f.path));
+	claimed = xcalloc(img->clusters + 1, 1);
+	for (i = 0; i < img->nr; i++)
+		for (k = 0; img->entry[i].flags & ENTRY_IN_USE && k < img->entry[i].clusters; k++)
+			if (img->entry[i].table[k] > 1)
+				claimed[img->entry[i].table[k] / CLUSTER] = 1;
+	for (i = 0; i < s->nr && !what; i++)
+		if (!has_all(claimed, s->bitmap[i].offset,
+			     bits_bytes(s->device_size, s->bitmap[i].granularity)))
+			what = s->bitmap[i].name;
+	if (!what && !(s->flags & CBW_STATE_CLEAN) &&
+	    (!has_all(claimed, s->intent_offset[0], intents) ||
+	     !has_all(claimed, s->intent_offset[1], intents)))
+		what = INTENT_A;
+	free(claimed);
+	if (!what)
+		return 0;
+	return fail_with(why, EUCLEAN,
+			 "%s: '%s' does not lie where the directory of bitmaps has it: another program has changed it",
+			 esc(c->f.path), esc(what));
+}
+
 static void find_phase(struct container *c)
 {
 	bool clean = c->state.flags & CBW_STATE_CLEAN, in_use = image_in_use(&c->img);
@@ -45,6 +94,8 @@ static void find_phase(struct container *c)
 		fail_with(&why, EUCLEAN,
 			  "%s: it was attached, and its directory of bitmaps is that of a detached one: somebody else has changed it",
 			  esc(c->f.path));
+		bad(c, &why);
+	} else if (check_claims(c, &why)) {
 		bad(c, &why);
 	} else {
 		for (i = 0; i < c->state.nr; i++)
@@ -139,10 +190,20 @@ int read_boot_id(struct cbw_cut_id *id, struct cbw_error *err)
 static int check_written(const struct state *s, const struct binding *was,
 			 const struct binding *now, bool same_boot, struct cbw_error *err)
 {
+	bool tracked = !(s->flags & (CBW_STATE_CLEAN | CBW_STATE_ATTACHING));
+	bool same = same_boot && was->instance && was->instance == now->instance;
 	bool clean = s->flags & CBW_STATE_CLEAN;
 	uint64_t expected = 0;
 
-	if (same_boot && was->instance && was->instance == now->instance)
+	if (now->uncounted || (same && was->uncounted))
+		return fail_with(err, EUCLEAN,
+				 "its statistics %s switched off (queue/iostats in sysfs), so nobody can tell whether it was written to; leave them on",
+				 now->uncounted ? "are" : "were");
+	/* who had it open wrote on, and only that device's count tells whether */
+	if (was->open && !tracked && !same)
+		return fail_with(err, EUCLEAN,
+				 "the volume was in use when it was detached, or not attached yet, so writes may have gone by until it was taken down");
+	if (same)
 		expected = clean && !was->stacked ? s->written : was->written;
 	else if (same_boot && !clean)
 		return fail_with(err, EUCLEAN,
@@ -189,7 +250,8 @@ int container_judge(const struct container *c, const struct binding *now,
 	/* the size counts as the kernel has it: a volume may grow while it is attached */
 	if (!ret) {
 		was.size = s->device_size;
-		ret = binding_compare(&was, now, clean, &why);
+		ret = binding_compare(&was, now, s->flags & (CBW_STATE_CLEAN | CBW_STATE_ATTACHING),
+				      &why);
 	}
 	if (!ret)
 		ret = check_written(s, &was, now, same_boot, &why);

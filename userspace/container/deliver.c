@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* giving the kernel what is in a container */
 #include <inttypes.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "cbw.h"
 #include "deliver.h"
@@ -90,6 +88,8 @@ static int attach_call(struct cbw_session *session, struct delivery *d, struct c
 		.nr_bitmaps = s->nr,
 		.nr_places = d->space.length ? 1 : 0,
 		.places = (uintptr_t)&d->space,
+		/* a stacked device is new */
+		.written = d->now.stacked ? 0 : d->now.written,
 	};
 	uint32_t i;
 	int ret;
@@ -144,45 +144,23 @@ int deliver(const struct cbw_dm_dev *dev, void *arg, struct cbw_error *err)
 /* ---- afterwards -------------------------------------------------------- */
 
 /*
- * All that was written to the volume since it was looked at has gone through the target, or
- * not. The counters are not read at one instant, so several tries while it is busy.
+ * The kernel has compared the volume's count with ours when it was drained to get its table, and
+ * taken the bases away if something was written between.
  */
-static bool nothing_slipped(const struct delivery *d, const struct cbw_dm_dev *live)
+static bool slipped(const char *what, const struct cbw_dm_dev *live)
 {
-	uint64_t volume, before, after, instance;
-	int tries;
-
-	for (tries = 0; tries < 100; tries++) {
-		if (binding_statistics(live->origin, &instance, &before, NULL) ||
-		    binding_statistics(live->dev, &instance, &volume, NULL) ||
-		    binding_statistics(live->origin, &instance, &after, NULL))
-			return false;
-		if (before == after && volume - before == d->now.written)
-			return true;
-		nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
-	}
-	return false;
-}
-
-static int drop_bases(const struct delivery *d, const char *what, const struct cbw_dm_dev *live)
-{
-	const struct state *s = &d->c->state;
-	const struct cbw_cut_id none = { { 0 } };
+	struct cbw_container_info info;
 	struct cbw_session *session;
 	struct cbw_error err;
-	uint32_t i;
+	int ret = cbw_session_open(&session, &err);
 
-	if (cbw_session_open(&session, &err))
-		return failed("%s: %s", what, err.msg);
-	for (i = 0; i < s->nr; i++)
-		if (s->bitmap[i].flags & CBW_STATE_ENABLED &&
-		    cbw_bitmap_load(session, live->dev, s->bitmap[i].name,
-				    s->bitmap[i].granularity, 0, NULL, 0, &none, &err))
-			say("%s: %s", what, err.msg);
-	cbw_session_close(session);
-	say("%s: %s: it was written to in the moment in which it was attached; its bitmaps may lack that and have no base any more, the next backups will be full ones",
-	    what, esc(live->name));
-	return EXIT_FULL;
+	if (!ret) {
+		ret = cbw_container_get_info(session, live->dev, false, &info, &err);
+		cbw_session_close(session);
+	}
+	if (ret)
+		say("%s: %s", what, err.msg);
+	return ret || info.out_flags & CBW_CONTAINER_SLIPPED;
 }
 
 int deliver_report(struct delivery *d, const char *what, const struct cbw_dm_dev *live,
@@ -201,9 +179,11 @@ int deliver_report(struct delivery *d, const char *what, const struct cbw_dm_dev
 		say("%s: %s: recovered, coarse: %" PRIu64 " MiB marked", what, esc(live->name),
 		    total >> 20);
 	}
-	if (attached && s->nr && !d->anew && !nothing_slipped(d, live))
-		return drop_bases(d, what, live);
-	return EXIT_OK;
+	if (!attached || !s->nr || d->anew || !slipped(what, live))
+		return EXIT_OK;
+	say("%s: %s: it was written to in the moment in which it was attached; all is dirty in its bitmaps, which have no base any more, the next backups will be full ones",
+	    what, esc(live->name));
+	return EXIT_FULL;
 }
 
 void delivery_free(struct delivery *d)

@@ -34,8 +34,8 @@ struct delivery {
 int deliver(const struct cbw_dm_dev *dev, void *arg, struct cbw_error *err);
 
 /*
- * Once the device is live: makes sure that no write has slipped by before, and says what was
- * recovered. @attached: with a hidden origin. An exit status.
+ * Once the device is live: says what was recovered, and whether a write has slipped by before.
+ * @attached: with a hidden origin. An exit status.
  */
 int deliver_report(struct delivery *d, const char *what, const struct cbw_dm_dev *live,
 		   bool attached);

@@ -5,10 +5,30 @@
 #include <linux/loop.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "attach.h"
 #include "cbw.h"
+
+/*
+ * Does somebody have it open? He writes on when nothing is recorded any more. Programs that udev
+ * runs close it again at once.
+ */
+static bool in_use(const struct cbw_dm_dev *dev)
+{
+	struct cbw_dm_dev now = *dev;
+	char number[32];
+	int tries;
+
+	snprintf(number, sizeof(number), "%u:%u", dev->dev.major, dev->dev.minor);
+	for (tries = 0; now.open_count && tries < 10; tries++) {
+		nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
+		if (cbw_dm_find(number, &now, NULL))
+			return true;
+	}
+	return now.open_count;
+}
 
 /* What tells the volume from now on; of a stacked device that is its origin. */
 static int take_binding(const struct cbw_dm_dev *dev, char *text, uint32_t *len,
@@ -16,6 +36,8 @@ static int take_binding(const struct cbw_dm_dev *dev, char *text, uint32_t *len,
 {
 	struct cbw_devno volume = dev->attached ? dev->dev : dev->origin;
 	char *path = xasprintf("/dev/block/%u:%u", volume.major, volume.minor);
+	/* before we have it open ourselves; below a stacked device nobody else may be */
+	bool open = dev->attached && in_use(dev);
 	struct binding b;
 	int fd = -1, ret;
 
@@ -28,6 +50,13 @@ static int take_binding(const struct cbw_dm_dev *dev, char *text, uint32_t *len,
 	}
 	ret = binding_take(path, volume, &b, err);
 	b.stacked = !dev->attached;
+	b.open = open;
+	if (!ret && open)
+		say("%s: it is in use: what is written from now on is not recorded, and its bitmaps will be trusted only if it is attached again in this boot and was not written to",
+		    esc(dev->name));
+	if (!ret && b.uncounted)
+		say("%s: its statistics are switched off (queue/iostats in sysfs): an attach in this boot will not trust its bitmaps",
+		    esc(dev->name));
 	if (!ret)
 		ret = binding_print(&b, text, len, err);
 	free(path);
@@ -44,12 +73,16 @@ static int finish(const char *what, const char *name, struct container *c, uint6
 
 	if (!ret && c->phase == PHASE_BAD)
 		ret = fail_with(&err, EUCLEAN, "%s", c->why.msg);
-	if (ret)
-		return failed("%s: %s: its bitmaps could not be saved, and will not be trusted: %s",
-			      what, esc(name), err.msg);
-	if (c->phase != PHASE_STOPPED || c->state.generation != generation)
-		return failed("%s: %s: its bitmaps could not be saved (the kernel log may say why), and will not be trusted: the next attach will refuse them without --force-full",
-			      what, esc(name));
+	if (ret) {
+		failed("%s: %s: its bitmaps could not be saved, and will not be trusted: %s",
+		       what, esc(name), err.msg);
+		return EXIT_DISTRUST;
+	}
+	if (c->phase != PHASE_STOPPED || c->state.generation != generation) {
+		failed("%s: %s: its bitmaps could not be saved (the kernel log may say why), and will not be trusted: the next attach will refuse them without --force-full",
+		       what, esc(name));
+		return EXIT_DISTRUST;
+	}
 	if (layout_detached(c, &err))
 		return failed("%s: %s: its bitmaps are saved, but the container is not put in order: %s; the next attach, or 'cbw check -r', does that",
 			      what, esc(name), err.msg);

@@ -34,13 +34,13 @@ static bool sysfs_line(struct cbw_devno dev, const char *name, char *buf, size_t
 	return buf[0];
 }
 
-int binding_statistics(struct cbw_devno dev, uint64_t *instance, uint64_t *written,
-		       struct cbw_error *err)
+/* The first numbers of its statistics. */
+static int statistics(struct cbw_devno dev, uint64_t v[17], struct cbw_error *err)
 {
-	uint64_t v[17] = { 0 };
 	char line[512], *p = line, *end;
 	size_t i;
 
+	memset(v, 0, 17 * sizeof(*v));
 	if (!sysfs_line(dev, "stat", line, sizeof(line)))
 		return fail_with(err, ENXIO, "device %u:%u has no statistics in sysfs", dev.major,
 				 dev.minor);
@@ -50,6 +50,17 @@ int binding_statistics(struct cbw_devno dev, uint64_t *instance, uint64_t *writt
 			break;
 		p = end;
 	}
+	return 0;
+}
+
+int binding_statistics(struct cbw_devno dev, uint64_t *instance, uint64_t *written,
+		       struct cbw_error *err)
+{
+	uint64_t v[17];
+	char line[32];
+
+	if (statistics(dev, v, err))
+		return -ENXIO;
 	/* the seventh are sectors written, the fourteenth sectors discarded */
 	*written = v[6] + v[13];
 	*instance = 0;
@@ -57,6 +68,34 @@ int binding_statistics(struct cbw_devno dev, uint64_t *instance, uint64_t *writt
 	    sysfs_line(dev, "../diskseq", line, sizeof(line)))
 		*instance = strtoull(line, NULL, 10);
 	return 0;
+}
+
+/*
+ * Are its statistics off? queue/iostats is obeyed by some kernels for some devices, so see whether
+ * a read of ours counts: the third number are sectors read.
+ */
+static int look_at_counting(struct cbw_devno dev, const char *path, int fd, bool *off,
+			    struct cbw_error *err)
+{
+	uint64_t before[17], after[17];
+	void *buf = NULL;
+	ssize_t n;
+	int ret = statistics(dev, before, err);
+
+	if (ret)
+		return ret;
+	if (posix_memalign(&buf, BLOCK, BLOCK))
+		return fail_with(err, ENOMEM, "out of memory");
+	n = pread(fd, buf, BLOCK, 0);
+	if (n <= 0)
+		ret = fail_with(err, n ? errno : EIO, "%s: reading its first block: %s", esc(path),
+				n ? strerror(errno) : "too few");
+	free(buf);
+	if (!ret)
+		ret = statistics(dev, after, err);
+	if (!ret)
+		*off = before[2] == after[2];
+	return ret;
 }
 
 /* Printable, blanks at the ends cut off; disks pad their serial numbers. */
@@ -267,6 +306,8 @@ int binding_take(const char *path, struct cbw_devno dev, struct binding *binding
 		goto out;
 	}
 	ret = binding_statistics(dev, &b.instance, &b.written, &why);
+	if (!ret)
+		ret = look_at_counting(dev, path, fd, &b.uncounted, &why);
 	if (!ret)
 		ret = probe_range(pr, path, blkfd, fd, 0, 0, true, &b, &why);
 	if (!ret)

@@ -146,8 +146,12 @@ int layout_places(struct container *c, bool *changed, struct cbw_error *err)
 		uint64_t clusters = clusters_of(c, b), place;
 		struct bits bits;
 
-		if (!(b->offset % CLUSTER) && b->length >= clusters * CLUSTER)
+		if (!(b->offset % CLUSTER) && b->length >= clusters * CLUSTER) {
+			/* of a volume that was larger; the directory has no more than this */
+			*changed |= b->length != clusters * CLUSTER;
+			b->length = clusters * CLUSTER;
 			continue;
+		}
 		bits_of_place(c, b->offset, b->granularity, &bits);
 		ret = image_take(&c->img, clusters, &place, err);
 		if (!ret)

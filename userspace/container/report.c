@@ -373,6 +373,8 @@ static int remove_inconsistent(struct check *k, struct cbw_error *err)
 				 esc(c->f.path));
 	s.nr = 0;
 	s.flags = CBW_STATE_CLEAN;
+	/* nothing is left that what tells the volume would have to fit */
+	s.binding_length = 0;
 	s.device_size = c->img.size;
 	s.intent_length = 0;
 	s.region_shift = 22;

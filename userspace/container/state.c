@@ -115,7 +115,7 @@ static int parse_head(const struct cbw_state *head, struct state *s, struct cbw_
 	s->intent_length = le64toh(head->intent_length);
 	s->region_shift = le32toh(head->region_shift);
 	s->binding_length = le32toh(head->binding_length);
-	if (s->flags & ~(CBW_STATE_CLEAN | CBW_STATE_UNTRACKED))
+	if (s->flags & ~(CBW_STATE_CLEAN | CBW_STATE_UNTRACKED | CBW_STATE_ATTACHING))
 		return fail_with(err, EUCLEAN, "it has flags 0x%x", s->flags);
 	if (!s->device_size || s->device_size % 512 || s->device_size > INT64_MAX)
 		return fail_with(err, EUCLEAN, "the volume has %" PRIu64 " bytes", s->device_size);

@@ -38,7 +38,10 @@ static void there_and_back(void **unused)
 	assert_int_equal(a.magic[1].offset, 65536);
 	assert_string_equal(a.magic[0].uuid, "0a1b-2c");
 	assert_false(a.stacked);
+	assert_false(a.uncounted || a.open);
+	a.open = true;
 	a.stacked = true;
+	a.uncounted = true;
 	assert_int_equal(binding_print(&a, out, &len, NULL), 0);
 	assert_int_equal(binding_parse(out, len, &b, NULL), 0);
 	assert_memory_equal(&a, &b, sizeof(a));
@@ -115,6 +118,8 @@ static void differences(void **unused)
 }
 
 /* When bitmaps are trusted. */
+static bool uncounted;
+
 static void judge(const struct container *c, uint64_t instance, uint64_t written, bool same_boot,
 		  const char *want, enum take take)
 {
@@ -127,6 +132,7 @@ static void judge(const struct container *c, uint64_t instance, uint64_t written
 	parse(text, &now);
 	now.instance = instance;
 	now.written = written;
+	now.uncounted = uncounted;
 	boot.b[0] ^= !same_boot;
 	ret = container_judge(c, &now, &boot, &got, &err);
 	if (want ? ret != -EUCLEAN || !strstr(err.msg, want) : ret || got != take)
@@ -159,9 +165,36 @@ static void trust(void **unused)
 	judge(&c, 18, 8, true, "before it was attached", 0);
 	judge(&c, 17, 0, false, NULL, TAKE_EXACT);
 	judge(&c, 17, 5000, false, "before it was attached", 0);
-	/* cut off */
+	/* a count that says nothing */
+	uncounted = true;
+	judge(&c, 17, 5000, true, "statistics are switched off", 0);
+	judge(&c, 17, 0, false, "statistics are switched off", 0);
+	uncounted = false;
+	memcpy(strstr(t, "from-the-future 1 2 3"), "uncounted\nfuture 1 2 ", 21);
+	judge(&c, 17, 5000, true, "statistics were switched off", 0);
+	judge(&c, 17, 0, false, NULL, TAKE_EXACT);
+	/* in use when it was detached: only while the count goes on */
+	memcpy(strstr(t, "uncounted\nfuture 1 2"), "open\nthe-future 1 2 3 ", 21);
+	judge(&c, 17, 5000, true, NULL, TAKE_EXACT);
+	judge(&c, 18, 0, true, "was in use when", 0);
+	judge(&c, 17, 0, false, "was in use when", 0);
+	/* the same for one that was never live; one that was had all recorded */
 	c.phase = PHASE_OPEN;
+	c.state.flags = CBW_STATE_ATTACHING;
+	judge(&c, 17, 0, false, "was in use when", 0);
+	judge(&c, 17, 4242, true, NULL, TAKE_RECOVER);
 	c.state.flags = 0;
+	judge(&c, 17, 0, false, NULL, TAKE_RECOVER);
+	/* never live, and not in use: its superblocks are as they were */
+	memcpy(t, text, sizeof(text));
+	c.state.flags = CBW_STATE_ATTACHING;
+	judge(&c, 17, 0, false, NULL, TAKE_RECOVER);
+	memcpy(strstr(t, "0123456789abcdef"), "0123456789abcdee", 16);
+	judge(&c, 17, 0, false, "mounted or written since", 0);
+	c.state.flags = 0;
+	judge(&c, 17, 0, false, NULL, TAKE_RECOVER);
+	memcpy(t, text, sizeof(text));
+	/* cut off */
 	judge(&c, 17, 0, false, NULL, TAKE_RECOVER);
 	judge(&c, 3, 8, false, "before it was attached", 0);
 	judge(&c, 18, 0, true, "without 'cbw detach'", 0);

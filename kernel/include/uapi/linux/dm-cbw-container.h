@@ -38,6 +38,7 @@
 /* struct cbw_state.flags */
 #define CBW_STATE_CLEAN		(1u << 0)	/* exact; the device was taken down in order */
 #define CBW_STATE_UNTRACKED	(1u << 1)	/* writes may have gone by: trust no base */
+#define CBW_STATE_ATTACHING	(1u << 2)	/* not clean, but not resumed yet, either */
 
 /**
  * struct cbw_state - the beginning of a slot
@@ -52,7 +53,8 @@
  * @boot_id: of the kernel that attached it last
  * @device_size: of the device in bytes
  * @written: with CBW_STATE_CLEAN: sectors written and discarded on the device so far, as its
- *	statistics have it, when it was taken down
+ *	statistics have it, when it was suspended for that; of a device that was never resumed,
+ *	as in &struct cbw_container_attach
  * @intent_offset: where the intents lie
  * @intent_length: bytes of each of them, a multiple of 4096
  * @region_shift: log2 of the bytes of a region; bit i % 8 of byte i / 8 is region i
@@ -180,6 +182,10 @@ struct cbw_container_bitmap {
  * @nr_bitmaps: their number, at most CBW_BITMAPS_MAX
  * @nr_places: at most CBW_PLACES_MAX
  * @places: pointer to an array of struct cbw_place: what is free for bitmaps
+ * @written: sectors written and discarded on the device so far, as its statistics have it,
+ *	when its bitmaps were found to be right.  If they have another count when the device is
+ *	resumed for the first time, with no write in flight, something has slipped by: then
+ *	all bitmaps that record have no base any more, and all of them is dirty
  *
  * Delivers the layout of the container.  The caller has made the bitmaps and loaded what the
  * container has (CBW_BITMAP_LOAD).  When the call returns, all of them are on the
@@ -211,6 +217,7 @@ struct cbw_container_attach {
 	__u32 nr_bitmaps;
 	__u32 nr_places;
 	__aligned_u64 places;
+	__aligned_u64 written;
 };
 #define CBW_CONTAINER_ATTACH _IO(CBW_TYPE, CBW_CMD_CONTAINER_ATTACH)
 
@@ -247,6 +254,7 @@ struct cbw_container_detach {
 /* struct cbw_container_info.out_flags */
 #define CBW_CONTAINER_FAILED	(1u << 0)	/* nothing is written there any more */
 #define CBW_CONTAINER_STOPPING	(1u << 1)	/* its end was announced */
+#define CBW_CONTAINER_SLIPPED	(1u << 2)	/* the device was written to before it had it */
 
 /**
  * struct cbw_container_info - ioctl(CBW_CONTAINER_INFO)
