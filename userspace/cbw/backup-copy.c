@@ -97,7 +97,8 @@ static void image_ids(const struct job *j, struct cbw_cut_id ids[3])
 	ids[2] = below ? below->cut : (struct cbw_cut_id){ 0 };
 }
 
-static int create_image(struct job *j, uint32_t cluster, struct cbw_error *err)
+static int create_image(const struct backup *b, struct job *j, uint32_t cluster,
+			struct cbw_error *err)
 {
 	const struct entry *below = chain_by_id(&j->chain, j->entry.parent);
 	struct cbw_cut_id ids[3];
@@ -113,6 +114,7 @@ static int create_image(struct job *j, uint32_t cluster, struct cbw_error *err)
 		.backing_format = below ? "qcow2" : NULL,
 		.ext = &ext,
 		.ext_count = 1,
+		.compression = b->compress ? QCOW2_COMPRESSION_ZSTD : 0,
 		.flags = QCOW2_CREATE_EXCL,
 	};
 	struct qcow2_error qerr;
@@ -154,7 +156,7 @@ static int make_image(struct backup *b, struct job *j, uint32_t cluster,
 	fill_entry(b, j);
 	j->img_path = j->resume ? resume_image(&j->chain, j->resume) :
 		chain_path(&j->chain, j->entry.file);
-	ret = j->resume && j->resume->done ? reopen_image(j, err) : create_image(j, cluster, err);
+	ret = j->resume && j->resume->done ? reopen_image(j, err) : create_image(b, j, cluster, err);
 	if (ret)
 		return ret;
 	j->img_fd = open_direct(qcow2_fd(j->img));
@@ -301,6 +303,16 @@ static uint64_t how_often(const struct backup *b)
 	return bytes < SYNC_MIN ? SYNC_MIN : bytes;
 }
 
+/* Who resumes a backup does not say it again: the image knows. */
+static int level_of(const struct backup *b, const struct job *j)
+{
+	struct qcow2_layer info;
+
+	if (b->compress || !j->resume || qcow2_get_layer(j->img, 0, &info))
+		return b->compress;
+	return info.compression == QCOW2_COMPRESSION_ZSTD ? COMPRESS_DEFAULT : 0;
+}
+
 static int copy_ranges(struct backup *b, struct job *j, struct ranges *data, struct ranges *zero,
 		       struct sums *sums, struct cbw_error *err)
 {
@@ -317,6 +329,7 @@ static int copy_ranges(struct backup *b, struct job *j, struct ranges *data, str
 		.img = j->img,
 		.img_fd = j->img_fd,
 		.backed = j->decision.type != ENTRY_FULL,
+		.compress = level_of(b, j),
 		.rate = b->rate,
 		.json = b->json,
 		.quiet = j->resume,

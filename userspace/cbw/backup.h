@@ -48,6 +48,7 @@ struct backup {
 	struct grow *grow;
 	uint64_t chunk;
 	uint64_t rate;
+	int compress;			/* level, 0: none */
 	bool json;
 	bool resumable;
 	bool detached;			/* the cut does not end with us */

@@ -99,6 +99,7 @@ int opts_parse(struct cmdline *cl, int argc, char **argv);
 
 /* 0, or -EINVAL (not a size) or -ERANGE (too large) */
 int parse_size(const char *text, uint64_t *size);
+#define COMPRESS_DEFAULT 3
 /* "none", "zstd", "zstd:LEVEL": 0 and the level, 0: none; or -EINVAL */
 int parse_compress(const char *text, int *level);
 /* "idle", "low", "normal", NULL: as it is; 0 or -EINVAL. For all threads that begin later. */

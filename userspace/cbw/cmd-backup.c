@@ -42,6 +42,7 @@ static int check_resume(const struct args *a, int nr)
 static int check_args(const struct args *a, int nr)
 {
 	struct cbw_error err;
+	int level;
 	size_t i;
 
 	if (a->resume)
@@ -51,8 +52,8 @@ static int check_args(const struct args *a, int nr)
 
 	if (a->full + a->incremental + a->differential + a->autom > 1)
 		return usage("cbw backup: --full, --incremental, --differential and --auto exclude each other");
-	if (a->compress && strcmp(a->compress, "none"))
-		return usage("cbw backup: --compress %s is not supported in this version, only none",
+	if (a->compress && parse_compress(a->compress, &level))
+		return usage("cbw backup: --compress %s: it is none, zstd or zstd:LEVEL, 1 to 22",
 			     esc(a->compress));
 	if (!a->to)
 		return usage("cbw backup: --to DIR is missing");
@@ -166,7 +167,7 @@ int cmd_backup(int argc, char **argv)
 		  "use this bitmap instead of the chain's own" },
 		{ "chunk", OPT_SIZE, &a.chunk, "N",
 		  "unit of preserving: power of two, 4K (default) to 1M" },
-		{ "compress", OPT_TEXT, &a.compress, "none", "only none yet" },
+		{ "compress", OPT_TEXT, &a.compress, "zstd[:LEVEL]|none", "compress what is copied; default none" },
 		{ "rate", OPT_SIZE, &a.rate, "N", "read at most N bytes per second" },
 		{ "resumable", OPT_FLAG, &a.resumable, NULL,
 		  "interrupted, it can be finished with --resume: the snapshot stays" },
@@ -200,6 +201,8 @@ int cmd_backup(int argc, char **argv)
 	catch_signals();
 	umask(077);
 	b.rate = a.rate;
+	if (a.compress)
+		(void)parse_compress(a.compress, &b.compress);
 	b.json = a.json;
 	if (a.resume) {
 		status = backup_resume(&b, a.resume);

@@ -198,7 +198,7 @@ int parse_compress(const char *text, int *level)
 		return 0;
 	if (strncmp(text, "zstd", 4))
 		return -EINVAL;
-	*level = 3;
+	*level = COMPRESS_DEFAULT;
 	if (!text[4])
 		return 0;
 	if (text[4] != ':' || text[5] < '0' || text[5] > '9')

@@ -90,7 +90,7 @@ static const struct usage table[] = {
 	{ cmd_backup, "backup v --to d --store s --full --auto", "exclude each other" },
 	{ cmd_backup, "backup v --to d --store s --differential --auto", "exclude each other" },
 	{ cmd_monitor, "monitor v", "one too many" },
-	{ cmd_backup, "backup v --to d --store s --compress zstd:3", "--compress zstd:3 is not supported" },
+	{ cmd_backup, "backup v --to d --store s --compress lz4", "none, zstd or zstd:LEVEL" },
 	{ cmd_backup, "backup v --to d --store s --rate fast", "--rate 'fast' is not a size" },
 	{ cmd_backup, "backup v --to d --store s --rate -1", "is not a size" },
 	{ cmd_backup, "backup v --to d --store s --chunk 100", "power of two from 4K to 1M" },
