@@ -54,14 +54,15 @@ is_right()
 {
 	until_true 5 idle || wrong "the bitmap is frozen" || return
 	no_snapshots || return
-	expect "leftovers" "$(find "$to/dut" -name resume -o -name '*.part' -o -name '*.tmp' | wc -l)" 0 || return
 	if (($(images) > before)); then
 		rm -f "$CBW_TMP/img"
 		tool 0 restore "$to" --to "$CBW_TMP/img" && cmp "$CBW_TMP/img" "$CBW_TMP/ref" || return
 		made=$((made + 1))
 	fi
 	tool 0 backup dut --to "$to" --store "$store" --incremental &&
-		tool 0 verify "$to" --against $M/dut
+		tool 0 verify "$to" --against $M/dut || return
+	expect "leftovers" "$(find "$to/dut" -name resume -o -name '*.part' -o -name '*.tmp' | wc -l)" 0 || return
+	expect "files" "$(find "$to/dut" -name '*.qcow2' | wc -l)" "$(images)"
 }
 
 steps_of_one()
