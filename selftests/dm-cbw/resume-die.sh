@@ -23,7 +23,7 @@ die=${CBW_BUILD:-$CBW_TOP/build}/selftests/dm-cbw/tool-die.so
 setup()
 {
 	nullb origin 3 512 && nullb store 4 512 && tracked dut "$origin" &&
-		target_dir 150 || return
+		target_dir 500 || return
 	to=$TO/b
 	fill dut && tool 0 backup dut --to "$to" --store "$store" || return
 	bitmap=$(chain_bitmap "$to/dut")
