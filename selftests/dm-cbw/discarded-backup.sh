@@ -13,8 +13,8 @@ begin
 
 setup()
 {
-	nullb origin 16 512 && nullb store 16 512 || return
-	tracked dut "$origin" && target_dir 150 || return
+	nullb origin 10 512 && nullb store 10 512 || return
+	tracked dut "$origin" && target_dir 80 || return
 	to=$TO/b
 	fill dut && tool 0 backup dut --to "$to" --store "$store"
 }

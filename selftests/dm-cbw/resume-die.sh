@@ -23,7 +23,7 @@ die=${CBW_BUILD:-$CBW_TOP/build}/selftests/dm-cbw/tool-die.so
 setup()
 {
 	nullb origin 3 512 && nullb store 4 512 && tracked dut "$origin" &&
-		target_dir 150 || return
+		target_dir 500 || return
 	to=$TO/b
 	fill dut && tool 0 backup dut --to "$to" --store "$store" || return
 	bitmap=$(chain_bitmap "$to/dut")
@@ -54,14 +54,15 @@ is_right()
 {
 	until_true 5 idle || wrong "the bitmap is frozen" || return
 	no_snapshots || return
-	expect "leftovers" "$(find "$to/dut" -name resume -o -name '*.part' -o -name '*.tmp' | wc -l)" 0 || return
 	if (($(images) > before)); then
 		rm -f "$CBW_TMP/img"
 		tool 0 restore "$to" --to "$CBW_TMP/img" && cmp "$CBW_TMP/img" "$CBW_TMP/ref" || return
 		made=$((made + 1))
 	fi
 	tool 0 backup dut --to "$to" --store "$store" --incremental &&
-		tool 0 verify "$to" --against $M/dut
+		tool 0 verify "$to" --against $M/dut || return
+	expect "leftovers" "$(find "$to/dut" -name resume -o -name '*.part' -o -name '*.tmp' | wc -l)" 0 || return
+	expect "files" "$(find "$to/dut" -name '*.qcow2' | wc -l)" "$(images)"
 }
 
 steps_of_one()

@@ -153,6 +153,7 @@ int backup_cut(struct backup *b, struct cbw_error *err)
 		struct job *j = &b->job[i];
 
 		ret = chain_clean(&j->chain, NULL, err);
+		resume_clean(&j->chain);
 		/* the id has to be known before the bitmap named after it */
 		if (!ret)
 			ret = chain_save(&j->chain, NULL, err);

@@ -179,7 +179,7 @@ int backup_stores(struct backup *b)
 
 		if (!j->auto_store)
 			continue;
-		/* what becomes dirty until the cut is not known yet, so this bounds the first size */
+		/* more may become dirty until the cut, so that bounds the first size only */
 		wish.most = b->store_max ? b->store_max : j->dev.size + j->dev.size / 8;
 		wish.first = b->store_size ? b->store_size :
 			store_first_size(j->dev.size, most_needed(b, j));

@@ -124,10 +124,11 @@ int grow_start(struct grower *grower, const struct grow *list, size_t nr, bool j
 		signal(SIGINT, SIG_IGN);
 		signal(SIGHUP, SIG_IGN);
 		signal(SIGTERM, SIG_DFL);
+		/* first: what it closes may be the descriptor that the pipe is to have */
+		dm_lib_release();
 		if (getppid() != parent || dup2(fd[0], PIPE) < 0)
 			_exit(EXIT_FAILED);
 		/* neither the session nor a lock is to outlive its owner */
-		dm_lib_release();
 		close_range(PIPE + 1, ~0u, 0);
 		_exit(watch(list, nr, json));
 	}
@@ -149,7 +150,7 @@ void grow_stop(struct grower *grower)
 	if (!grower->pid)
 		return;
 	close(grower->pipe);
-	/* it may be in the middle of an lvextend */
+	/* it ends at once, unless it is in the middle of an lvextend */
 	for (tries = 0; tries < 1000; tries++) {
 		if (waitpid(grower->pid, &status, WNOHANG))
 			break;

@@ -224,9 +224,9 @@ int resume_save(const struct chain *chain, const struct resume *r, struct cbw_er
 	return 0;
 }
 
-bool resume_there(const struct chain *chain)
+void resume_clean(const struct chain *chain)
 {
-	return chain->dirfd >= 0 && !faccessat(chain->dirfd, RESUME_FILE, F_OK, 0);
+	unlinkat(chain->dirfd, RESUME_TMP, 0);
 }
 
 int resume_load(const struct chain *chain, struct resume *r, struct cbw_error *err)

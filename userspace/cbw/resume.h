@@ -46,7 +46,8 @@ struct resume {
 int resume_save(const struct chain *chain, const struct resume *r, struct cbw_error *err);
 /* -ENOENT: there is none, -EUCLEAN: it makes no sense */
 int resume_load(const struct chain *chain, struct resume *r, struct cbw_error *err);
-bool resume_there(const struct chain *chain);
+/* What a run that was killed while it wrote the file has left beside it. */
+void resume_clean(const struct chain *chain);
 /* Removes the file, and an image that it was about. */
 void resume_drop(const struct chain *chain, const struct resume *r);
 void resume_free(struct resume *r);
