@@ -207,7 +207,7 @@ write_too_early()
 	rm -f "$C" && again && tool 0 attach vol --container "$C" && tool 0 bitmap add vol b1 &&
 		based b1 && tool 0 detach vol || return
 	# it is seen, and the attach is given up
-	write_at '1 ioctl cb8d' 1 && says "is being written to" && tool 0 check "$C" &&
+	write_at '1 ioctl cb8d' 4 && says "written to while it got its container" && tool 0 check "$C" &&
 		tool 4 attach vol --container "$C" && says "the volume was written to" || return
 	# killed with the table loaded, and used for a while
 	tool 0 attach vol --container "$C" --force-full && based b1 && tool 0 detach vol || return

@@ -365,6 +365,8 @@ static int run(struct attach *a, const char *dev, struct cbw_error *err)
 	else if (!ret)
 		ret = cbw_dm_attach_container(dev, a->d.container, deliver, &a->d, &live, err);
 	if (ret) {
+		if (ret == -EUCLEAN)
+			status = EXIT_DISTRUST;
 		take_back(a);
 		goto out;
 	}

@@ -114,8 +114,8 @@ static int check_still(const struct delivery *d, struct cbw_error *err)
 	int ret = binding_statistics(d->volume, &instance, &written, err);
 
 	if (!ret && (instance != d->now.instance || written != d->now.written))
-		ret = fail_with(err, EBUSY,
-				"the volume is being written to while it gets its container: the bitmaps would not have that; try again when nobody writes, or with --force-full");
+		ret = fail_with(err, EUCLEAN,
+				"the volume was written to while it got its container: the bitmaps do not have that, and will not be trusted any more");
 	return ret;
 }
 
