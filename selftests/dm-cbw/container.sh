@@ -359,7 +359,6 @@ t "set up" setup
 keep
 t "exact over attach and detach, twice" cycles
 t "what QEMU has changed" foreign
-t "what QEMU has moved" moved
 t "not another volume, not one that was written to" mistrust
 t "no statistics" uncounted
 t "in use when it is detached" in_use
@@ -370,5 +369,6 @@ t "it fails, and cannot be told" fails
 t "a block device" block_device
 t "not on the volume itself" on_itself
 t "more room" growth
+t "what QEMU has moved" moved
 t "a stacked device" stacked
 finish
