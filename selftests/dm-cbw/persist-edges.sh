@@ -33,12 +33,12 @@ fresh()
 		expect base "$(box_base $box a)" "$CUT"
 }
 
-# attach_only [CONTAINER]: all but the resume
+# attach_only: all but the resume
 attach_only()
 {
 	DM_DEVS+=(dev)
 	dmsetup create --noudevsync dev --notable &&
-		dm_reload dev "0 131072 cbw $origin 2 container ${1-$box}" && dmsetup mknodes dev
+		dm_reload dev "0 131072 cbw $origin 2 container $box" && dmsetup mknodes dev
 }
 
 # Attached and taken away again before anything could be written.
