@@ -78,6 +78,9 @@ static int check_parent(struct job *j)
 
 	if (!j->decision.parent)
 		return EXIT_OK;
+	if (j->chain.merge.state != MERGE_NONE && j->decision.parent == j->chain.merge.from)
+		return failed("%s: a merge that was cut off changes the image that this backup would be on top of; end it first: cbw chain merge %s",
+			      esc(j->dev.name), esc(j->chain.dir));
 	if (open_entry(&j->chain, chain_by_id(&j->chain, j->decision.parent), &img, &err)) {
 		say("%s: no increment is possible on a chain that cannot be read: %s; repair it, or use --full",
 		    esc(j->dev.name), err.msg);

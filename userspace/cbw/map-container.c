@@ -70,12 +70,20 @@ int map_container(const char *path, const char *name, struct map_out *out)
 	ret = cfile_open(path, 0, &c.f, &err);
 	if (!ret)
 		ret = container_load(&c, &err);
-	if (!ret && (c.phase == PHASE_EMPTY || c.phase == PHASE_BAD || c.no_state))
+	if (!ret && (c.phase == PHASE_BAD || c.state.flags & CBW_STATE_UNTRACKED)) {
+		say("map: %s: its bitmaps are not to be trusted ('cbw info' tells more)", esc(path));
+		container_close(&c);
+		return EXIT_DISTRUST;
+	}
+	if (!ret && (c.phase == PHASE_EMPTY || c.no_state))
 		ret = fail_with(&err, ENODATA, "%s: it has no bitmaps that can be read ('cbw info' tells more)",
 				esc(path));
 	for (i = 0; !ret && i < c.state.nr; i++)
 		if (!strcmp(c.state.bitmap[i].name, name))
 			b = &c.state.bitmap[i];
+	/* detached, the directory says which there are: somebody may have removed it */
+	if (b && c.phase == PHASE_CLEAN && !image_find(&c.img, b->name))
+		b = NULL;
 	if (!ret && !b)
 		ret = fail_with(&err, ENOENT, "%s has no bitmap '%s'", esc(path), esc(name));
 	if (!ret) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* merging: from one manifest to the next, see merge.h */
 #include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include "cbw.h"
@@ -74,9 +75,19 @@ int merge_names(struct chain *chain, struct cbw_error *err)
 				 esc(chain->dir), chain->merge.file, e->file,
 				 strerror(errno));
 	ret = settle_entry(chain, e, err);
-	for (i = 0; i < chain->nr && !ret; i++)
-		if (chain->entry[i].parent == e->id && chain->entry[i].details_size)
-			ret = settle_entry(chain, &chain->entry[i], err);
+	for (i = 0; i < chain->nr && !ret; i++) {
+		const struct entry *child = &chain->entry[i];
+
+		if (child->parent != e->id || !child->details_size)
+			continue;
+		ret = settle_entry(chain, child, err);
+		/* what is lost of one of them must not keep all others from being read */
+		if (ret == -ENOENT || ret == -EUCLEAN) {
+			say("%s; point in time %u cannot be read until that is repaired", err->msg,
+			    child->id);
+			ret = 0;
+		}
+	}
 	if (!ret && fsync(chain->dirfd))
 		ret = fail_with(err, errno, "%s: %s", esc(chain->dir), strerror(errno));
 	if (ret)
@@ -246,6 +257,42 @@ static int run(struct chain *chain, bool again, const struct merge_opts *opts,
 	return ret ? ret : merge_names(chain, err);
 }
 
+/* Nobody may have them open while they are changed; see lock_layers(). */
+static int hold(const struct chain *chain, const struct entry *e, int *fd, struct cbw_error *err)
+{
+	*fd = openat(chain->dirfd, e->file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (*fd < 0)
+		return fail_with(err, errno, "%s/%s: %s", esc(chain->dir), e->file,
+				 strerror(errno));
+	if (!flock(*fd, LOCK_EX | LOCK_NB))
+		return 0;
+	return fail_with(err, errno == EWOULDBLOCK ? EBUSY : errno, errno == EWOULDBLOCK ?
+			 "%s/%s: it is being read (restore, verify, export); try again when that is done" :
+			 "%s/%s: it cannot be locked", esc(chain->dir), e->file);
+}
+
+static int run_held(struct chain *chain, bool again, const struct merge_opts *opts,
+		    struct cbw_error *err)
+{
+	int lower = -1, upper = -1, ret;
+
+	ret = hold(chain, chain_by_id(chain, chain->merge.from), &lower, err);
+	if (!ret)
+		ret = hold(chain, chain_by_id(chain, chain->merge.into), &upper, err);
+	/* only now is anything said to have begun */
+	if (!ret && !again)
+		ret = chain_save(chain, NULL, err);
+	if (!ret)
+		ret = run(chain, again, opts, err);
+	else if (!again)
+		chain->merge = (struct chain_merge){ 0 };
+	if (lower >= 0)
+		close(lower);
+	if (upper >= 0)
+		close(upper);
+	return ret;
+}
+
 /* What is damaged must not be taken in, nor is it known then what it was. */
 static int sound(const struct chain *chain, struct entry *lower,
 		 struct entry *upper, bool json, struct cbw_error *err)
@@ -292,8 +339,7 @@ int merge_into(struct chain *chain, uint32_t id, const struct merge_opts *opts,
 		.punch = opts->punch,
 	};
 	snprintf(chain->merge.file, sizeof(chain->merge.file), "%s", lower->file);
-	ret = chain_save(chain, NULL, err);
-	return ret ? ret : run(chain, false, opts, err);
+	return run_held(chain, false, opts, err);
 }
 
 int merge_resume(struct chain *chain, const struct merge_opts *opts,
@@ -309,7 +355,8 @@ int merge_resume(struct chain *chain, const struct merge_opts *opts,
 		if (ret)
 			return ret;
 		qcow2_close(img);
-		return run(chain, true, opts, err);
+		ret = merge_possible(chain, chain->merge.into, err);
+		return ret ? ret : run_held(chain, true, opts, err);
 	case MERGE_NAMES:
 		return merge_names(chain, err);
 	default:

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* which chain and which of its images, and what has to fit */
+#include <sys/file.h>
+
 #include "cbw.h"
 #include "qcow2.h"
 #include "restore.h"
@@ -47,6 +49,24 @@ int check_layer(struct qcow2_image *img, unsigned int layer,
 	return 0;
 }
 
+/*
+ * A merge changes images in place, and takes clusters out of them whose place an open image
+ * remembers. So who reads keeps it out, and it keeps out who would read.
+ */
+static int lock_layers(struct qcow2_image *img, struct cbw_error *err)
+{
+	struct qcow2_layer info;
+	unsigned int i;
+
+	for (i = 0; i < qcow2_layers(img) && !qcow2_get_layer(img, i, &info); i++)
+		if (flock(info.fd, LOCK_SH | LOCK_NB))
+			return fail_with(err, errno == EWOULDBLOCK ? EBUSY : errno,
+					 errno == EWOULDBLOCK ?
+					 "%s: it is being merged; try again when that is done" :
+					 "%s: it cannot be locked", esc(info.path));
+	return 0;
+}
+
 int open_entry(const struct chain *chain, const struct entry *e,
 	       struct qcow2_image **img, struct cbw_error *err)
 {
@@ -60,6 +80,7 @@ int open_entry(const struct chain *chain, const struct entry *e,
 	free(path);
 	if (ret)
 		return fail_with(err, ret, "%s", qerr.msg);
+	ret = lock_layers(out, err);
 	for (layer = 0; e && !ret; layer++) {
 		const struct entry *parent = e->parent ?
 			chain_by_id(chain, e->parent) : NULL;
