@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 80
+# long
 #
 # The agent of the documentation (Documentation/examples/agent.c), built against an
 # installed libcbw: full, incremental, after failures, after its death.

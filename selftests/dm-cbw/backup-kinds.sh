@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 30
+# long
 #
 # The short form of differential.sh, resume.sh and store-auto.sh: each kind of backup once,
 # with a store that cbw makes, and one that is killed and resumed.

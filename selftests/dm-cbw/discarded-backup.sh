@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 40
+# long
 #
 # What was discarded is in an increment as zeros, and is not read for it: the origin cannot
 # be read there. What was discarded in part only is data. Nothing that was discarded keeps

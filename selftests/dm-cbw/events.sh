@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 120
+# long
 #
 # What sessions are told: poll() and read() of the control device, and the counts.
 # shellcheck disable=SC2317,SC2154,SC2119,SC2086

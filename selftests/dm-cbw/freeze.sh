@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 120
+# long
 #
 # A transaction that freezes the file systems on top: what they have accepted is in the
 # cut, and they are thawed whatever happens.

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 150
+# long
 #
 # Backups as agents make them, every kind with every commit mode and every outcome, and then
 # an increment on top of what was kept, which has to be the volume as it was at its cut.

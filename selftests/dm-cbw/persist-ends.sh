@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 150
+# long
 #
 # Persistent bitmaps at the ends of their life on a container: what is written around an attach and
 # a stop, what meets a resize, and what a container that fails says. Each without its cure, too.

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 90
+# long
 #
 # Copying ahead of a sequential writer: its next chunks are preserved when it comes to
 # them. It is for nothing else, takes no more than a little room, and what goes wrong

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 120
+# long
 #
 # A table of another size: what is new is dirty in every bitmap, what is behind the new end
 # is forgotten, and whoever is at work goes on.
