@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 90
+# long
 #
 # A release takes back what was begun for the chunk: the writes held for it go at
 # once, what its copy comes to later has no effect, what has not been written to

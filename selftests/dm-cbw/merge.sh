@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 180
+# long
 #
 # Merge, copy and rename of bitmaps: across granularities and devices, several in one
 # transaction, and while writes are in flight.

@@ -124,13 +124,15 @@ static void *first_worker(void *arg)
 	const struct timeval bound = { .tv_sec = HANDSHAKE_S }, none = { 0 };
 	unsigned int i;
 
-	/* who says nothing shall not keep others out */
+	/* who says nothing, or listens to nothing, shall not keep others out */
 	setsockopt(conn->fd, SOL_SOCKET, SO_RCVTIMEO, &bound, sizeof(bound));
+	setsockopt(conn->fd, SOL_SOCKET, SO_SNDTIMEO, &bound, sizeof(bound));
 	if (!nbd_handshake(conn)) {
 		conn_put(conn);
 		return NULL;
 	}
 	setsockopt(conn->fd, SOL_SOCKET, SO_RCVTIMEO, &none, sizeof(none));
+	setsockopt(conn->fd, SOL_SOCKET, SO_SNDTIMEO, &none, sizeof(none));
 	pthread_mutex_lock(&server->lock);
 	conn->transmission = true;
 	server->readers++;
