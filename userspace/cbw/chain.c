@@ -624,6 +624,11 @@ static bool can_differ(const struct chain *chain, const struct cbw_bitmap *bitma
 
 	if (resized(full, size, d))
 		return false;
+	if (chain_giving_up(chain, full)) {
+		snprintf(d->reason, sizeof(d->reason),
+			 "the newest full image is being merged, and what it was has ended; 'cbw chain merge' brings that to its end");
+		return false;
+	}
 	name = chain_second(chain);
 	bad = untrusted(second, name, d);
 	free(name);

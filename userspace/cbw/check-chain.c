@@ -8,6 +8,7 @@
 #include "merge.h"
 #include "qcow2.h"
 #include "restore.h"
+#include "resume.h"
 
 struct run {
 	struct chain chain;
@@ -222,7 +223,7 @@ static void check_merge(struct run *r)
 
 	if (r->chain.merge.state == MERGE_NONE)
 		return;
-	if (!r->fix) {
+	if (!r->fix || resume_waits(&r->chain)) {
 		fail_with(&err, EUCLEAN, "%s: a merge of %u into %u was cut off; 'cbw check -r' ends it, or 'cbw chain merge'",
 			  esc(r->chain.dir), r->chain.merge.from, r->chain.merge.into);
 		error(r, err.msg);
@@ -239,6 +240,12 @@ static void check_leftovers(struct run *r)
 	struct cbw_error err;
 	unsigned int nr;
 
+	/* an image without an entry may be its */
+	if (resume_waits(&r->chain)) {
+		say("%s: a backup was interrupted here and can be resumed (cbw backup --resume)",
+		    esc(r->chain.dir));
+		return;
+	}
 	if (chain_leftovers(&r->chain, r->fix, &nr, &err))
 		error(r, err.msg);
 	else if (nr && r->fix)

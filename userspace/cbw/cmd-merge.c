@@ -7,6 +7,7 @@
 #include "cmd-chain.h"
 #include "prune.h"
 #include "restore.h"
+#include "resume.h"
 
 /* As EXIT_DISTRUST if the chain contradicts itself. */
 static int fail_status(const char *what, int ret, const struct cbw_error *err)
@@ -101,6 +102,15 @@ static int end_merge(const char *what, struct chain *chain,
 	return EXIT_OK;
 }
 
+/* What an unfinished backup goes on top of must not change, and its image has no entry yet. */
+static int refuse_unfinished(const char *what, const struct chain *chain)
+{
+	if (!resume_waits(chain))
+		return EXIT_OK;
+	return failed("chain %s: %s: a backup was interrupted here; 'cbw backup --resume %s' finishes it, or gives it up; do that first",
+		      what, esc(chain->dir), esc(chain->dir));
+}
+
 static int pick_locked(const char *what, const char *path, struct chain *chain)
 {
 	struct cbw_error err;
@@ -155,7 +165,9 @@ int chain_merge_verb(int argc, char **argv)
 	status = pick_locked("merge", cl.arg[0], &chain);
 	if (status)
 		return status;
-	status = end_merge("merge", &chain, &o);
+	status = refuse_unfinished("merge", &chain);
+	if (status == EXIT_OK)
+		status = end_merge("merge", &chain, &o);
 	if (status == EXIT_OK && cl.nr_args > 1)
 		status = parse_range(&chain, cl.arg[1], &from, &to);
 	if (status == EXIT_OK && from) {
@@ -233,6 +245,8 @@ static int prune_chain(const char *dir, const struct retention *r, bool dry,
 	if (ret)
 		return fail_status("prune", ret, &err);
 	if (!dry)
+		status = refuse_unfinished("prune", &chain);
+	if (!dry && status == EXIT_OK)
 		status = end_merge("prune", &chain, o);
 	if (status == EXIT_OK) {
 		keep = xcalloc(chain.nr, sizeof(*keep));

@@ -258,7 +258,7 @@ static int verify_chain(const struct chain *chain, bool json)
 			/* not trusted is more than not readable */
 			say("verify: %s", err.msg);
 			if (status != EXIT_DISTRUST)
-				status = ret == -EINTR || ret == -ENOMEM ?
+				status = ret == -EINTR || ret == -ENOMEM || ret == -EBUSY ?
 					EXIT_FAILED : EXIT_DISTRUST;
 			if (ret == -EINTR)
 				break;

@@ -16,7 +16,7 @@
 #include "qcow2.h"
 #include "scan.h"
 
-/* durable, and punched, after so much: the space that is needed twice */
+/* the space that is needed twice when it is punched */
 #define BATCH	(64u << 20)
 
 /* of a cluster of the lower image */
@@ -53,7 +53,7 @@ struct merge_run {
 	void *packed;
 	struct cluster *map;	/* of the range's clusters */
 	struct ranges moved;	/* since the last flush */
-	uint64_t moved_bytes, done;
+	uint64_t moved_bytes, batch, done;
 	struct progress progress;
 };
 
@@ -362,7 +362,7 @@ static int merge_range(struct merge_run *m, uint64_t nr, struct cbw_error *err)
 	m->moved_bytes += up.copied;
 	m->done += up.copied;
 	progress_tick(&m->progress, m->done);
-	return m->moved_bytes >= BATCH ? settle(m, err) : 0;
+	return m->moved_bytes >= m->batch ? settle(m, err) : 0;
 }
 
 /* Whatever the lower image has now, all of it. */
@@ -529,6 +529,7 @@ int merge_data(const struct chain *chain, const struct entry *lower,
 		.chain = chain, .lower = lower, .upper = upper,
 		.lower_d = lower_d, .upper_d = upper_d, .again = again,
 		.punch = opts->punch, .size = upper->size,
+		.batch = opts->batch ? opts->batch : BATCH,
 		.low_src.fd = -1, .up_src.fd = -1,
 		.buf = scan_buffer(), .up_buf = scan_buffer(),
 	};

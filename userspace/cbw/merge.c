@@ -229,7 +229,7 @@ static int run(struct chain *chain, bool again, const struct merge_opts *opts,
 	const struct entry lower = *chain_by_id(chain, chain->merge.from);
 	const struct entry upper = *chain_by_id(chain, chain->merge.into);
 	const struct merge_opts o = { .punch = chain->merge.punch,
-		.json = opts->json };
+		.json = opts->json, .batch = opts->batch };
 	struct details lower_d, upper_d;
 	struct entry result = upper;
 	int ret;
@@ -257,7 +257,7 @@ static int run(struct chain *chain, bool again, const struct merge_opts *opts,
 	return ret ? ret : merge_names(chain, err);
 }
 
-/* Nobody may have them open while they are changed; see lock_layers(). */
+/* Nobody may have them open while they are changed; see image-lock.h. */
 static int hold(const struct chain *chain, const struct entry *e, int *fd, struct cbw_error *err)
 {
 	*fd = openat(chain->dirfd, e->file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);

@@ -29,11 +29,13 @@
  * struct merge_opts
  * @punch: needs no space for what moves, but cannot do without the lower image once it
  *	has begun
- * @progress: on a terminal, or as JSON lines
+ * @json: progress as JSON lines
+ * @batch: made durable, and punched, after so many bytes; 0: 64 MiB
  */
 struct merge_opts {
 	bool punch;
 	bool json;
+	uint64_t batch;
 };
 
 /**

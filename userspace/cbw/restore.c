@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* which chain and which of its images, and what has to fit */
-#include <sys/file.h>
-
 #include "cbw.h"
+#include "image-lock.h"
 #include "qcow2.h"
 #include "restore.h"
 
@@ -49,38 +48,28 @@ int check_layer(struct qcow2_image *img, unsigned int layer,
 	return 0;
 }
 
-/*
- * A merge changes images in place, and takes clusters out of them whose place an open image
- * remembers. So who reads keeps it out, and it keeps out who would read.
- */
-static int lock_layers(struct qcow2_image *img, struct cbw_error *err)
-{
-	struct qcow2_layer info;
-	unsigned int i;
-
-	for (i = 0; i < qcow2_layers(img) && !qcow2_get_layer(img, i, &info); i++)
-		if (flock(info.fd, LOCK_SH | LOCK_NB))
-			return fail_with(err, errno == EWOULDBLOCK ? EBUSY : errno,
-					 errno == EWOULDBLOCK ?
-					 "%s: it is being merged; try again when that is done" :
-					 "%s: it cannot be locked", esc(info.path));
-	return 0;
-}
-
 int open_entry(const struct chain *chain, const struct entry *e,
 	       struct qcow2_image **img, struct cbw_error *err)
 {
 	char *path = chain_path(chain, e->file);
 	struct qcow2_error qerr;
 	struct qcow2_image *out;
+	struct image_hold hold;
 	unsigned int layer;
 	int ret;
 
-	ret = qcow2_open(path, QCOW2_OPEN_SAME_DIR, &out, &qerr);
+	ret = image_hold(chain, e, &hold, err);
+	if (!ret) {
+		ret = qcow2_open(path, QCOW2_OPEN_SAME_DIR, &out, &qerr);
+		if (ret)
+			fail_with(err, ret, "%s", qerr.msg);
+		else
+			image_share(out);
+		image_release(&hold);
+	}
 	free(path);
 	if (ret)
-		return fail_with(err, ret, "%s", qerr.msg);
-	ret = lock_layers(out, err);
+		return ret;
 	for (layer = 0; e && !ret; layer++) {
 		const struct entry *parent = e->parent ?
 			chain_by_id(chain, e->parent) : NULL;

@@ -13,7 +13,8 @@ struct qcow2_image;
  * open_entry - open the image of an entry with all below it
  *
  * Checks that images and manifest mean the same: ids in the images' headers, sizes,
- * names of backing files. -EUCLEAN if not.
+ * names of backing files. -EUCLEAN if not. As long as it is open none of them is merged;
+ * -EBUSY if one is being merged now.
  */
 int open_entry(const struct chain *chain, const struct entry *e,
 	       struct qcow2_image **img, struct cbw_error *err);

@@ -224,6 +224,11 @@ int resume_save(const struct chain *chain, const struct resume *r, struct cbw_er
 	return 0;
 }
 
+bool resume_waits(const struct chain *chain)
+{
+	return !faccessat(chain->dirfd, RESUME_FILE, F_OK, 0);
+}
+
 void resume_clean(const struct chain *chain)
 {
 	unlinkat(chain->dirfd, RESUME_TMP, 0);

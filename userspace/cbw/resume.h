@@ -44,6 +44,8 @@ struct resume {
 
 /* Replaces the file, durably. */
 int resume_save(const struct chain *chain, const struct resume *r, struct cbw_error *err);
+/* Whether there is one: then the chain has to stay as it is, with what it does not name. */
+bool resume_waits(const struct chain *chain);
 /* -ENOENT: there is none, -EUCLEAN: it makes no sense */
 int resume_load(const struct chain *chain, struct resume *r, struct cbw_error *err);
 /* What a run that was killed while it wrote the file has left beside it. */

@@ -76,13 +76,14 @@ static void change(struct points *p, struct qcow2_image *img, unsigned char *dat
 	unsigned int every = flags & POINT_FULL ? 2 : 3 + (unsigned int)(clusters / 64);
 	struct qcow2_error err;
 
+	every = flags & POINT_DENSE ? 1 : every;
 	for (at = 0; at < p->size; at += cluster) {
 		uint64_t len = p->size - at < cluster ? p->size - at : cluster, k;
 		bool last = len < cluster || at + len == p->size;
 
 		if ((unsigned int)rand() % every && !(last && id % 2))
 			continue;
-		if (!(rand() % 4)) {
+		if (!(rand() % 4) && !(flags & POINT_DENSE)) {
 			memset(data + at, 0, len);
 			if (!(flags & POINT_FULL))
 				assert_int_equal(qcow2_set_zero(img, at, len, &err), 0);

@@ -24,6 +24,7 @@ struct points {
 #define POINT_FULL	(1u << 0)
 #define POINT_DEFLATE	(1u << 1)	/* compressed, where it pays */
 #define POINT_ZSTD	(1u << 2)
+#define POINT_DENSE	(1u << 4)	/* all of it has changed, and has data */
 #define POINT_OLD	(1u << 3)	/* without details, as an older version made it */
 
 void points_init(struct points *p, const char *dir, uint64_t size);

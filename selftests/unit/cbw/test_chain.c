@@ -423,6 +423,12 @@ static void differential(void **state)
 	IS(ENTRY_DIFFERENTIAL, 6, false, SECOND_LEAVE);
 	DECIDE(MODE_DIFFERENTIAL, with_base(&b, '4'), with_base(&s, '1'));
 	IS(ENTRY_DIFFERENTIAL, 6, false, SECOND_LEAVE);
+	/* it is being merged: what it was has ended */
+	c.merge = (struct chain_merge){ .state = MERGE_DATA, .from = 6, .into = 7 };
+	DECIDE(MODE_DIFFERENTIAL, with_base(&b, '6'), with_base(&s, '6'));
+	IS(ENTRY_FULL, 0, true, SECOND_ROTATE);
+	assert_non_null(strstr(d.reason, "being merged"));
+	c.merge.state = MERGE_NONE;
 	/* gaps */
 	with_base(&s, '6')->flags = 0;
 	DECIDE(MODE_DIFFERENTIAL, NULL, &s);

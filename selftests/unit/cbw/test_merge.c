@@ -4,6 +4,8 @@
  * the clusters, compressed or not; also after a kill, a power cut or an error at any
  * call that changes a file.
  */
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -247,6 +249,37 @@ static void retention(void **state)
 	choose(when, 0, &(struct retention){ .last = 1 }, "");
 }
 
+/* Behind the newest differentials the image stays that the next increment goes on top of. */
+static void differentials(void **state)
+{
+	static const struct {
+		uint32_t parent;
+		enum entry_type type;
+	} t[] = {
+		{ 0, ENTRY_FULL }, { 1, ENTRY_DIFFERENTIAL }, { 1, ENTRY_INCREMENTAL },
+		{ 1, ENTRY_DIFFERENTIAL }, { 1, ENTRY_DIFFERENTIAL },
+	};
+	unsigned int keep[POINTS_MAX];
+	struct chain c = { 0 };
+	uint32_t i;
+
+	(void)state;
+	for (i = 0; i < 5; i++) {
+		struct entry e = { .id = i + 1, .parent = t[i].parent, .type = t[i].type,
+			.size = 512, .time = 1700000000 + i };
+
+		chain_add(&c, &e);
+	}
+	retention_choose(&c, &(struct retention){ .last = 1 }, keep);
+	assert_int_equal(keep[4], KEEP_LAST);
+	assert_int_equal(keep[3], 0);
+	assert_int_equal(keep[2], KEEP_NEWEST);
+	assert_int_equal(keep[1], 0);
+	/* and the full one, for the next differential */
+	assert_int_equal(keep[0], KEEP_NEWEST);
+	free(c.entry);
+}
+
 /* Trees, as differential backups make them, and series that are over. */
 static void branches(void **state)
 {
@@ -338,6 +371,111 @@ static void damage(void **state)
 	assert_non_null(strstr(err.msg, "content has changed"));
 	poke(p.dir, "000002-inc.qcow2");
 	ok_merge(p.dir, 2, false);
+	points_check(&p, true);
+	points_free(&p);
+}
+
+/* ---- readers ------------------------------------------------------------- */
+
+/* What somebody reads is not merged, and what is merged is not read. */
+static void readers(void **state)
+{
+	static const uint32_t cluster[] = { 65536, 4096 };
+	static const unsigned int flags[] = { 0, 0 };
+	unsigned char *buf = malloc(3 * MIB);
+	struct qcow2_error qerr;
+	struct qcow2_image *img, *second;
+	struct cbw_error err;
+	struct points p;
+	struct chain c;
+	char *path;
+	int fd;
+
+	(void)state;
+	srand(12);
+	build(&p, dir_of("readers"), 3 * MIB, 4, cluster, flags, 2);
+	assert_int_equal(chain_open(p.dir, false, &c, &err), 0);
+	assert_int_equal(open_entry(&c, chain_by_id(&c, 4), &img, &err), 0);
+	assert_int_equal(open_entry(&c, chain_by_id(&c, 3), &second, &err), 0);
+	assert_int_equal(merge(p.dir, 2, true, &err), -EBUSY);
+	assert_non_null(strstr(err.msg, "it is being read"));
+	/* nothing was begun: 1 can still be restored */
+	points_check(&p, false);
+	ids_are(&p, "1 2 3 4");
+	qcow2_close(second);
+	assert_int_equal(merge(p.dir, 4, true, &err), -EBUSY);
+	assert_int_equal(qcow2_read(img, 0, buf, p.size, &qerr), 0);
+	assert_memory_equal(buf, p.data[4], p.size);
+	qcow2_close(img);
+	/* a merge at work */
+	path = chain_path(&c, "000002-inc.qcow2");
+	fd = open(path, O_RDWR);
+	free(path);
+	assert_int_equal(flock(fd, LOCK_EX), 0);
+	assert_int_equal(open_entry(&c, chain_by_id(&c, 4), &img, &err), -EBUSY);
+	assert_non_null(strstr(err.msg, "it is being merged"));
+	assert_int_equal(open_entry(&c, chain_by_id(&c, 1), &img, &err), 0);
+	qcow2_close(img);
+	close(fd);
+	chain_close(&c);
+	ok_merge(p.dir, 2, true);
+	points_check(&p, true);
+	points_free(&p);
+	free(buf);
+}
+
+/* ---- the commands -------------------------------------------------------- */
+
+static void tool(const struct points *p, const char *line, int status, const char *says)
+{
+	char *words = xasprintf("chain %s", line), *argv[8] = { NULL }, out[4096], *at = NULL;
+	int argc = 0, got;
+
+	for (at = strtok(words, " "); at && argc < 7; at = strtok(NULL, " "))
+		argv[argc++] = strcmp(at, "DIR") ? at : p->dir;
+	got = run_quiet(cmd_chain, argc, argv, out);
+	if (got != status || (says && !strstr(out, says)))
+		fail_msg("%s: status %d, not %d; says: %s", line, got, status, out);
+	free(words);
+}
+
+static void commands(void **state)
+{
+	static const uint32_t cluster[] = { 65536, 4096 };
+	static const unsigned int flags[] = { 0, 0 };
+	struct points p;
+
+	(void)state;
+	srand(13);
+	build(&p, dir_of("commands"), 3 * MIB, 6, cluster, flags, 2);
+	points_add(&p, 4, 4096, 0, 1700090000);
+	tool(&p, "merge DIR 3..x", EXIT_FAILED, "no point in time 'x'");
+	tool(&p, "merge DIR 3", EXIT_USAGE, "not a range");
+	tool(&p, "merge DIR 3..", EXIT_USAGE, "not a range");
+	tool(&p, "merge DIR 3..3", EXIT_FAILED, "does not stand on");
+	tool(&p, "merge DIR 5..3", EXIT_FAILED, "does not stand on");
+	tool(&p, "merge DIR 6..7", EXIT_FAILED, "does not stand on");
+	/* 4 cannot take in one of two: nothing of it is done, not the first step either */
+	tool(&p, "merge DIR 3..5", EXIT_FAILED, "stands on 4 too");
+	ids_are(&p, "1 2 3 4 5 6 7");
+	/* by the digits of a cut, as everywhere */
+	tool(&p, "merge DIR 02020202..4", EXIT_OK, "3 has been merged into 4");
+	ids_are(&p, "1 4 5 6 7");
+	points_check(&p, true);
+	tool(&p, "merge DIR", EXIT_OK, NULL);
+	tool(&p, "prune DIR --keep 2 --dry-run", EXIT_OK, "keep: several stand on it");
+	ids_are(&p, "1 4 5 6 7");
+	/* a backup that is not finished stays what it goes on top of */
+	run("touch %s/%s", p.dir, "resume");
+	tool(&p, "merge DIR 5..6", EXIT_FAILED, "--resume");
+	tool(&p, "prune DIR --keep 1", EXIT_FAILED, "--resume");
+	ids_are(&p, "1 4 5 6 7");
+	run("rm %s/%s", p.dir, "resume");
+	tool(&p, "prune DIR --keep 2 --punch", EXIT_OK, "2 removed");
+	ids_are(&p, "4 6 7");
+	points_check(&p, true);
+	tool(&p, "prune DIR --keep-daily 1 --keep-weekly 1", EXIT_OK, "2 removed");
+	ids_are(&p, "7");
 	points_check(&p, true);
 	points_free(&p);
 }
@@ -506,14 +644,79 @@ static void errors_punch(void **state)
 	at_each_call("errors-punch", FAULT_ERROR, true, false);
 }
 
+static uint64_t used(const char *dir)
+{
+	char *cmd = xasprintf("du -sk %s", dir);
+	FILE *f = popen(cmd, "r");
+	unsigned long kib;
+
+	assert_non_null(f);
+	assert_int_equal(fscanf(f, "%lu", &kib), 1);
+	pclose(f);
+	free(cmd);
+	return (uint64_t)kib * 1024;
+}
+
+/* While it is punched, a batch is there twice, no more; killed wherever. */
+static void space(void **state)
+{
+	const struct merge_opts o = { .punch = true, .batch = 4 * MIB };
+	uint64_t before, now, most = 0;
+	struct cbw_error err;
+	struct points p;
+	struct chain c;
+	unsigned int n;
+
+	(void)state;
+	srand(14);
+	points_init(&p, path_in(fast, "space"), 64 * MIB);
+	points_add(&p, 0, 65536, 0, 1);
+	points_add(&p, 1, 65536, POINT_DENSE, 2);
+	before = used(p.dir);
+	for (n = 0;; n += 5) {
+		int status;
+		pid_t pid;
+
+		fflush(NULL);
+		pid = fork();
+		assert_true(pid >= 0);
+		if (!pid) {
+			faults_begin(FAULT_KILL, n, NULL);
+			if (chain_open_locked(p.dir, &c, &err))
+				_exit(1);
+			_exit(c.merge.state ? !!merge_resume(&c, &o, &err) :
+			      c.nr == 2 ? !!merge_into(&c, 2, &o, &err) : 0);
+		}
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		assert_true(WIFEXITED(status));
+		now = used(p.dir);
+		most = now > most ? now : most;
+		if (WEXITSTATUS(status) != FAULT_EXIT)
+			break;
+	}
+	printf("# %llu KiB before, %llu at most, %llu in the end\n", (ull)before / 1024,
+	       (ull)most / 1024, (ull)used(p.dir) / 1024);
+	assert_true(most < before + 10 * MIB);
+	assert_int_equal(chain_open_locked(p.dir, &c, &err), 0);
+	assert_int_equal(merge_resume(&c, &o, &err), 0);
+	chain_close(&c);
+	ids_are(&p, "2");
+	points_check(&p, true);
+	points_free(&p);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(kinds),
 		cmocka_unit_test(deep),
 		cmocka_unit_test(retention),
+		cmocka_unit_test(differentials),
 		cmocka_unit_test(branches),
 		cmocka_unit_test(damage),
+		cmocka_unit_test(readers),
+		cmocka_unit_test(commands),
+		cmocka_unit_test(space),
 		cmocka_unit_test(killed),
 		cmocka_unit_test(killed_punch),
 		cmocka_unit_test(power),

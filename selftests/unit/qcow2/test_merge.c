@@ -158,14 +158,14 @@ static void move_compressed(const char *from, unsigned int type, uint32_t cs, co
 	struct qcow2_create_opts o = { .virtual_size = SIZE, .cluster_size = cs, .compression = type };
 	const char *path = scratch("moved.qcow2");
 	struct qcow2_image *src = NULL, *dst = NULL;
-	uint8_t *buf = malloc(2 * cs);
+	uint8_t *buf = malloc(2 * cs), *again = malloc(2 * cs);
 	struct qcow2_error e;
 	struct qcow2_run r;
 	unsigned int moved = 0;
 	uint64_t off;
-	size_t len;
+	size_t len, n;
 
-	assert_non_null(buf);
+	assert_true(buf && again);
 	ok(qcow2_open(from, 0, &src, err));
 	ok(qcow2_create(path, &o, &dst, err));
 	for (off = 0; off < SIZE; off += r.length) {
@@ -178,6 +178,10 @@ static void move_compressed(const char *from, unsigned int type, uint32_t cs, co
 		assert_int_equal(qcow2_read_compressed(src, 0, off, buf, 1, &len, &e), -E2BIG);
 		ok(qcow2_read_compressed(src, 0, off, buf, cs - 1, &len, err));
 		ok(qcow2_write_compressed(dst, off, buf, len, err));
+		/* the length is that of the data, wherever it lies */
+		ok(qcow2_read_compressed(dst, 0, off, again, cs - 1, &n, err));
+		assert_int_equal(n, len);
+		assert_memory_equal(again, buf, len);
 		moved++;
 	}
 	assert_int_equal(qcow2_read_compressed(src, 0, 1, buf, cs, &len, &e), -EINVAL);
@@ -189,6 +193,7 @@ static void move_compressed(const char *from, unsigned int type, uint32_t cs, co
 	qcow2_close(src);
 	check_clean(path);
 	run_ok("qemu-img compare -q -f qcow2 -F qcow2 '%s' '%s'", from, path);
+	free(again);
 	free(buf);
 }
 
