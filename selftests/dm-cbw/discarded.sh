@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 120
+# long
 #
 # The second plane of bitmaps: what was discarded, is dirty, and its content does not
 # matter. It never hides data.

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 60
+# long
 #
 # What a write makes several snapshots copy is read once, and each of them has it, whatever
 # becomes of it in the others.

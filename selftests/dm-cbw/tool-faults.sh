@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 60
+# long
 #
 # What can go wrong with the target of a backup: full, read-only, gone, in use by another run, a chain
 # whose parent is missing or altered. Each is a clear error, nothing is lost, and the next
