@@ -103,7 +103,7 @@ kill_at_many_points()
 first_killed()
 {
 	bg tool "$CBW" backup dut --to "$TO/c" --store "$store" --rate 1M
-	nap 0.7
+	until_true 10 any_active || return
 	kill -KILL "${BG[tool]}"
 	wait "${BG[tool]}" 2>/dev/null
 	unset "BG[tool]"
@@ -115,6 +115,12 @@ first_killed()
 	expect "bitmaps" "$("$CBW" bitmap list dut | wc -l)" 2
 }
 
+# The cut is made.
+any_active()
+{
+	[[ $(dmsetup status --target cbw-snapshot) == *" active "* ]]
+}
+
 store_too_small()
 {
 	local base dirty
@@ -124,7 +130,7 @@ store_too_small()
 	dirty=$(bitmap_get dut "$bitmap" dirty)
 	cp "$to/dut/manifest.json" "$CBW_TMP/manifest" || return
 	bg tool "$CBW" backup dut --to "$to" --store "$small" --rate 1M
-	nap 0.7
+	until_true 10 any_active || return
 	cbw-load fill /dev/mapper/dut --gen $((GEN += 1)) || return
 	wait "${BG[tool]}"
 	expect "status" $? 1 || { cat "$CBW_TMP/tool.out"; return 1; }
@@ -162,7 +168,7 @@ store_fails()
 	dm_create broken "0 8 linear $store 0
 8 8184 error" || return
 	bg tool "$CBW" backup dut --to "$to" --store /dev/mapper/broken --force --rate 1M
-	nap 0.7
+	until_true 10 any_active || return
 	cbw-load fill /dev/mapper/dut --gen $((GEN += 1)) || return
 	wait "${BG[tool]}"
 	expect "status" $? 1 || { cat "$CBW_TMP/tool.out"; return 1; }
@@ -177,7 +183,7 @@ source_gone()
 {
 	fill dut || return
 	bg tool "$CBW" backup dut --to "$to" --store "$store" --rate 1M
-	nap 1
+	until_true 10 any_active || return
 	dmsetup wipe_table --noudevsync dut || return
 	wait "${BG[tool]}"
 	expect "status" $? 1 || { cat "$CBW_TMP/tool.out"; return 1; }
