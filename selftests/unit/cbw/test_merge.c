@@ -563,7 +563,7 @@ static void restore_copy(const char *dir)
 static unsigned int fault_step(void)
 {
 	const char *text = getenv("CBW_FAULT_STEP");
-	unsigned int step = text ? (unsigned int)strtoul(text, NULL, 10) : 48;
+	unsigned int step = text ? (unsigned int)strtoul(text, NULL, 10) : 96;
 
 	return step ? step : 1;
 }
