@@ -220,9 +220,7 @@ commits()
 
 	change && base=$(bitmap_get dut b base) || return
 	export_start dut --store "$store" --bitmap b --once --commit on-success || return
-	# what is dirty is not enough: nobody has the rest
-	qemu-io -r -f raw -c "read 0 $G" -c "read $((5 * G)) $((3 * G))" -c "read $((511 * G)) $G" \
-		"$uri" && export_ends 1 && said "the first time a reader needs all" || return
+	nbdinfo --size "$uri" && export_ends 1 && said "of what is dirty was not read" || return
 	expect "base" "$(bitmap_get dut b base)" "$base" || return
 	export_start dut --store "$store" --bitmap b --once --commit on-success &&
 		export_stop 1 && said "it was stopped" || return
@@ -231,9 +229,7 @@ commits()
 	cut=$(sed -n 's/.*"cut":"\([0-9a-f]*\)".*/\1/p' "$CBW_TMP/export.out")
 	nbdcopy "$uri" null: && export_ends 0 && no_snapshots || return
 	expect "base" "$(bitmap_get dut b base)" "$cut" && tool 0 map dut --bitmap b || return
-	[[ ! -s $TOOL_OUT ]] || wrong "it is still dirty" || return
-	change && export_start dut --store "$store" --bitmap b --once --commit on-success || return
-	nbdinfo --size "$uri" && export_ends 1 && said "of what is dirty was not read"
+	[[ ! -s $TOOL_OUT ]] || wrong "it is still dirty"
 }
 
 # Only what has changed is protected: the rest cannot be had, and is not said to be zero.
