@@ -14,7 +14,7 @@
 struct args {
 	const char *map, *format, *source_format, *compress, *backing, *ioprio;
 	uint64_t rate, cluster, threads;
-	bool force, only_changed, salvage, json;
+	bool force, only_changed, salvage, json, stream;
 };
 
 /**
@@ -208,7 +208,7 @@ static void lost(void *arg, uint64_t offset, uint64_t length, const char *why)
 {
 	const struct args *a = arg;
 
-	if (a->json)
+	if (a->json && !a->stream)
 		json_lost(offset, length, why);
 	else
 		say("copy: %llu bytes at offset %llu cannot be read, and are zeros in the copy: %s",
@@ -280,6 +280,7 @@ static int run(struct args *a, const char *src, const char *dst, int level)
 
 	e.workers = xfer_workers(&params);
 	a->threads = e.workers;
+	a->stream = !strcmp(dst, "-");
 	if (!ret)
 		ret = source_open(src, a->source_format, e.workers, &e.src, &err);
 	if (ret)

@@ -459,8 +459,9 @@ int engine_run(struct engine *e, struct cbw_error *err)
 	};
 	int ret;
 
-	if ((uint64_t)UNITS_MAX * r.unit < XFER_PIECE)
-		params.piece_max = UNITS_MAX * r.unit;
+	/* every other unit may need a write of its own, and a place may be split once more */
+	if ((uint64_t)XFER_WRITES_MAX * r.unit < XFER_PIECE)
+		params.piece_max = XFER_WRITES_MAX * r.unit;
 	if (!r.ranges) {
 		ranges_add(&r.all, 0, e->src->size);
 		r.ranges = &r.all;

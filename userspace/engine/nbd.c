@@ -257,9 +257,9 @@ struct nbd_sink {
 static int nbd_data(struct sink *s, uint64_t offset, void *data, uint32_t length,
 		    struct xfer_write *w, unsigned int room, struct cbw_error *err)
 {
-	(void)s;
-	(void)room;
-	(void)err;
+	if (!room)
+		return fail_with(err, EIO, "%s: more places than there is room for",
+				 esc(s->name));
 	w[0] = (struct xfer_write){ data, length, XFER_CALL, -1, offset };
 	return 1;
 }

@@ -195,8 +195,9 @@ static int file_data(struct sink *s, uint64_t offset, void *data, uint32_t lengt
 	uint32_t tail = length % f->lbs;
 	int nr = 0;
 
-	(void)room;
-	(void)err;
+	if (room < 2)
+		return fail_with(err, EIO, "%s: more places than there is room for",
+				 esc(s->name));
 	if (length - tail)
 		w[nr++] = (struct xfer_write){
 			data, length - tail, f->how, offset % f->lbs ? f->fd : f->direct, offset,
@@ -351,7 +352,8 @@ static int open_regular(struct file_sink *f, const struct sink_file_opts *o,
 	if (fstat(f->fd, &st))
 		return fail_with(err, errno, "%s: %s", esc(f->s.name), strerror(errno));
 	f->blank = !st.st_size;
-	if ((f->blank || (uint64_t)st.st_size != o->size) && ftruncate(f->fd, (off_t)o->size))
+	/* what is kept may be longer */
+	if ((f->blank || (uint64_t)st.st_size < o->size) && ftruncate(f->fd, (off_t)o->size))
 		return fail_with(err, errno, "%s: %s", esc(f->s.name), strerror(errno));
 	f->lbs = BLOCK;
 	f->s.say_zero = !f->blank;
