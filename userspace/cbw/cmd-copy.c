@@ -196,9 +196,12 @@ static int sync_parent(const char *path, struct cbw_error *err)
 
 static void close_target(struct target *t, bool failed)
 {
+	bool stuck = t->sink && t->sink->stuck;
+
 	sink_close(t->sink);
-	qcow2_close(t->img);
-	if (t->fd >= 0)
+	if (!stuck)
+		qcow2_close(t->img);
+	if (t->fd >= 0 && !stuck)
 		close(t->fd);
 	if (failed && t->made)
 		unlink(t->name);

@@ -75,17 +75,22 @@ static int run(const struct args *a, const struct chain *chain, const struct ent
 	struct cbw_error err;
 	int ret = open_sink(a, entry->size, &e.dst, &err);
 
-	if (ret)
+	if (ret) {
+		qcow2_close(img);
 		return failed("restore: %s", err.msg);
+	}
 	e.src = source_qcow2(entry->file, img);
 	ret = engine_run(&e, &err);
 	if (!ret)
 		ret = e.dst->ops->flush(e.dst, &err);
 	source_close(e.src);
 	sink_close(e.dst);
+	if (!e.stuck)
+		qcow2_close(img);
 	if (ret) {
 		said_incomplete(a);
-		return failed("restore: %s", err.msg);
+		say("restore: %s", err.msg);
+		return distrust(ret) ? EXIT_DISTRUST : EXIT_FAILED;
 	}
 	if (report.nr) {
 		say("restore: %s of the volume could not be read, %s has zeros there",
@@ -122,8 +127,8 @@ static int from_chain(const struct args *a, const char *path)
 		say("restore: %s", err.msg);
 		return distrust(ret) ? EXIT_DISTRUST : EXIT_FAILED;
 	}
+	/* closes the image */
 	status = run(a, &chain, entry, img);
-	qcow2_close(img);
 	chain_close(&chain);
 	return status;
 }

@@ -31,6 +31,7 @@ struct verdict {
 
 /**
  * struct run
+ * @e: &@own, what the caller wants
  * @at: range that is being read, of @e->ranges; @zero_at: the same of @e->zero
  * @next: offset that is to be read next
  * @left: what is left there of the source's run
@@ -38,6 +39,7 @@ struct verdict {
  */
 struct run {
 	struct engine *e;
+	struct engine own;
 	struct ranges all;
 	const struct ranges *ranges;
 	size_t at, zero_at;
@@ -427,8 +429,9 @@ static int engine_tick(void *ctx, struct cbw_error *err)
 	return r->e->check ? r->e->check(r->e->arg, err) : 0;
 }
 
-int engine_run(struct engine *e, struct cbw_error *err)
+int engine_run(struct engine *caller, struct cbw_error *err)
 {
+	struct engine *e = caller;
 	struct xfer_ops ops = {
 		.next = engine_next,
 		.read = engine_read,
@@ -451,28 +454,34 @@ int engine_run(struct engine *e, struct cbw_error *err)
 		.piece_min = e->dst->unit,
 		.workers = e->workers,
 	};
-	struct run r = {
-		.e = e,
-		.ranges = e->ranges,
-		.unit = e->dst->unit,
-		.piece = e->dst->unit > BLOCK ? e->dst->unit : BLOCK,
-	};
+	/* not on the stack: a worker that hangs may outlive us */
+	struct run *r = xcalloc(1, sizeof(*r));
 	int ret;
 
+	r->own = *e;
+	e = r->e = &r->own;
+	r->ranges = e->ranges;
+	r->unit = e->dst->unit;
+	r->piece = e->dst->unit > BLOCK ? e->dst->unit : BLOCK;
 	/* every other unit may need a write of its own, and a place may be split once more */
-	if ((uint64_t)XFER_WRITES_MAX * r.unit < XFER_PIECE)
-		params.piece_max = XFER_WRITES_MAX * r.unit;
-	if (!r.ranges) {
-		ranges_add(&r.all, 0, e->src->size);
-		r.ranges = &r.all;
+	if ((uint64_t)XFER_WRITES_MAX * r->unit < XFER_PIECE)
+		params.piece_max = XFER_WRITES_MAX * r->unit;
+	if (!r->ranges) {
+		ranges_add(&r->all, 0, e->src->size);
+		r->ranges = &r->all;
 	}
 	e->copied = e->unchanged = e->zeros = e->unreadable = 0;
-	progress_begin(&r.progress, e->what, e->name,
-		       ranges_total(r.ranges) + (e->zero ? ranges_total(e->zero) : 0), e->json);
-	ret = xfer_run(&ops, &r, &params, err);
-	progress_end(&r.progress);
-	ranges_free(&r.all);
-	ranges_free(&r.done);
-	ranges_free(&r.syncing);
+	progress_begin(&r->progress, e->what, e->name,
+		       ranges_total(r->ranges) + (e->zero ? ranges_total(e->zero) : 0), e->json);
+	ret = xfer_run(&ops, r, &params, &e->stuck, err);
+	progress_end(&r->progress);
+	*caller = r->own;
+	ranges_free(&r->all);
+	ranges_free(&r->done);
+	ranges_free(&r->syncing);
+	if (e->stuck)
+		e->src->stuck = e->dst->stuck = true;
+	else
+		free(r);
 	return ret;
 }

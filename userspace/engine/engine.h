@@ -54,6 +54,9 @@ struct engine {
 	uint64_t unchanged;
 	uint64_t zeros;
 	uint64_t unreadable;
+	/* out: a thread hangs in source or sink, so closing them does nothing, and the images
+	 * that they are made of must stay open */
+	bool stuck;
 };
 
 /**

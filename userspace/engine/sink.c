@@ -407,7 +407,7 @@ void sink_close(struct sink *s)
 {
 	char *name;
 
-	if (!s)
+	if (!s || s->stuck)
 		return;
 	name = s->name;
 	s->ops->close(s);

@@ -132,7 +132,7 @@ int source_file(const char *path, int fd, struct source **s, struct cbw_error *e
 	if (ret)
 		return ret;
 	f = xcalloc(1, sizeof(*f));
-	f->s = (struct source){ &file_ops, xstrdup(path), size };
+	f->s = (struct source){ &file_ops, xstrdup(path), size, false };
 	f->fd = again;
 	f->how = xfer_how_of(again);
 	f->holes = S_ISREG(st.st_mode);
@@ -248,7 +248,7 @@ struct source *source_qcow2(const char *name, struct qcow2_image *img)
 	struct qcow2_source *q = xcalloc(1, sizeof(*q));
 	unsigned int i;
 
-	q->s = (struct source){ &qcow2_ops, xstrdup(name), qcow2_size(img) };
+	q->s = (struct source){ &qcow2_ops, xstrdup(name), qcow2_size(img), false };
 	q->img = img;
 	q->layers = qcow2_layers(img);
 	q->direct = xcalloc(q->layers, sizeof(*q->direct));
@@ -294,7 +294,7 @@ void source_close(struct source *s)
 {
 	char *name;
 
-	if (!s)
+	if (!s || s->stuck)
 		return;
 	name = s->name;
 	s->ops->close(s);

@@ -47,11 +47,13 @@ struct source_ops {
  * struct source - embedded in each kind's own
  * @name: for messages, as it was given
  * @size: bytes
+ * @stuck: a thread may be in it for ever: it is not closed
  */
 struct source {
 	const struct source_ops *ops;
 	char *name;
 	uint64_t size;
+	bool stuck;
 };
 
 /* A file or block device, raw; @fd stays the caller's if it is not -1. Holes are not read. */

@@ -241,6 +241,8 @@ static int restore(struct stream_in *in, struct sink *dst, char *buf, struct cbw
 	int ret;
 
 	for (;;) {
+		if (stop_signal)
+			return fail_with(err, EINTR, "stopped by signal %d", (int)stop_signal);
 		ret = get(in, &r, sizeof(r), err);
 		if (ret)
 			return ret;

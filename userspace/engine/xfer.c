@@ -3,7 +3,9 @@
 #include <liburing.h>
 #include <linux/magic.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
@@ -68,8 +70,8 @@ struct slot {
 };
 
 struct xfer {
-	const struct xfer_ops *ops;
-	const struct xfer_params *params;
+	struct xfer_ops ops;
+	struct xfer_params params;
 	void *ctx;
 	struct io_uring ring;
 	struct workers *workers;
@@ -91,7 +93,7 @@ struct xfer {
 	uint64_t start;
 	uint64_t ticked;
 	uint64_t stopped;		/* when @ret was set */
-	bool abandoned;			/* what is in flight was not waited for */
+	atomic_bool abandoned;		/* what is in flight was not waited for, nor may it go on */
 	int ret;			/* first error; then only drain */
 	struct cbw_error *err;
 };
@@ -107,8 +109,10 @@ uint64_t now_ns(void)
 enum xfer_how xfer_how_of(int fd)
 {
 	struct statfs fs;
+	struct stat st;
 
-	if (fstatfs(fd, &fs))
+	/* of a device it would be the file system with its node, which is in memory */
+	if (fstat(fd, &st) || S_ISBLK(st.st_mode) || fstatfs(fd, &fs))
 		return XFER_RING;
 	switch ((unsigned long)fs.f_type) {
 	case TMPFS_MAGIC:
@@ -149,12 +153,15 @@ static struct cbw_error *err_of(struct xfer *x)
 /* ---- workers ----------------------------------------------------------- */
 
 /* 0, or what read_failed() is to be told. In a worker. */
-static int thread_read(struct slot *s)
+static int thread_read(const struct xfer *x, struct slot *s)
 {
 	while (s->got < s->piece.length) {
 		ssize_t n = pread(s->piece.fd, s->bufs.data + s->got, s->piece.ask - s->got,
 				  (off_t)(s->piece.src_offset + s->got));
 
+		/* the descriptor may be somebody else's by now */
+		if (x->abandoned)
+			return ECANCELED;
 		if (n < 0 && (errno == EINTR || errno == EAGAIN))
 			continue;
 		if (n <= 0)
@@ -173,16 +180,18 @@ static int thread_write(struct xfer *x, struct slot *s, const struct xfer_write 
 	size_t left = w->length;
 
 	if (w->how == XFER_CALL)
-		return x->ops->write(x->ctx, w, worker, &s->err);
+		return x->ops.write(x->ctx, w, worker, &s->err);
 	while (left) {
 		ssize_t n = pwrite(w->fd, p, left, (off_t)at);
 
+		if (x->abandoned)
+			return -ECANCELED;
 		if (n < 0 && (errno == EINTR || errno == EAGAIN))
 			continue;
 		if (n <= 0)
 			return fail_with(&s->err, n ? errno : EIO,
 					 "%s: writing %zu bytes at offset %llu: %s",
-					 esc(x->params->target), left, (ull)at,
+					 esc(x->params.target), left, (ull)at,
 					 n ? strerror(errno) : "nothing was written");
 		p += n;
 		at += (uint64_t)n;
@@ -199,18 +208,21 @@ static void run_job(void *ctx, struct job *job, unsigned int worker)
 
 	s->job_read = 0;
 	s->job_ret = 0;
+	/* the owner has gone on, with what its functions need */
+	if (x->abandoned)
+		return;
 	switch (s->task) {
 	case TASK_READ:
 		if (s->piece.how == XFER_CALL)
-			s->job_ret = x->ops->read(x->ctx, &s->piece, &s->bufs, worker, &s->err);
+			s->job_ret = x->ops.read(x->ctx, &s->piece, &s->bufs, worker, &s->err);
 		else
-			s->job_read = thread_read(s);
-		if (s->job_read || s->job_ret)
+			s->job_read = thread_read(x, s);
+		if (s->job_read || s->job_ret || x->abandoned)
 			break;
 		/* fall through */
 	case TASK_WORK:
-		if (x->ops->work)
-			s->job_ret = x->ops->work(x->ctx, &s->piece, &s->bufs, worker, &s->err);
+		if (x->ops.work)
+			s->job_ret = x->ops.work(x->ctx, &s->piece, &s->bufs, worker, &s->err);
 		break;
 	case TASK_WRITE:
 		for (i = 0; i < s->nr && !s->job_ret; i++)
@@ -317,9 +329,9 @@ static bool may_read(const struct xfer *x, uint64_t *wait)
 {
 	uint64_t due;
 
-	if (!x->params->rate)
+	if (!x->params.rate)
 		return true;
-	due = (uint64_t)((double)x->read_bytes * 1e9 / (double)x->params->rate);
+	due = (uint64_t)((double)x->read_bytes * 1e9 / (double)x->params.rate);
 	due += x->start;
 	*wait = now_ns();
 	if (due <= *wait)
@@ -332,9 +344,9 @@ static uint32_t piece_max(const struct xfer *x)
 {
 	uint32_t max = x->how == XFER_THREAD ? THREAD_PIECE : pace_size(&x->pace);
 
-	if (max < x->params->piece_min)
-		max = x->params->piece_min;
-	return x->params->piece_max && max > x->params->piece_max ? x->params->piece_max : max;
+	if (max < x->params.piece_min)
+		max = x->params.piece_min;
+	return x->params.piece_max && max > x->params.piece_max ? x->params.piece_max : max;
 }
 
 /* More than keep the threads busy would only leave the cache. */
@@ -355,7 +367,7 @@ static uint64_t start_reads(struct xfer *x)
 		int ret;
 
 		s->piece = (struct xfer_piece){ .max = piece_max(x), .fd = -1 };
-		ret = x->ops->next(x->ctx, &s->piece, x->err);
+		ret = x->ops.next(x->ctx, &s->piece, x->err);
 		if (ret < 0) {
 			stop(x, ret);
 			break;
@@ -391,7 +403,7 @@ static void place(struct xfer *x)
 
 		if (s->state != READ)
 			break;
-		nr = x->ops->place(x->ctx, &s->piece, &s->bufs, s->write, x->err);
+		nr = x->ops.place(x->ctx, &s->piece, &s->bufs, s->write, x->err);
 		if (nr < 0) {
 			stop(x, nr);
 			break;
@@ -423,8 +435,8 @@ static void retire(struct xfer *x)
 
 		if (s->state != WRITTEN)
 			break;
-		if (x->ops->done)
-			ret = x->ops->done(x->ctx, &s->piece, x->err);
+		if (x->ops.done)
+			ret = x->ops.done(x->ctx, &s->piece, x->err);
 		if (ret) {
 			stop(x, ret);
 			break;
@@ -443,7 +455,7 @@ static void synced(struct xfer *x)
 
 	if (x->ret)
 		return;
-	ret = x->ops->synced(x->ctx, x->err);
+	ret = x->ops.synced(x->ctx, x->err);
 	if (ret)
 		stop(x, ret);
 }
@@ -453,10 +465,10 @@ static void start_sync(struct xfer *x)
 	bool all = x->end && x->head == x->tail;
 	struct io_uring_sqe *sqe = NULL;
 
-	if (!x->ops->synced || x->syncing || x->ret || !x->done_bytes ||
-	    (x->done_bytes < x->params->sync_bytes && !all))
+	if (!x->ops.synced || x->syncing || x->ret || !x->done_bytes ||
+	    (x->done_bytes < x->params.sync_bytes && !all))
 		return;
-	if (x->params->sync_fd < 0) {
+	if (x->params.sync_fd < 0) {
 		x->quiet = x->head != x->place;
 		if (x->quiet)
 			return;
@@ -465,14 +477,14 @@ static void start_sync(struct xfer *x)
 		if (!sqe)
 			return;
 	}
-	if (x->ops->mark)
-		x->ops->mark(x->ctx);
+	if (x->ops.mark)
+		x->ops.mark(x->ctx);
 	x->done_bytes = 0;
 	if (!sqe) {
 		synced(x);
 		return;
 	}
-	io_uring_prep_fsync(sqe, x->params->sync_fd, IORING_FSYNC_DATASYNC);
+	io_uring_prep_fsync(sqe, x->params.sync_fd, IORING_FSYNC_DATASYNC);
 	sqe->user_data = KIND_SYNC;
 	x->syncing = true;
 	x->in_flight++;
@@ -483,7 +495,7 @@ static void start_sync(struct xfer *x)
 /* The data is there. */
 static void read_done(struct xfer *x, struct slot *s)
 {
-	if (x->ops->work && !x->ret)
+	if (x->ops.work && !x->ret)
 		give(x, s, TASK_WORK);
 	else
 		s->state = READ;
@@ -496,7 +508,7 @@ static void read_bad(struct xfer *x, struct slot *s, int code)
 	s->state = READ;
 	if (x->ret)
 		return;
-	ret = x->ops->read_failed(x->ctx, &s->piece, &s->bufs, code, x->err);
+	ret = x->ops.read_failed(x->ctx, &s->piece, &s->bufs, code, x->err);
 	if (ret) {
 		stop(x, ret);
 		return;
@@ -548,7 +560,7 @@ static void write_ended(struct xfer *x, struct slot *s, unsigned int nr,
 	if (res <= 0)
 		stop(x, fail_with(err_of(x), res ? -res : EIO,
 				  "%s: writing %u bytes at offset %llu: %s",
-				  esc(x->params->target), w->length,
+				  esc(x->params.target), w->length,
 				  (ull)w->dst_offset,
 				  res ? strerror(-res) : "nothing was written"));
 	one_written(s);
@@ -559,7 +571,7 @@ static void sync_ended(struct xfer *x, int res)
 	x->syncing = false;
 	if (res < 0)
 		stop(x, fail_with(err_of(x), -res, "%s: fdatasync: %s",
-				  esc(x->params->target), strerror(-res)));
+				  esc(x->params.target), strerror(-res)));
 	else
 		synced(x);
 }
@@ -627,7 +639,7 @@ static bool finished(struct xfer *x)
 {
 	if (!x->ret)
 		return x->end && x->head == x->tail && !x->syncing &&
-		       (!x->ops->synced || !x->done_bytes);
+		       (!x->ops.synced || !x->done_bytes);
 	if (!x->stopped)
 		x->stopped = now_ns();
 	/* What hangs is left to the kernel, its buffers too. */
@@ -650,9 +662,9 @@ static void loop(struct xfer *x)
 		place(x);
 		retire(x);
 		start_sync(x);
-		if (x->ops->tick && now_ns() - x->ticked >= TICK_NS) {
+		if (x->ops.tick && now_ns() - x->ticked >= TICK_NS) {
 			x->ticked = now_ns();
-			ret = x->ops->tick(x->ctx, err_of(x));
+			ret = x->ops.tick(x->ctx, err_of(x));
 			if (ret)
 				stop(x, ret);
 		}
@@ -680,19 +692,19 @@ static int make_buffers(struct xfer *x, char **map)
 	char *at;
 	int i;
 
-	*map = mmap(NULL, bytes_of_buffers(x->params), PROT_READ | PROT_WRITE,
+	*map = mmap(NULL, bytes_of_buffers(&x->params), PROT_READ | PROT_WRITE,
 		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (*map == MAP_FAILED)
 		return -ENOMEM;
 	at = *map + (HUGE - (uintptr_t)*map % HUGE) % HUGE;
-	(void)madvise(at, bytes_of_buffers(x->params) - HUGE, MADV_HUGEPAGE);
+	(void)madvise(at, bytes_of_buffers(&x->params) - HUGE, MADV_HUGEPAGE);
 	for (i = 0; i < XFER_SLOTS; i++) {
 		struct slot *s = &x->slot[i];
 
 		s->bufs.data = at + (size_t)i * XFER_PIECE;
-		if (x->params->extra)
+		if (x->params.extra)
 			s->bufs.extra = at + (size_t)(XFER_SLOTS + i) * XFER_PIECE;
-		s->bufs.own = xcalloc(1, x->params->own_size);
+		s->bufs.own = xcalloc(1, x->params.own_size);
 		iov[i] = (struct iovec){ s->bufs.data, XFER_PIECE };
 	}
 	/* saves looking the pages up each time; RLIMIT_MEMLOCK may be against it */
@@ -734,20 +746,22 @@ static void free_all(struct xfer *x, char *map)
 		workers_stop(x->workers);
 	for (i = 0; i < XFER_SLOTS; i++)
 		free(x->slot[i].bufs.own);
-	munmap(map, bytes_of_buffers(x->params));
+	munmap(map, bytes_of_buffers(&x->params));
 	free(x);
 }
 
 int xfer_run(const struct xfer_ops *ops, void *ctx,
-	     const struct xfer_params *params, struct cbw_error *err)
+	     const struct xfer_params *params, bool *abandoned, struct cbw_error *err)
 {
 	struct xfer *x = xcalloc(1, sizeof(*x));
 	struct cbw_error dummy;
 	char *map;
 	int ret;
 
-	x->ops = ops;
-	x->params = params;
+	if (abandoned)
+		*abandoned = false;
+	x->ops = *ops;
+	x->params = *params;
 	x->ctx = ctx;
 	x->err = err ? err : &dummy;
 	x->how = XFER_RING;
@@ -775,6 +789,8 @@ int xfer_run(const struct xfer_ops *ops, void *ctx,
 		stop(x, fail_with(err, EAGAIN, "no thread can be started"));
 	}
 	ret = x->ret;
+	if (abandoned)
+		*abandoned = x->abandoned;
 	free_all(x, map);
 	return ret;
 }

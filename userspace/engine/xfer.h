@@ -154,11 +154,12 @@ unsigned int xfer_workers(const struct xfer_params *params);
 /**
  * xfer_run - move everything
  *
- * Returns when nothing is in flight any more, after an error too (what hangs is not waited
- * for longer than ten seconds). -EINTR: SIGINT or SIGTERM came.
+ * Returns when nothing is in flight any more, after an error too. What hangs is not waited for
+ * longer than ten seconds: then @abandoned (may be NULL) is true, and a worker may still be in
+ * one of the owner's functions, so what these use must stay. -EINTR: SIGINT or SIGTERM came.
  */
 int xfer_run(const struct xfer_ops *ops, void *ctx,
-	     const struct xfer_params *params, struct cbw_error *err);
+	     const struct xfer_params *params, bool *abandoned, struct cbw_error *err);
 
 /**
  * xfer_how_of - how to read or write a file best
