@@ -13,6 +13,7 @@
 #include "grow.h"
 #include "xfer.h"
 
+#define SLACK	(1u << 20)	/* bytes of a store that are not used, at most */
 #define PIPE		3	/* what it has open, besides 0 to 2 */
 #define LOOK_MS		100
 #define AGAIN_S		5
@@ -42,10 +43,21 @@ static void report(const struct grow *g, bool json)
 	json_line(o);
 }
 
+/*
+ * What the snapshot has of it: a device that was made larger may not have reached it, when
+ * that failed or its run was killed. A store's end that makes no whole segment is no reason.
+ */
+static uint64_t in_use(const struct store *store, const struct cbw_snapshot_info *info)
+{
+	uint64_t has = info->out_store_chunks * info->out_chunk_size;
+
+	return has + SLACK < store->size ? has : store->size;
+}
+
 static void look(struct cbw_session *session, const struct grow *g, struct seen *s, bool json)
 {
 	struct cbw_snapshot_info info;
-	uint64_t used, next, now = now_ns();
+	uint64_t used, has, next, now = now_ns();
 	struct cbw_error err;
 	int ret;
 
@@ -62,10 +74,11 @@ static void look(struct cbw_session *session, const struct grow *g, struct seen 
 	}
 	s->when = now;
 	s->used = used;
-	next = store_next_size(g->store->size, used, s->rate, g->store->most);
-	if (next == g->store->size || now < s->again)
+	has = in_use(g->store, &info);
+	next = store_next_size(has, used, s->rate, g->store->most);
+	if (next == has || now < s->again)
 		return;
-	ret = store_grow(g->store, next, &err);
+	ret = next > g->store->size ? store_grow(g->store, next, &err) : 0;
 	if (!ret)
 		ret = cbw_snapshot_grow(g->snap->name, &err);
 	if (!ret) {
