@@ -112,15 +112,38 @@ static bool can_go_on(struct backup *b)
 	return true;
 }
 
+/*
+ * Nobody else will commit a cut that was detached, nor abort it: its bitmap would stay frozen. So
+ * what was written down about it stays until that is done, for who resumes.
+ */
+static int commit_saved(struct backup *b, struct job *j, struct cbw_error *err)
+{
+	int ret = backup_commit(b, j, err);
+
+	/* -ESTALE: there is no such cut any more */
+	if (ret && b->detached && ret != -ESTALE)
+		j->keep = true;
+	return ret;
+}
+
 static int give_up(struct backup *b, const struct cbw_error *err)
 {
+	struct cbw_error why;
 	size_t i;
+
+	for (i = 0; b->detached && i < b->nr; i++) {
+		struct job *j = &b->job[i];
+
+		if (j->saved && j->entry.id && commit_saved(b, j, &why))
+			say("%s: the backup is complete, but its commit failed: %s",
+			    esc(j->dev.name), why.msg);
+	}
 
 	if (!can_go_on(b))
 		return failed("%s; the backup was given up, chain and bitmap are as they were",
 			      err->msg);
 	for (i = 0; i < b->nr; i++)
-		b->job[i].keep = !b->job[i].saved;
+		b->job[i].keep |= !b->job[i].saved;
 	return failed("%s; the backup is not finished, 'cbw backup --resume %s' goes on with it",
 		      err->msg, esc(b->nr == 1 ? b->job[0].chain.dir : b->dir));
 }
@@ -181,12 +204,13 @@ int backup_finish(struct backup *b)
 	for (i = 0; i < b->nr; i++) {
 		struct job *j = &b->job[i];
 
-		if (j->entry.id && backup_commit(b, j, &err))
+		if (j->entry.id && commit_saved(b, j, &err))
 			status = failed("%s: the backup is complete, but its commit failed: %s; the next increment will be larger than needed",
 					esc(j->dev.name), err.msg);
 	}
 	for (i = 0; i < b->nr; i++) {
-		backup_drop_snapshot(&b->job[i]);
+		if (!b->job[i].keep)
+			backup_drop_snapshot(&b->job[i]);
 		if (b->job[i].entry.id)
 			report(b, &b->job[i]);
 		if (b->job[i].decision.fallback && status == EXIT_OK)

@@ -57,6 +57,9 @@ static int check_args(const struct args *a, int nr)
 			     esc(a->compress));
 	if (!a->to)
 		return usage("cbw backup: --to DIR is missing");
+	if (!strcmp(a->to, "-") || strstr(a->to, "://"))
+		return usage("cbw backup: --to %s: it takes a directory; for a stream or an NBD server make a snapshot and use 'cbw copy'",
+			     esc(a->to));
 	if (a->stores.nr > 1 && a->stores.nr != (size_t)nr)
 		return usage("cbw backup: %d volumes but %zu --store; one for each is needed, in the same order, or --store auto for all",
 			     nr, a->stores.nr);

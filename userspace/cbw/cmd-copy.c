@@ -78,17 +78,15 @@ static int check_args(const struct args *a, char **arg, int *level)
 	return -1;
 }
 
-/* A copy onto itself would destroy what is copied. */
-static int not_the_same(const char *src, const char *dst, struct cbw_error *err)
+/* A copy onto itself, or onto an image below it, would destroy what is copied. */
+static int not_the_same(const struct source *src, const char *dst, struct cbw_error *err)
 {
-	struct stat s, d;
+	struct stat d;
 
-	if (is_uri(src) || is_uri(dst) || stat(src, &s) || stat(dst, &d))
+	if (is_uri(dst) || stat(dst, &d) || !source_uses(src, &d))
 		return 0;
-	if (S_ISBLK(s.st_mode) && S_ISBLK(d.st_mode) ? s.st_rdev != d.st_rdev :
-	    s.st_dev != d.st_dev || s.st_ino != d.st_ino)
-		return 0;
-	return fail_with(err, EINVAL, "%s and %s are the same", esc(src), esc(dst));
+	return fail_with(err, EINVAL, "%s is, or is below, what is copied: %s", esc(dst),
+			 esc(src->name));
 }
 
 /* Lines of "offset length [flags]", as 'cbw map' prints them. */
@@ -167,6 +165,7 @@ static int open_target(const struct args *a, struct target *t, uint64_t size,
 {
 	bool keep = a->only_changed || a->map;
 	const struct sink_file_opts o = { size, a->force, keep };
+	int ret;
 
 	if (!strcmp(t->name, "-")) {
 		t->sink = sink_stream(STDOUT_FILENO, size);
@@ -176,8 +175,9 @@ static int open_target(const struct args *a, struct target *t, uint64_t size,
 		return open_image(a, t, size, err);
 	if (is_uri(t->name))
 		return sink_nbd(t->name, size, (unsigned int)a->threads, &t->sink, err);
-	t->made = access(t->name, F_OK) && errno == ENOENT;
-	return sink_file(t->name, &o, &t->sink, err);
+	ret = sink_file(t->name, &o, &t->sink, err);
+	t->made = !ret && t->sink->made;
+	return ret;
 }
 
 /* A new file is there for good only when its directory is. */
@@ -279,16 +279,17 @@ static int run(struct args *a, const char *src, const char *dst, int level)
 	};
 	const struct xfer_params params = { .workers = e.workers };
 	struct cbw_error err;
-	int ret = not_the_same(src, dst, &err);
+	int ret;
 
 	e.workers = xfer_workers(&params);
 	a->threads = e.workers;
 	a->stream = !strcmp(dst, "-");
-	if (!ret)
-		ret = source_open(src, a->source_format, e.workers, &e.src, &err);
+	ret = source_open(src, a->source_format, e.workers, &e.src, &err);
 	if (ret)
 		return failed("copy: %s", err.msg);
-	ret = copy_to(a, &e, &t, &err);
+	ret = not_the_same(e.src, dst, &err);
+	if (!ret)
+		ret = copy_to(a, &e, &t, &err);
 	source_close(e.src);
 	close_target(&t, ret);
 	if (ret)

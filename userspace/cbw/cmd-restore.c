@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* restore */
+#include <sys/stat.h>
+
 #include "cbw.h"
 #include "engine.h"
 #include "qcow2.h"
@@ -73,13 +75,19 @@ static int run(const struct args *a, const struct chain *chain, const struct ent
 		.arg = &report,
 	};
 	struct cbw_error err;
-	int ret = open_sink(a, entry->size, &e.dst, &err);
+	struct stat st;
+	int ret;
 
+	e.src = source_qcow2(entry->file, img);
+	if (!stat(a->to, &st) && source_uses(e.src, &st))
+		ret = fail_with(&err, EINVAL, "%s is an image of what is restored", esc(a->to));
+	else
+		ret = open_sink(a, entry->size, &e.dst, &err);
 	if (ret) {
+		source_close(e.src);
 		qcow2_close(img);
 		return failed("restore: %s", err.msg);
 	}
-	e.src = source_qcow2(entry->file, img);
 	ret = engine_run(&e, &err);
 	if (!ret)
 		ret = e.dst->ops->flush(e.dst, &err);
@@ -179,7 +187,7 @@ int cmd_restore(int argc, char **argv)
 		.command = "cbw restore",
 		.args = "DIR[/VOLUME]|- --to TARGET [--until ID] [--only-changed] [--salvage] [--force] [--json]",
 		.about = "Writes a point in time of a volume to TARGET, data and zeros. With - it takes what\n"
-			"'cbw copy ... -' or 'cbw backup ... --to -' wrote, from standard input.",
+			"'cbw copy ... -' wrote, from standard input.",
 		.opts = opts,
 		.min_args = 1, .max_args = 1,
 	};

@@ -340,12 +340,13 @@ static int open_block(struct file_sink *f, uint64_t need, struct cbw_error *err)
 static int open_regular(struct file_sink *f, const struct sink_file_opts *o,
 			struct cbw_error *err)
 {
-	int flags = O_RDWR | O_CREAT | O_CLOEXEC;
 	struct stat st;
 
-	if (!o->keep)
-		flags |= o->force ? O_TRUNC : O_EXCL;
-	f->fd = open(f->s.name, flags, 0600);
+	/* two that make it at once: it is one's, and only that one may remove it again */
+	f->fd = open(f->s.name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	f->s.made = f->fd >= 0;
+	if (f->fd < 0 && errno == EEXIST && (o->keep || o->force))
+		f->fd = open(f->s.name, O_RDWR | O_CLOEXEC | (o->keep ? 0 : O_TRUNC));
 	if (f->fd < 0)
 		return fail_with(err, errno, "%s: %s%s", esc(f->s.name), strerror(errno),
 				 errno == EEXIST ? "; --force if it is to be overwritten" : "");

@@ -290,6 +290,33 @@ int source_open(const char *name, const char *format, unsigned int workers, stru
 	return source_file(name, -1, s, err);
 }
 
+static bool same_file(int fd, const struct stat *st)
+{
+	struct stat mine;
+
+	if (fd < 0 || fstat(fd, &mine))
+		return false;
+	if (S_ISBLK(mine.st_mode) && S_ISBLK(st->st_mode))
+		return mine.st_rdev == st->st_rdev;
+	return mine.st_dev == st->st_dev && mine.st_ino == st->st_ino;
+}
+
+bool source_uses(const struct source *s, const struct stat *st)
+{
+	const struct qcow2_source *q = (const struct qcow2_source *)s;
+	struct qcow2_layer info;
+	unsigned int i;
+
+	if (s->ops == &file_ops)
+		return same_file(((const struct file_source *)s)->fd, st);
+	if (s->ops != &qcow2_ops)
+		return false;
+	for (i = 0; i < q->layers && !qcow2_get_layer(q->img, i, &info); i++)
+		if (same_file(info.fd, st) || same_file(info.data_fd, st))
+			return true;
+	return false;
+}
+
 void source_close(struct source *s)
 {
 	char *name;

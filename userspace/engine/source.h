@@ -70,6 +70,9 @@ int source_nbd(const char *uri, unsigned int workers, struct source **s, struct 
  */
 int source_open(const char *name, const char *format, unsigned int workers, struct source **s,
 		struct cbw_error *err);
+/* Whether it reads that file or device, or an image that stands on it. */
+struct stat;
+bool source_uses(const struct source *s, const struct stat *st);
 void source_close(struct source *s);
 
 #endif

@@ -462,6 +462,94 @@ static void ends(void **state)
 	source_close(e.src);
 }
 
+#define CHECKERED	(160u << 20)
+
+/* Each other block of 4 KiB is data: as many writes as a piece can have, also of the longest. */
+static void checkered(void **state)
+{
+	const struct sink_file_opts o = { .size = CHECKERED, .force = true };
+	static char block[8192], got[8192];
+	struct engine e = { .what = "copy", .name = "x" };
+	struct qcow2_create_opts c = { .virtual_size = CHECKERED, .cluster_size = 4096 };
+	struct qcow2_image *img;
+	struct cbw_error err;
+	uint64_t at;
+	int fd, round;
+
+	(void)state;
+	fd = open(path_of("board"), O_CREAT | O_TRUNC | O_RDWR, 0600);
+	for (at = 0; at < CHECKERED; at += sizeof(block)) {
+		memset(block, (int)(at >> 13) | 1, 4096);
+		memcpy(block, &at, sizeof(at));
+		assert_int_equal(write(fd, block, sizeof(block)), sizeof(block));
+	}
+	close(fd);
+	for (round = 0; round < 2; round++) {
+		assert_int_equal(source_open(path_of("board"), "raw", 2, &e.src, &err), 0);
+		if (round) {
+			assert_int_equal(qcow2_create(path_of("board.qcow2"), &c, &img, NULL), 0);
+			e.dst = sink_qcow2("board.qcow2", img, qcow2_fd(img), false, 0);
+		} else {
+			assert_int_equal(sink_file(path_of("raw"), &o, &e.dst, &err), 0);
+			e.dst->unit = e.dst->zero_min = 4096;
+		}
+		if (engine_run(&e, &err) || e.dst->ops->flush(e.dst, &err))
+			fail_msg("%s", err.msg);
+		assert_int_equal(e.copied, CHECKERED / 2);
+		source_close(e.src);
+		sink_close(e.dst);
+		fd = round ? -1 : open(path_of("raw"), O_RDONLY);
+		for (at = 0; at < CHECKERED; at += sizeof(block)) {
+			memset(block, (int)(at >> 13) | 1, 4096);
+			memcpy(block, &at, sizeof(at));
+			if (round)
+				assert_int_equal(qcow2_read(img, at, got, sizeof(got), NULL), 0);
+			else
+				assert_int_equal(pread(fd, got, sizeof(got), (off_t)at), sizeof(got));
+			if (memcmp(got, block, sizeof(got)))
+				fail_msg("round %d: at %llu", round, (ull)at);
+		}
+		if (round)
+			qcow2_close(img);
+		else
+			close(fd);
+	}
+}
+
+/* A target that is kept and longer stays so; what the source reads is known, all the way down. */
+static void kept(void **state)
+{
+	const struct sink_file_opts o = { .size = SIZE, .keep = true };
+	const struct qcow2_create_opts c = {
+		.virtual_size = SIZE, .backing_file = "src", .backing_format = "raw",
+	};
+	struct qcow2_image *img;
+	struct cbw_error err;
+	struct engine e;
+	struct stat st;
+
+	(void)state;
+	put_sparse(path_of("src"));
+	put_sparse(path_of("raw"));
+	assert_int_equal(truncate(path_of("raw"), 2 * SIZE), 0);
+	e = begin(path_of("src"), NULL);
+	assert_int_equal(sink_file(path_of("raw"), &o, &e.dst, &err), 0);
+	assert_false(e.dst->made);
+	e.only_changed = true;
+	go(&e);
+	assert_int_equal(e.unchanged, SIZE);
+	assert_int_equal(stat(path_of("raw"), &st), 0);
+	assert_int_equal(st.st_size, 2 * SIZE);
+	assert_int_equal(qcow2_create(path_of("over.qcow2"), &c, &img, NULL), 0);
+	assert_int_equal(qcow2_flush(img, NULL), 0);
+	qcow2_close(img);
+	e = begin(path_of("over.qcow2"), NULL);
+	assert_false(source_uses(e.src, &st));
+	assert_int_equal(stat(path_of("src"), &st), 0);
+	assert_true(source_uses(e.src, &st));
+	source_close(e.src);
+}
+
 static bool has(const struct ranges *r, uint64_t at)
 {
 	size_t i;
@@ -520,6 +608,8 @@ int main(void)
 		cmocka_unit_test(servers),
 		cmocka_unit_test(salvage),
 		cmocka_unit_test(ends),
+		cmocka_unit_test(checkered),
+		cmocka_unit_test(kept),
 		cmocka_unit_test(aligned),
 	};
 	unsigned int seed = (unsigned int)time(NULL);

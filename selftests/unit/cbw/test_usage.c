@@ -80,6 +80,8 @@ static const struct usage table[] = {
 	{ cmd_snapshot, "snapshot remove s --abort", "unknown option" },
 	{ cmd_backup, "backup", "too few arguments" },
 	{ cmd_backup, "backup v --store s", "--to DIR is missing" },
+	{ cmd_backup, "backup v --to - --store s", "takes a directory" },
+	{ cmd_backup, "backup v --to nbd://x --store s", "takes a directory" },
 	{ cmd_backup, "backup v w --to d --store s", "2 volumes but 1 --store" },
 	{ cmd_backup, "backup v --to d --store s --store t", "1 volumes but 2 --store" },
 	{ cmd_backup, "backup v --to d --to e --store s", "--to is given twice" },
