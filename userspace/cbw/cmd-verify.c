@@ -122,16 +122,11 @@ static int check_content(struct qcow2_image *img, const struct chain *chain,
 			ret = fail_with(err, EUCLEAN, "%s/%s: %llu of its ranges cannot be read, the first: %s",
 					esc(chain->dir), e->file, (ull)scan.nr_bad,
 					scan.first.msg);
-		else if (bad || scan.sums.total != e->crc || scan.copied != e->copied)
-			ret = fail_with(err, EUCLEAN,
-					"%s/%s: its content has changed: checksum %08x of %llu bytes, the manifest says %08x of %llu",
-					esc(chain->dir), e->file, scan.sums.total,
-					(ull)scan.copied, e->crc, (ull)e->copied);
-		/* one less and what is below shows through: no checksum knows of them */
-		else if (e->parent && scan.zeros != e->zero)
-			ret = fail_with(err, EUCLEAN,
-					"%s/%s: its zero clusters have changed: %llu bytes, the manifest says %llu",
-					esc(chain->dir), e->file, (ull)scan.zeros, (ull)e->zero);
+		else
+			ret = scan_compare(chain, e, &scan, err);
+		if (!ret && bad)
+			ret = fail_with(err, EUCLEAN, "%s/%s: %llu of its ranges have another checksum than the details say",
+					esc(chain->dir), e->file, (ull)bad);
 		scan_free(&scan);
 	}
 	details_free(&d);

@@ -22,17 +22,10 @@ static int from_image(const struct chain *chain, const struct entry *e,
 		return ret;
 	if (scan.nr_bad)
 		ret = fail_with(err, EUCLEAN, "%s", scan.first.msg);
-	/* the checksum of all of it is what vouches for those of the parts */
-	else if (scan.sums.total != e->crc || scan.copied != e->copied)
-		ret = fail_with(err, EUCLEAN,
-				"%s/%s: its content has changed: checksum %08x of %llu bytes, the manifest says %08x of %llu",
-				esc(chain->dir), e->file, scan.sums.total,
-				(ull)scan.copied, e->crc, (ull)e->copied);
-	else if (e->parent && scan.zeros != e->zero)
-		ret = fail_with(err, EUCLEAN,
-				"%s/%s: its zero clusters have changed: %llu bytes, the manifest says %llu",
-				esc(chain->dir), e->file, (ull)scan.zeros, (ull)e->zero);
 	else
+		ret = scan_compare(chain, e, &scan, err);
+	/* the checksum of all of it is what vouches for those of the parts */
+	if (!ret)
 		ret = details_take(img, path, d, err);
 	d->sums = scan.sums;
 	scan.sums = (struct sums){ 0 };

@@ -215,3 +215,18 @@ void scan_free(struct scan *scan)
 	free(scan->bad);
 	*scan = (struct scan){ 0 };
 }
+
+int scan_compare(const struct chain *chain, const struct entry *e, const struct scan *scan,
+		 struct cbw_error *err)
+{
+	if (scan->sums.total != e->crc || scan->copied != e->copied)
+		return fail_with(err, EUCLEAN,
+				 "%s/%s: its content has changed: checksum %08x of %llu bytes, the manifest says %08x of %llu",
+				 esc(chain->dir), e->file, scan->sums.total,
+				 (ull)scan->copied, e->crc, (ull)e->copied);
+	if (e->parent && scan->zeros != e->zero)
+		return fail_with(err, EUCLEAN,
+				 "%s/%s: its zero clusters have changed: %llu bytes, the manifest says %llu",
+				 esc(chain->dir), e->file, (ull)scan->zeros, (ull)e->zero);
+	return 0;
+}

@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 
+#include "chain.h"
 #include "libcbw.h"
 #include "progress.h"
 #include "sums.h"
@@ -82,5 +83,14 @@ int scan_image(struct qcow2_image *img, const char *path,
 	       struct progress *progress, struct scan *scan,
 	       struct cbw_error *err);
 void scan_free(struct scan *scan);
+
+/**
+ * scan_compare - with what the manifest says; 0, or -EUCLEAN with what has changed
+ *
+ * Zero clusters of an image on top of another count, too: one less and what is below
+ * shows through, and no checksum knows of them.
+ */
+int scan_compare(const struct chain *chain, const struct entry *e, const struct scan *scan,
+		 struct cbw_error *err);
 
 #endif

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* the pipeline: io_uring in one thread, workers for what takes the processor */
-#include <liburing.h>
 #include <linux/magic.h>
 #include <sched.h>
-#include <stdatomic.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
@@ -11,9 +9,7 @@
 #include <unistd.h>
 
 #include "cbw.h"
-#include "pace.h"
-#include "workers.h"
-#include "xfer.h"
+#include "xfer-int.h"
 
 #define SQ_ENTRIES	128
 #define TICK_NS		200000000ull
@@ -23,79 +19,12 @@
 #define THREAD_PIECE	(256u << 10)
 #define HUGE		(2u << 20)
 
-enum state {
-	FREE,
-	READING,	/* by the ring, or waits for or is in a worker */
-	READ,		/* waits for its turn to be placed */
-	WRITING,
-	WRITTEN,	/* waits for its turn to be reported */
-};
-
-/* what a worker is to do */
-enum task {
-	TASK_READ,	/* and the work, if that went well */
-	TASK_WORK,
-	TASK_WRITE,
-};
-
 /* kinds of requests, in the low bits of user_data */
 enum kind {
 	KIND_READ,
 	KIND_WRITE,
 	KIND_SYNC,
 	KIND_EVENT,
-};
-
-/**
- * struct slot - a piece on its way
- * @job, @task: while it is with a worker the rest is the worker's, too
- * @job_read: what TASK_READ failed with; the main thread asks the owner then
- * @job_ret, @err: of the job
- * @got: bytes read
- * @writes: in flight; those of a worker count as one
- */
-struct slot {
-	struct job job;
-	enum task task;
-	int job_read;
-	int job_ret;
-	struct cbw_error err;
-	enum state state;
-	struct xfer_piece piece;
-	struct xfer_bufs bufs;
-	uint32_t got;
-	unsigned int writes;
-	unsigned int nr;
-	struct xfer_write write[XFER_WRITES_MAX];
-};
-
-struct xfer {
-	struct xfer_ops ops;
-	struct xfer_params params;
-	void *ctx;
-	struct io_uring ring;
-	struct workers *workers;
-	unsigned int nr_workers;
-	uint64_t event;			/* what is read from the workers' eventfd */
-	bool event_armed;
-	bool fixed;			/* the buffers are registered */
-	struct slot slot[XFER_SLOTS];
-	/* counters of pieces: oldest, next to be placed, next to be read */
-	uint64_t head, place, tail;
-	unsigned int in_flight;		/* requests, jobs */
-	struct pace pace;
-	enum xfer_how how;		/* of the last piece that was read */
-	bool end;			/* no more pieces */
-	bool syncing;
-	bool quiet;			/* nothing more is placed until it has been synced */
-	uint64_t read_bytes;
-	uint64_t done_bytes;		/* since the last mark */
-	uint64_t start;
-	uint64_t ticked;
-	uint64_t stopped;		/* when @ret was set */
-	atomic_bool abandoned;		/* what is in flight was not waited for, nor may it go on */
-	int ret;			/* first error; then only drain */
-	struct cbw_error *err;
 };
 
 uint64_t now_ns(void)
@@ -151,86 +80,6 @@ static struct cbw_error *err_of(struct xfer *x)
 }
 
 /* ---- workers ----------------------------------------------------------- */
-
-/* 0, or what read_failed() is to be told. In a worker. */
-static int thread_read(const struct xfer *x, struct slot *s)
-{
-	while (s->got < s->piece.length) {
-		ssize_t n = pread(s->piece.fd, s->bufs.data + s->got, s->piece.ask - s->got,
-				  (off_t)(s->piece.src_offset + s->got));
-
-		/* the descriptor may be somebody else's by now */
-		if (x->abandoned)
-			return ECANCELED;
-		if (n < 0 && (errno == EINTR || errno == EAGAIN))
-			continue;
-		if (n <= 0)
-			return n ? errno : EUCLEAN;
-		s->got += (uint32_t)n;
-	}
-	return 0;
-}
-
-/* In a worker. */
-static int thread_write(struct xfer *x, struct slot *s, const struct xfer_write *w,
-			unsigned int worker)
-{
-	const char *p = w->data;
-	uint64_t at = w->dst_offset;
-	size_t left = w->length;
-
-	if (w->how == XFER_CALL)
-		return x->ops.write(x->ctx, w, worker, &s->err);
-	while (left) {
-		ssize_t n = pwrite(w->fd, p, left, (off_t)at);
-
-		if (x->abandoned)
-			return -ECANCELED;
-		if (n < 0 && (errno == EINTR || errno == EAGAIN))
-			continue;
-		if (n <= 0)
-			return fail_with(&s->err, n ? errno : EIO,
-					 "%s: writing %zu bytes at offset %llu: %s",
-					 esc(x->params.target), left, (ull)at,
-					 n ? strerror(errno) : "nothing was written");
-		p += n;
-		at += (uint64_t)n;
-		left -= (size_t)n;
-	}
-	return 0;
-}
-
-static void run_job(void *ctx, struct job *job, unsigned int worker)
-{
-	struct xfer *x = ctx;
-	struct slot *s = (struct slot *)job;
-	unsigned int i;
-
-	s->job_read = 0;
-	s->job_ret = 0;
-	/* the owner has gone on, with what its functions need */
-	if (x->abandoned)
-		return;
-	switch (s->task) {
-	case TASK_READ:
-		if (s->piece.how == XFER_CALL)
-			s->job_ret = x->ops.read(x->ctx, &s->piece, &s->bufs, worker, &s->err);
-		else
-			s->job_read = thread_read(x, s);
-		if (s->job_read || s->job_ret || x->abandoned)
-			break;
-		/* fall through */
-	case TASK_WORK:
-		if (x->ops.work)
-			s->job_ret = x->ops.work(x->ctx, &s->piece, &s->bufs, worker, &s->err);
-		break;
-	case TASK_WRITE:
-		for (i = 0; i < s->nr && !s->job_ret; i++)
-			if (s->write[i].how != XFER_RING)
-				s->job_ret = thread_write(x, s, &s->write[i], worker);
-		break;
-	}
-}
 
 static void give(struct xfer *x, struct slot *s, enum task task)
 {
@@ -781,7 +630,7 @@ int xfer_run(const struct xfer_ops *ops, void *ctx,
 		free(x);
 		return fail_with(err, ENOMEM, "out of memory");
 	}
-	x->workers = workers_start(x->nr_workers, run_job, x);
+	x->workers = workers_start(x->nr_workers, xfer_job, x);
 	if (x->workers) {
 		x->start = now_ns();
 		loop(x);
