@@ -82,7 +82,7 @@ snapshot()
 # The bitmap begins anew, and gets some changes, at the odd places.
 change()
 {
-	tool 0 bitmap clear dut b &&
+	msg dut bitmap_rotate b >/dev/null && msg dut bitmap_commit b &&
 		cbw-load one /dev/mapper/dut --offset 0 --len 4096 --gen $((GEN += 1)) &&
 		cbw-load one /dev/mapper/dut --offset $((5 * G + 512)) --len $((2 * G)) \
 			--gen $GEN &&
@@ -232,6 +232,22 @@ commits()
 	[[ ! -s $TOOL_OUT ]] || wrong "it is still dirty"
 }
 
+# Without a base nobody has the rest: what is dirty is not enough.
+no_base()
+{
+	local cut
+
+	change && tool 0 bitmap clear dut b &&
+		cbw-load one /dev/mapper/dut --offset 0 --len 4096 --gen $((GEN += 1)) || return
+	export_start dut --store "$store" --bitmap b --once --commit on-success &&
+		qemu-io -r -f raw -c "read 0 $G" "$uri" && export_ends 1 &&
+		said "the first time a reader needs all" || return
+	expect "base" "$(bitmap_get dut b base)" 00000000000000000000000000000000 || return
+	export_start dut --store "$store" --bitmap b --once --commit on-success --json || return
+	cut=$(sed -n 's/.*"cut":"\([0-9a-f]*\)".*/\1/p' "$CBW_TMP/export.out")
+	nbdcopy "$uri" null: && export_ends 0 && expect "base" "$(bitmap_get dut b base)" "$cut"
+}
+
 # Only what has changed is protected: the rest cannot be had, and is not said to be zero.
 only_changed()
 {
@@ -311,6 +327,7 @@ t "a clean end: the bitmap is as it was, and more" stopped
 t "killed: no access, the bitmap is as it was" killed
 t "a trim releases" trim
 t "a commit, when the reader has all" commits
+t "a commit without a base" no_base
 t "only what has changed" only_changed
 t "of a snapshot that is there" of_a_snapshot
 t "errors" errors

@@ -217,12 +217,20 @@ static int export_snapshot(const struct export_args *a, const struct cbw_dm_dev 
 static int commit(const struct export_args *a, struct export_dev *d, const struct point *p,
 		  const struct nbd_server *server)
 {
-	uint64_t unread = point_unread(p);
+	struct cbw_bitmap now;
 	struct cbw_error err;
+	uint64_t unread;
+	bool first;
 
+	/* without a base what is dirty says nothing about what a reader has: it needs all */
+	if (cbw_bitmap_find(p->session, d->dev.dev, a->bitmap, &now, &err))
+		return failed("export: %s: %s", esc(d->dev.name), err.msg);
+	first = cbw_cut_is_none(&now.base);
+	unread = point_unread(p, first);
 	if (server->broken || server->failures || unread) {
 		if (unread)
-			say("export: %s of what is dirty was not read", human(unread));
+			say(first ? "export: %s was not read, and the bitmap has no base yet: the first time a reader needs all" :
+			    "export: %s of what is dirty was not read", human(unread));
 		else if (server->failures)
 			say("export: %u requests failed", server->failures);
 		return failed("export: %s: bitmap '%s' is not committed, it is as it was",

@@ -172,12 +172,12 @@ static void point_served(const struct nbd_source *s, uint64_t offset, uint64_t l
 	plane_set_inside(&p->served, offset, length, p->source.size);
 }
 
-uint64_t point_unread(const struct point *p)
+uint64_t point_unread(const struct point *p, bool all)
 {
 	uint64_t at, run, size = p->source.size, unread = 0;
 
 	for (at = 0; at < size; at += run) {
-		bool need = plane_run(&p->dirty, at, size - at, &run);
+		bool need = plane_run(&p->dirty, at, size - at, &run) || all;
 
 		if (need)
 			need = !plane_run(&p->gone, at, run, &run);

@@ -67,8 +67,8 @@ int point_open(struct point *p, const char *bitmap, bool release, bool count,
 void point_close(struct point *p);
 /* -EIO with the reason if the snapshot failed */
 int point_alive(struct point *p, struct cbw_error *err);
-/* Bytes that are dirty and were neither sent nor released. */
-uint64_t point_unread(const struct point *p);
+/* Bytes that are dirty, or @all, and were neither sent nor released. */
+uint64_t point_unread(const struct point *p, bool all);
 
 /* ---- an image of a chain (export-chain.c) -------------------------------- */
 
