@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 
+import database
 import rig
 import rows as table
 import special
@@ -34,7 +35,7 @@ def one(s, devices, only):
         what["pair"] = s["pair"]
     if s.get("special"):
         devices.gone()
-        for f in getattr(special, s["special"])(s):
+        for f in getattr(database if s["special"] == "pgbench" else special, s["special"])(s):
             if only.search(f["row"]):
                 emit(**{**what, **f})
         return
@@ -63,7 +64,7 @@ def main():
 
     print("KTAP version 1")
     shutil.copy("/usr/bin/fio", rig.FIO)
-    for name in ("rigclock.so", "rigtool", "cbw-box"):
+    for name in ("rigclock.so", "rigtool", "cbw-box", "cbw"):
         shutil.copy(os.path.join(os.environ["BENCH_BIN"], name), TMP)
     run("modprobe", "null_blk", "nr_devices=0")
     run("modprobe", "-a", "dm_mod", "dm_snapshot", "dm_era", "dm_zero")

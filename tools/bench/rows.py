@@ -168,6 +168,12 @@ def memory():
                        special="memory_chunks")
 
 
+def databases():
+    """A database while its volume is backed up: see database.py."""
+    for target in ("linear", "cbw-4k", "snap-P-4k"):
+        yield scenario("database/pgbench", target, [dict(row="database/pgbench")], special="pgbench")
+
+
 SMP_PAIRS = 5
 
 
@@ -194,6 +200,7 @@ def all_scenarios():
     out += slow_store()
     out += cuts()
     out += memory()
+    out += databases()
     for s in out:
         # a worker against the submitter: where the tick falls makes a percent
         if s["target"].startswith("snap") and "dense-4k/qd32" in s["name"]:

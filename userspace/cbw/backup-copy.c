@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* from a snapshot into the new image of a chain */
+/* from a snapshot into the new image of a chain, or another target */
 #include <fcntl.h>
 #include <time.h>
 #include <unistd.h>
@@ -321,6 +321,7 @@ static int copy_ranges(struct backup *b, struct job *j, struct ranges *data, str
 	struct copy c = {
 		.name = j->dev.name,
 		.target = j->img_path,
+		.dst = j->target.sink,
 		.src = j->snap_fd,
 		.size = j->dev.size,
 		.ranges = data,
@@ -332,9 +333,12 @@ static int copy_ranges(struct backup *b, struct job *j, struct ranges *data, str
 		.compress = level_of(b, j),
 		.rate = b->rate,
 		.json = b->json,
-		.quiet = j->resume,
+		/* what has no file to sync is flushed as a whole */
+		.quiet = j->resume || (j->target.sink && j->target.sink->sync_fd < 0),
 		.sync_bytes = j->resume ? how_often(b) : 0,
-		.release = j->resume ? release_for_good : release,
+		/* whether a stream is durable anywhere is not known */
+		.release = j->resume ? release_for_good :
+			b->single && target_is_stream(b->single) ? NULL : release,
 		.why = why_read_failed,
 		.check = still_good,
 		.arg = &arg,
@@ -342,7 +346,7 @@ static int copy_ranges(struct backup *b, struct job *j, struct ranges *data, str
 	int ret = 0;
 
 	/* nobody needs what was there, so writes to it need not wait nor be kept */
-	if (!j->resume && zero->nr)
+	if (!j->resume && zero->nr && c.release)
 		ret = release(&arg, zero, err);
 	ranges_from(data, done);
 	ranges_from(zero, done);
@@ -383,13 +387,18 @@ int backup_copy(struct backup *b, struct job *j, struct cbw_error *err)
 
 	ret = what_to_copy(b, j, &data, &zero, &cluster, err);
 	if (!ret)
-		ret = make_image(b, j, cluster, err);
+		ret = b->single ? single_open(b, j, cluster, err) : make_image(b, j, cluster, err);
 	if (!ret)
 		ret = copy_ranges(b, j, &data, &zero, &sums, err);
 	ranges_free(&data);
 	ranges_free(&zero);
 	if (ret)
 		return ret;
+	if (b->single) {
+		sums_free(&sums);
+		ret = target_sync(&j->target, err);
+		return ret ? ret : backup_check_snapshot(b, j, err);
+	}
 	j->entry.crc = sums.total;
 	ret = qcow2_flush(j->img, &qerr);
 	if (ret) {

@@ -23,6 +23,15 @@ static bool make_room(const struct backup *b)
 	return made;
 }
 
+static int prepare_chain(struct job *j, struct cbw_error *err)
+{
+	int ret = chain_clean(&j->chain, NULL, err);
+
+	resume_clean(&j->chain);
+	/* the id has to be known before the bitmap named after it */
+	return ret ? ret : chain_save(&j->chain, NULL, err);
+}
+
 /*
  * A bitmap with a gap goes first, and for good: were it only enabled again, a run that
  * dies now would leave it with its old base, which an increment would trust. And what a
@@ -66,8 +75,9 @@ static int add_actions(const struct job *j, struct cbw_txn *txn)
 		if (d->add)
 			cbw_txn_bitmap_add(txn, j->dev.dev, bitmap,
 					   j->before.granularity, 0, NULL);
-		cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_ROTATE, j->dev.dev,
-			       bitmap, NULL);
+		if (bitmap)
+			cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_ROTATE, j->dev.dev,
+				       bitmap, NULL);
 		if (d->second == SECOND_ADD)
 			cbw_txn_bitmap_add(txn, j->dev.dev, j->second,
 					   j->before.granularity, 0, NULL);
@@ -127,6 +137,8 @@ int backup_check_frozen(struct backup *b, struct job *j, struct cbw_error *err)
 	struct cbw_bitmap now;
 	int ret;
 
+	if (!job_bitmap(j))
+		return 0;
 	ret = cbw_bitmap_find(b->session, j->dev.dev, job_bitmap(j), &now, err);
 	if (ret)
 		return ret;
@@ -152,11 +164,8 @@ int backup_cut(struct backup *b, struct cbw_error *err)
 	for (i = 0; i < b->nr && !ret; i++) {
 		struct job *j = &b->job[i];
 
-		ret = chain_clean(&j->chain, NULL, err);
-		resume_clean(&j->chain);
-		/* the id has to be known before the bitmap named after it */
-		if (!ret)
-			ret = chain_save(&j->chain, NULL, err);
+		if (!b->single)
+			ret = prepare_chain(j, err);
 		if (!ret)
 			ret = prepare_bitmaps(b, j, err);
 		if (!ret)

@@ -5,7 +5,10 @@
 
 #include "backup.h"
 
-/* The bitmap that says what is copied; that of a full one records for the next. */
+/*
+ * The bitmap that says what is copied; that of a full one records for the next. NULL: none,
+ * without a chain.
+ */
 static inline const char *job_bitmap(const struct job *j)
 {
 	return j->decision.type == ENTRY_DIFFERENTIAL ? j->second : j->chain.bitmap;
@@ -38,5 +41,10 @@ int backup_cut(struct backup *b, struct cbw_error *err);
 
 /* Copies one volume; its image is durable then. */
 int backup_copy(struct backup *b, struct job *j, struct cbw_error *err);
+
+/* without a chain: what plan, image and report are else */
+int single_plan(struct backup *b, struct job *j);
+int single_open(struct backup *b, struct job *j, uint32_t cluster, struct cbw_error *err);
+void single_report(const struct backup *b, const struct job *j);
 
 #endif

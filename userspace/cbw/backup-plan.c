@@ -144,7 +144,7 @@ int backup_plan(struct backup *b)
 	if (cbw_session_open(&b->session, &err))
 		return failed("%s", err.msg);
 	for (i = 0; i < b->nr; i++) {
-		status = plan_job(b, &b->job[i]);
+		status = b->single ? single_plan(b, &b->job[i]) : plan_job(b, &b->job[i]);
 		if (status)
 			return status;
 	}

@@ -23,6 +23,8 @@ static struct cbw_devno frozen_at(const struct job *j)
 
 int backup_commit(struct backup *b, struct job *j, struct cbw_error *err)
 {
+	if (!job_bitmap(j))
+		return 0;
 	/* what has changed since the full one is still to be in the next differential */
 	return cbw_commit_cut(b->session, frozen_at(j), &b->cut,
 			      j->decision.type == ENTRY_DIFFERENTIAL ? CBW_COMMIT_NEVER :
@@ -67,6 +69,10 @@ static void report(const struct backup *b, const struct job *j)
 {
 	struct json_object *o;
 
+	if (b->single) {
+		single_report(b, j);
+		return;
+	}
 	if (!b->json) {
 		printf("%s: %s backup %u, %s of data, %s zero, in %s/%s\n",
 		       esc(j->dev.name), chain_type_text(j->entry.type), j->entry.id,
@@ -140,8 +146,9 @@ static int give_up(struct backup *b, const struct cbw_error *err)
 	}
 
 	if (!can_go_on(b))
-		return failed("%s; the backup was given up, chain and bitmap are as they were",
-			      err->msg);
+		return failed("%s; the backup was given up, %s", err->msg,
+			      !b->single ? "chain and bitmap are as they were" :
+			      b->bitmap ? "the bitmap is as it was" : "it is not complete");
 	for (i = 0; i < b->nr; i++)
 		b->job[i].keep |= !b->job[i].saved;
 	return failed("%s; the backup is not finished, 'cbw backup --resume %s' goes on with it",
@@ -174,6 +181,10 @@ static int save_all(struct backup *b, struct cbw_error *err)
 		/* by the run that is resumed */
 		if (j->saved)
 			continue;
+		if (b->single) {
+			j->saved = true;
+			continue;
+		}
 		ret = name_image(j, err);
 		if (ret)
 			return ret;
@@ -269,6 +280,7 @@ static void free_job(struct backup *b, struct job *j)
 	}
 	if (j->snap_fd >= 0)
 		close(j->snap_fd);
+	target_close(&j->target, !j->saved);
 	qcow2_close(j->img);
 	if (j->img_fd >= 0)
 		close(j->img_fd);

@@ -7,6 +7,7 @@
 #include "grow.h"
 #include "resume.h"
 #include "store.h"
+#include "target.h"
 
 struct qcow2_image;
 
@@ -28,6 +29,7 @@ struct job {
 	struct qcow2_image *img;
 	int img_fd;
 	char *img_path;
+	struct target target;		/* instead of an image of the chain */
 	struct entry entry;
 	struct resume *resume;		/* NULL: it cannot be resumed */
 	bool keep;			/* all of it stays, for who resumes it */
@@ -39,6 +41,8 @@ struct backup {
 	struct job *job;
 	size_t nr;
 	const char *dir;
+	const char *single;		/* instead of @dir: the target, which is no chain */
+	struct target_opts target;
 	const char *bitmap;		/* of the command line */
 	enum backup_mode mode;
 	const char *store_dir;		/* of --store auto; NULL, 0: the default */

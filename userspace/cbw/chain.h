@@ -252,6 +252,18 @@ void chain_decide(const struct chain *chain, const struct cbw_bitmap *bitmap,
 		  const struct cbw_bitmap *second, uint64_t size, enum backup_mode mode,
 		  struct decision *d);
 
+/**
+ * chain_decide_alone - full or incremental, where there is no chain
+ * @bitmap: of the user, as the kernel has it; NULL: there is none
+ * @name: its name
+ * @mode: no differential
+ *
+ * What the target has is not known: an increment goes on top of what it got when the
+ * bitmap was committed last.
+ */
+void chain_decide_alone(const struct cbw_bitmap *bitmap, const char *name,
+			enum backup_mode mode, struct decision *d);
+
 /** chain_second - name of the second bitmap; for free() */
 char *chain_second(const struct chain *chain);
 

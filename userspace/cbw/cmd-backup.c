@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* backup: the command line, and what is refused before anything is touched */
+#include <libgen.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -13,6 +14,7 @@ struct args {
 	const char *compress;
 	const char *store_dir;
 	const char *resume;
+	const char *format, *backing;
 	uint64_t rate, chunk, store_size, store_max;
 	bool full, incremental, differential, autom, freeze, force, json, resumable;
 };
@@ -34,8 +36,49 @@ static int check_resume(const struct args *a, int nr)
 {
 	if (nr || a->to || a->stores.nr || a->bitmap || a->chunk || a->full || a->incremental ||
 	    a->differential || a->autom || a->freeze || a->force || a->resumable ||
-	    a->store_dir || a->store_size || a->store_max)
+	    a->store_dir || a->store_size || a->store_max || a->format || a->backing)
 		return usage("cbw backup: --resume DIR goes on with what was begun, so nothing but --rate and --json goes with it");
+	return -1;
+}
+
+/* --to is no directory of chains, but takes one point in time of one volume. */
+static bool is_single(const struct args *a)
+{
+	size_t len = strlen(a->to);
+	struct stat st;
+
+	if (a->format || target_is_stream(a->to) || target_is_uri(a->to))
+		return true;
+	if (!stat(a->to, &st))
+		return !S_ISDIR(st.st_mode);
+	return target_is_image(a->to, NULL) || !strncmp(a->to, "/dev/", 5) ||
+		(len > 4 && (!strcmp(a->to + len - 4, ".raw") || !strcmp(a->to + len - 4, ".img")));
+}
+
+static int check_single(const struct args *a, int nr)
+{
+	bool image = target_is_image(a->to, a->format);
+	bool more = a->incremental || a->autom;
+
+	if (!target_format_ok(a->format))
+		return usage("cbw backup: --format %s: it is raw or qcow2", esc(a->format));
+	if (nr > 1)
+		return usage("cbw backup: --to %s takes one volume; a directory takes several",
+			     esc(a->to));
+	if (a->differential || a->resumable)
+		return usage("cbw backup: --differential and --resumable need a chain; --to %s is no directory",
+			     esc(a->to));
+	if (more && !a->bitmap)
+		return usage("cbw backup: an increment to %s needs the bitmap that says what has changed since it was written: --bitmap B",
+			     esc(a->to));
+	if (a->bitmap && target_is_stream(a->to))
+		return usage("cbw backup: --bitmap does not go with --to -: whether what reads the stream keeps it is not known here; make a snapshot with --bitmap, 'cbw copy' it, and commit when it is safe");
+	if (a->compress && strcmp(a->compress, "none") && !image)
+		return usage("cbw backup: --compress is for qcow2 images");
+	if (a->backing && (!image || !more))
+		return usage("cbw backup: --backing is for increments in qcow2 images");
+	if (more && image && !a->backing)
+		return usage("cbw backup: an increment in an image of its own needs the image below it: --backing FILE");
 	return -1;
 }
 
@@ -57,9 +100,10 @@ static int check_args(const struct args *a, int nr)
 			     esc(a->compress));
 	if (!a->to)
 		return usage("cbw backup: --to DIR is missing");
-	if (!strcmp(a->to, "-") || strstr(a->to, "://"))
-		return usage("cbw backup: --to %s: it takes a directory; for a stream or an NBD server make a snapshot and use 'cbw copy'",
-			     esc(a->to));
+	if (is_single(a) && check_single(a, nr) >= 0)
+		return EXIT_USAGE;
+	if (a->backing && !is_single(a))
+		return usage("cbw backup: --backing is for increments in qcow2 images; a chain knows its own");
 	if (a->stores.nr > 1 && a->stores.nr != (size_t)nr)
 		return usage("cbw backup: %d volumes but %zu --store; one for each is needed, in the same order, or --store auto for all",
 			     nr, a->stores.nr);
@@ -84,12 +128,65 @@ static int check_args(const struct args *a, int nr)
 	return -1;
 }
 
-static int check_devices(struct backup *b, const struct cmdline *cl,
-			 const struct args *a, struct cbw_dm_dev *volumes)
+/* A directory of chains, made if it is not there. */
+static int check_dir(const char *to, const struct cbw_dm_dev *volumes, size_t nr)
 {
 	struct cbw_error err;
 	bool made = false;
 	struct stat st;
+
+	if (stat(to, &st)) {
+		if (mkdir(to, 0700))
+			return failed("backup: %s: %s", esc(to), strerror(errno));
+		made = true;
+	} else if (!S_ISDIR(st.st_mode)) {
+		return failed("backup: %s: not a directory", esc(to));
+	}
+	if (check_not_on(to, "backup", volumes, nr, &err)) {
+		if (made)
+			rmdir(to);
+		return failed("backup: %s", err.msg);
+	}
+	return EXIT_OK;
+}
+
+/* What is not there, and cannot become: told before there is a cut. */
+static int check_target(const struct backup *b, const struct args *a,
+			const struct cbw_dm_dev *volumes)
+{
+	const struct store *store = &b->job[0].store;
+	struct cbw_error err;
+	struct stat st, other;
+	char *copy;
+	int ret;
+
+	if (target_is_stream(a->to))
+		return isatty(STDOUT_FILENO) ?
+			failed("backup: standard output is a terminal; the stream is for a file or a pipe") :
+			EXIT_OK;
+	if (target_is_uri(a->to))
+		return EXIT_OK;
+	if (stat(a->to, &st)) {
+		copy = xstrdup(a->to);
+		ret = check_not_on(dirname(copy), "backup", volumes, b->nr, &err);
+		free(copy);
+		return ret ? failed("backup: %s", err.msg) : EXIT_OK;
+	}
+	if (S_ISREG(st.st_mode) && !a->force && (b->mode == MODE_FULL || a->backing))
+		return failed("backup: %s is there; --force if it is to be overwritten",
+			      esc(a->to));
+	if (b->job[0].have_store && !stat(store->path, &other) && other.st_dev == st.st_dev &&
+	    other.st_ino == st.st_ino)
+		return failed("backup: %s: it is the store", esc(a->to));
+	if (check_not_on(a->to, "backup", volumes, b->nr, &err))
+		return failed("backup: %s", err.msg);
+	return EXIT_OK;
+}
+
+static int check_devices(struct backup *b, const struct cmdline *cl,
+			 const struct args *a, struct cbw_dm_dev *volumes)
+{
+	struct cbw_error err;
 	size_t i, k;
 	int status;
 
@@ -113,7 +210,7 @@ static int check_devices(struct backup *b, const struct cmdline *cl,
 	/* the snapshot of a run that was killed still has the store */
 	if (in_child(remove_stale, NULL) < 0)
 		say("the snapshot of an interrupted backup cannot be removed: its store hangs");
-	for (i = 0; i < b->nr; i++) {
+	for (i = 0; i < b->nr && !b->single; i++) {
 		status = backup_settle(a->to, &volumes[i]);
 		if (status != EXIT_OK)
 			return status;
@@ -129,20 +226,7 @@ static int check_devices(struct backup *b, const struct cmdline *cl,
 			return failed("backup: %s", err.msg);
 		j->have_store = true;
 	}
-	if (stat(a->to, &st)) {
-		if (mkdir(a->to, 0700))
-			return failed("backup: %s: %s", esc(a->to),
-				      strerror(errno));
-		made = true;
-	} else if (!S_ISDIR(st.st_mode)) {
-		return failed("backup: %s: not a directory", esc(a->to));
-	}
-	if (check_not_on(a->to, "backup", volumes, b->nr, &err)) {
-		if (made)
-			rmdir(a->to);
-		return failed("backup: %s", err.msg);
-	}
-	return EXIT_OK;
+	return b->single ? check_target(b, a, volumes) : check_dir(a->to, volumes, b->nr);
 }
 
 int cmd_backup(int argc, char **argv)
@@ -150,7 +234,11 @@ int cmd_backup(int argc, char **argv)
 	struct args a = { 0 };
 	struct opt opts[] = {
 		{ "to", OPT_TEXT, &a.to, "DIR",
-		  "each volume has its chain of images in DIR/<volume>" },
+		  "each volume has its chain of images in DIR/<volume>; or of one volume: a qcow2 or raw file, a device, an NBD URI, or - for a stream that 'cbw restore -' takes" },
+		{ "format", OPT_TEXT, &a.format, "raw|qcow2",
+		  "--to a file, of this kind; default: what its name says (.qcow2, .raw, .img)" },
+		{ "backing", OPT_TEXT, &a.backing, "FILE",
+		  "the image that an increment to a qcow2 file goes on top of" },
 		{ "store", OPT_LIST, &a.stores, "S",
 		  "block device or file for data that has to be preserved, one per DEV; or auto (default): free space of the volume group, or a file in --store-dir" },
 		{ "store-dir", OPT_TEXT, &a.store_dir, "DIR",
@@ -179,16 +267,17 @@ int cmd_backup(int argc, char **argv)
 		{ "freeze", OPT_FLAG, &a.freeze, NULL,
 		  "freeze the file systems on the volumes for the cut" },
 		{ "force", OPT_FLAG, &a.force, NULL,
-		  "use a store although it holds data" },
+		  "use a store, or overwrite a file, although it holds data" },
 		{ "json", OPT_FLAG, &a.json, NULL, "lines of JSON on stdout" },
 		{ 0 }
 	};
 	struct cmdline cl = {
 		.command = "cbw backup",
-		.args = "DEV... --to DIR [--store S]... [--full|--incremental|--differential|--auto] [--bitmap B] [--rate N] [--freeze] [--resumable] [--json]\n   or: cbw backup --resume DIR[/VOLUME] [--rate N] [--json]",
+		.args = "DEV... --to DIR|FILE|URI|- [--store S]... [--full|--incremental|--differential|--auto] [--bitmap B] [--rate N] [--freeze] [--resumable] [--json]\n   or: cbw backup --resume DIR[/VOLUME] [--rate N] [--json]",
 		.about = "Backs tracked volumes up, all at one instant, into chains of qcow2 images:\n"
 			"a full one, and increments on top. Killed at any point it leaves chain and\n"
-			"bitmap as they were.",
+			"bitmap as they were. To anything else than a directory it is a full one, or with\n"
+			"--bitmap B --incremental what has changed since B was committed.",
 		.opts = opts,
 		.min_args = 0, .max_args = -1,
 	};
@@ -219,10 +308,19 @@ int cmd_backup(int argc, char **argv)
 		b.job[i].img_fd = -1;
 	}
 	b.dir = a.to;
+	b.single = is_single(&a) ? a.to : NULL;
+	b.json &= !b.single || !target_is_stream(b.single);
+	b.target = (struct target_opts){
+		.format = a.format,
+		.backing = a.backing,
+		.workers = xfer_workers(&(const struct xfer_params){ 0 }),
+		.force = a.force,
+	};
 	b.bitmap = a.bitmap;
 	b.mode = a.full ? MODE_FULL :
 		a.incremental ? MODE_INCREMENTAL :
-		a.differential ? MODE_DIFFERENTIAL : MODE_AUTO;
+		a.differential ? MODE_DIFFERENTIAL :
+		b.single && !a.autom ? MODE_FULL : MODE_AUTO;
 	b.store_dir = a.store_dir;
 	b.store_size = a.store_size;
 	b.store_max = a.store_max;

@@ -1,15 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* copy: the engine alone, on any files and devices; needs no module */
-#include <fcntl.h>
-#include <libgen.h>
-#include <limits.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "cbw.h"
 #include "engine.h"
-#include "qcow2.h"
 #include "stream.h"
+#include "target.h"
 
 struct args {
 	const char *map, *format, *source_format, *compress, *backing, *ioprio;
@@ -17,45 +13,12 @@ struct args {
 	bool force, only_changed, salvage, json, stream;
 };
 
-/**
- * struct target - what is written
- * @img: NULL: none
- * @made: the file is ours, and goes if the copy fails
- */
-struct target {
-	const char *name;
-	struct sink *sink;
-	struct qcow2_image *img;
-	int fd;
-	bool made;
-	int level;
-};
-
-static bool is_uri(const char *name)
-{
-	return !strncmp(name, "nbd", 3) && strstr(name, "://");
-}
-
-static bool is_qcow2(const struct args *a, const char *name)
-{
-	size_t len = strlen(name);
-
-	if (a->format)
-		return !strcmp(a->format, "qcow2");
-	return !is_uri(name) && len > 6 && !strcmp(name + len - 6, ".qcow2");
-}
-
-static bool format_ok(const char *format)
-{
-	return !format || !strcmp(format, "raw") || !strcmp(format, "qcow2");
-}
-
 static int check_args(const struct args *a, char **arg, int *level)
 {
-	bool image = is_qcow2(a, arg[1]), stream = !strcmp(arg[1], "-");
+	bool image = target_is_image(arg[1], a->format), stream = target_is_stream(arg[1]);
 
 	*level = 0;
-	if (!format_ok(a->format) || !format_ok(a->source_format))
+	if (!target_format_ok(a->format) || !target_format_ok(a->source_format))
 		return usage("cbw copy: formats are raw and qcow2");
 	if (a->compress && parse_compress(a->compress, level))
 		return usage("cbw copy: --compress %s: it is none, zstd or zstd:LEVEL, 1 to 22",
@@ -83,7 +46,7 @@ static int not_the_same(const struct source *src, const char *dst, struct cbw_er
 {
 	struct stat d;
 
-	if (is_uri(dst) || stat(dst, &d) || !source_uses(src, &d))
+	if (target_is_uri(dst) || stat(dst, &d) || !source_uses(src, &d))
 		return 0;
 	return fail_with(err, EINVAL, "%s is, or is below, what is copied: %s", esc(dst),
 			 esc(src->name));
@@ -117,7 +80,8 @@ static int read_map(const char *path, uint64_t size, struct ranges *data, struct
 					"%s: line %zu: the range is not behind the one before, or not within the source's %llu bytes",
 					esc(path), nr, (ull)size);
 		else
-			ranges_add(strstr(flags, "discarded") ? zero : data, offset, length);
+			ranges_add(strstr(flags, "discarded") || strstr(flags, "zero") ? zero :
+				   data, offset, length);
 		at = offset + length;
 	}
 	if (!ret && ferror(f))
@@ -125,86 +89,6 @@ static int read_map(const char *path, uint64_t size, struct ranges *data, struct
 	free(line);
 	fclose(f);
 	return ret;
-}
-
-static int open_image(const struct args *a, struct target *t, uint64_t size,
-		      struct cbw_error *err)
-{
-	const struct qcow2_create_opts o = {
-		.virtual_size = size,
-		.cluster_size = a->cluster ? (uint32_t)a->cluster : QCOW2_DEFAULT_CLUSTER,
-		.backing_file = a->backing,
-		.backing_format = a->backing ? "qcow2" : NULL,
-		.compression = t->level ? QCOW2_COMPRESSION_ZSTD : 0,
-		.flags = a->force ? 0 : QCOW2_CREATE_EXCL,
-	};
-	struct qcow2_error qerr;
-	char path[40];
-	struct stat st;
-	int ret;
-
-	if (!stat(t->name, &st) && !S_ISREG(st.st_mode))
-		return fail_with(err, EINVAL, "%s: images are made in files", esc(t->name));
-	ret = qcow2_create(t->name, &o, &t->img, &qerr);
-	if (ret)
-		return fail_with(err, ret, "%s%s", qerr.msg, ret == -EEXIST ?
-				 "; --force if it is to be overwritten" : "");
-	t->made = true;
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", qcow2_fd(t->img));
-	t->fd = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
-	if (t->fd < 0)
-		t->fd = open(path, O_RDWR | O_CLOEXEC);
-	if (t->fd < 0)
-		return fail_with(err, errno, "%s: %s", esc(t->name), strerror(errno));
-	t->sink = sink_qcow2(t->name, t->img, t->fd, a->backing, t->level);
-	return 0;
-}
-
-static int open_target(const struct args *a, struct target *t, uint64_t size,
-		       struct cbw_error *err)
-{
-	bool keep = a->only_changed || a->map;
-	const struct sink_file_opts o = { size, a->force, keep };
-	int ret;
-
-	if (!strcmp(t->name, "-")) {
-		t->sink = sink_stream(STDOUT_FILENO, size);
-		return 0;
-	}
-	if (is_qcow2(a, t->name))
-		return open_image(a, t, size, err);
-	if (is_uri(t->name))
-		return sink_nbd(t->name, size, (unsigned int)a->threads, &t->sink, err);
-	ret = sink_file(t->name, &o, &t->sink, err);
-	t->made = !ret && t->sink->made;
-	return ret;
-}
-
-/* A new file is there for good only when its directory is. */
-static int sync_parent(const char *path, struct cbw_error *err)
-{
-	char *copy = xstrdup(path);
-	int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC), ret = 0;
-
-	if (fd < 0 || fsync(fd))
-		ret = fail_with(err, errno, "the directory of %s: %s", esc(path), strerror(errno));
-	if (fd >= 0)
-		close(fd);
-	free(copy);
-	return ret;
-}
-
-static void close_target(struct target *t, bool failed)
-{
-	bool stuck = t->sink && t->sink->stuck;
-
-	sink_close(t->sink);
-	if (!stuck)
-		qcow2_close(t->img);
-	if (t->fd >= 0 && !stuck)
-		close(t->fd);
-	if (failed && t->made)
-		unlink(t->name);
 }
 
 static void lost(void *arg, uint64_t offset, uint64_t length, const char *why)
@@ -220,7 +104,7 @@ static void lost(void *arg, uint64_t offset, uint64_t length, const char *why)
 
 static void report(const struct args *a, const struct engine *e, const char *dst)
 {
-	FILE *to = strcmp(dst, "-") ? stdout : stderr;
+	FILE *to = target_is_stream(dst) ? stderr : stdout;
 
 	if (a->json && to == stdout) {
 		json_copied(e->copied, e->unchanged, e->zeros, e->unreadable);
@@ -232,9 +116,18 @@ static void report(const struct args *a, const struct engine *e, const char *dst
 	fputc('\n', to);
 }
 
-static int copy_to(const struct args *a, struct engine *e, struct target *t,
+static int copy_to(const struct args *a, int level, struct engine *e, struct target *t,
 		   struct cbw_error *err)
 {
+	const struct target_opts o = {
+		.format = a->format,
+		.backing = a->backing,
+		.cluster = (uint32_t)a->cluster,
+		.level = level,
+		.workers = e->workers,
+		.force = a->force,
+		.keep = a->only_changed || a->map,
+	};
 	struct ranges data = { 0 }, zero = { 0 };
 	int ret = 0;
 
@@ -244,7 +137,7 @@ static int copy_to(const struct args *a, struct engine *e, struct target *t,
 		e->zero = &zero;
 	}
 	if (!ret)
-		ret = open_target(a, t, e->src->size, err);
+		ret = target_open(t, e->name, &o, e->src->size, err);
 	if (!ret && a->map) {
 		/* as little more than was asked for as can be: there may be no more to be read */
 		if (!t->img)
@@ -255,9 +148,7 @@ static int copy_to(const struct args *a, struct engine *e, struct target *t,
 	if (!ret)
 		ret = engine_run(e, err);
 	if (!ret)
-		ret = t->sink->ops->flush(t->sink, err);
-	if (!ret && t->made && t->img)
-		ret = sync_parent(t->name, err);
+		ret = target_sync(t, err);
 	ranges_free(&data);
 	ranges_free(&zero);
 	return ret;
@@ -265,13 +156,14 @@ static int copy_to(const struct args *a, struct engine *e, struct target *t,
 
 static int run(struct args *a, const char *src, const char *dst, int level)
 {
-	struct target t = { .name = dst, .fd = -1, .level = level };
+	struct target t = { .fd = -1 };
+	bool made;
 	struct engine e = {
 		.what = "copy",
 		.name = dst,
 		.rate = a->rate,
 		.workers = (unsigned int)a->threads,
-		.json = a->json && strcmp(dst, "-"),
+		.json = a->json && !target_is_stream(dst),
 		.only_changed = a->only_changed,
 		.salvage = a->salvage,
 		.lost = lost,
@@ -282,18 +174,18 @@ static int run(struct args *a, const char *src, const char *dst, int level)
 	int ret;
 
 	e.workers = xfer_workers(&params);
-	a->threads = e.workers;
-	a->stream = !strcmp(dst, "-");
+	a->stream = target_is_stream(dst);
 	ret = source_open(src, a->source_format, e.workers, &e.src, &err);
 	if (ret)
 		return failed("copy: %s", err.msg);
 	ret = not_the_same(e.src, dst, &err);
 	if (!ret)
-		ret = copy_to(a, &e, &t, &err);
+		ret = copy_to(a, level, &e, &t, &err);
 	source_close(e.src);
-	close_target(&t, ret);
+	made = t.made;
+	target_close(&t, ret);
 	if (ret)
-		return failed("copy: %s%s", err.msg, t.made || !e.copied ? "" :
+		return failed("copy: %s%s", err.msg, made || !e.copied ? "" :
 			      "; what was copied until then stays");
 	report(a, &e, dst);
 	return e.unreadable ? EXIT_DISTRUST : EXIT_OK;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* from a snapshot into one image */
+/* from a snapshot into one image, or whatever a target is */
 #include "cbw.h"
 #include "copy.h"
 #include "engine.h"
@@ -27,7 +27,8 @@ int copy_run(struct copy *copy, struct cbw_error *err)
 	if (ret)
 		return ret;
 	e.src->size = copy->size;
-	e.dst = sink_qcow2(copy->target, copy->img, copy->img_fd, copy->backed, copy->compress);
+	e.dst = copy->dst ? copy->dst :
+		sink_qcow2(copy->target, copy->img, copy->img_fd, copy->backed, copy->compress);
 	sums_init(&copy->sums, copy->size);
 	ret = engine_run(&e, err);
 	if (!ret)
@@ -36,7 +37,8 @@ int copy_run(struct copy *copy, struct cbw_error *err)
 		sums_free(&copy->sums);
 	copy->copied = e.copied;
 	copy->zeros = e.zeros;
-	sink_close(e.dst);
+	if (!copy->dst)
+		sink_close(e.dst);
 	source_close(e.src);
 	return ret;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* from a snapshot into one image */
+/* from a snapshot into one image, or whatever a target is */
 #ifndef CBW_COPY_H
 #define CBW_COPY_H
 
@@ -8,6 +8,7 @@
 #include "sums.h"
 
 struct qcow2_image;
+struct sink;
 
 /**
  * struct copy - a copy of ranges of a snapshot
@@ -16,6 +17,7 @@ struct qcow2_image;
  * @ranges: what to copy, multiples of the image's cluster, but for the end
  * @zero: ranges that read as zeros and are not read, as multiples of the image's cluster;
  *	none of them in @ranges; NULL: none
+ * @dst: where it goes, of the caller; NULL: @img
  * @img: the new image; @img_fd: its file, O_DIRECT if it can
  * @backed: the image has a backing file, so zeros have to be said
  * @compress: level of compression, 0: none
@@ -33,6 +35,7 @@ struct copy {
 	const struct ranges *ranges;
 	const struct ranges *zero;
 	uint32_t chunk;
+	struct sink *dst;
 	struct qcow2_image *img;
 	int img_fd;
 	bool backed;
@@ -56,7 +59,7 @@ struct copy {
 /**
  * copy_run - do it
  *
- * The image is durable then, and what was copied has been released.
+ * All is durable then (but what goes into a stream), and what was copied has been released.
  */
 int copy_run(struct copy *copy, struct cbw_error *err);
 

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* what is written, where it is no chain */
+#include <fcntl.h>
+#include <libgen.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cbw.h"
+#include "qcow2.h"
+#include "target.h"
+
+bool target_is_stream(const char *name)
+{
+	return !strcmp(name, "-");
+}
+
+bool target_is_uri(const char *name)
+{
+	return !strncmp(name, "nbd", 3) && strstr(name, "://");
+}
+
+bool target_is_image(const char *name, const char *format)
+{
+	size_t len = strlen(name);
+
+	if (format)
+		return !strcmp(format, "qcow2");
+	return !target_is_uri(name) && len > 6 && !strcmp(name + len - 6, ".qcow2");
+}
+
+bool target_format_ok(const char *format)
+{
+	return !format || !strcmp(format, "raw") || !strcmp(format, "qcow2");
+}
+
+static int open_image(struct target *t, const struct target_opts *o, uint64_t size,
+		      struct cbw_error *err)
+{
+	const struct qcow2_create_opts create = {
+		.virtual_size = size,
+		.cluster_size = o->cluster ? o->cluster : QCOW2_DEFAULT_CLUSTER,
+		.backing_file = o->backing,
+		.backing_format = o->backing ? "qcow2" : NULL,
+		.compression = o->level ? QCOW2_COMPRESSION_ZSTD : 0,
+		.flags = o->force ? 0 : QCOW2_CREATE_EXCL,
+	};
+	struct qcow2_error qerr;
+	char path[40];
+	struct stat st;
+	int ret;
+
+	if (!stat(t->name, &st) && !S_ISREG(st.st_mode))
+		return fail_with(err, EINVAL, "%s: images are made in files", esc(t->name));
+	ret = qcow2_create(t->name, &create, &t->img, &qerr);
+	if (ret)
+		return fail_with(err, ret, "%s%s", qerr.msg, ret == -EEXIST ?
+				 "; --force if it is to be overwritten" : "");
+	t->made = true;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", qcow2_fd(t->img));
+	t->fd = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
+	if (t->fd < 0)
+		t->fd = open(path, O_RDWR | O_CLOEXEC);
+	if (t->fd < 0)
+		return fail_with(err, errno, "%s: %s", esc(t->name), strerror(errno));
+	t->sink = sink_qcow2(t->name, t->img, t->fd, o->backing, o->level);
+	return 0;
+}
+
+int target_open(struct target *t, const char *name, const struct target_opts *o, uint64_t size,
+		struct cbw_error *err)
+{
+	const struct sink_file_opts file = { size, o->force, o->keep };
+	int ret;
+
+	*t = (struct target){ .name = xstrdup(name), .fd = -1 };
+	if (target_is_stream(name)) {
+		t->sink = sink_stream(STDOUT_FILENO, size);
+		return 0;
+	}
+	if (target_is_image(name, o->format))
+		return open_image(t, o, size, err);
+	if (target_is_uri(name))
+		return sink_nbd(name, size, o->workers, &t->sink, err);
+	ret = sink_file(name, &file, &t->sink, err);
+	t->made = !ret && t->sink->made;
+	return ret;
+}
+
+static int sync_parent(const char *path, struct cbw_error *err)
+{
+	char *copy = xstrdup(path);
+	int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC), ret = 0;
+
+	if (fd < 0 || fsync(fd))
+		ret = fail_with(err, errno, "the directory of %s: %s", esc(path), strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	free(copy);
+	return ret;
+}
+
+int target_sync(struct target *t, struct cbw_error *err)
+{
+	int ret = t->sink->ops->flush(t->sink, err);
+
+	/* a new file is there for good only when its directory is */
+	return !ret && t->made ? sync_parent(t->name, err) : ret;
+}
+
+void target_close(struct target *t, bool failed)
+{
+	bool stuck = t->sink && t->sink->stuck;
+
+	sink_close(t->sink);
+	if (!stuck)
+		qcow2_close(t->img);
+	if (t->fd >= 0 && !stuck)
+		close(t->fd);
+	if (failed && t->made)
+		unlink(t->name);
+	free(t->name);
+	*t = (struct target){ .fd = -1 };
+}
