@@ -235,7 +235,7 @@ int source_nbd(const char *uri, unsigned int workers, struct source **s, struct 
 	struct nbd_source *o = xcalloc(1, sizeof(*o));
 	int ret;
 
-	o->s = (struct source){ &nbd_source_ops, xstrdup(uri), 0, false };
+	o->s = (struct source){ .ops = &nbd_source_ops, .name = xstrdup(uri) };
 	ret = nbd_begin(&o->n, o->s.name, workers, false, err);
 	if (ret) {
 		free(o->s.name);

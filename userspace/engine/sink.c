@@ -166,6 +166,7 @@ struct sink *sink_qcow2(const char *name, struct qcow2_image *img, int fd, bool 
 	q->img = img;
 	q->fd = fd;
 	q->how = xfer_how_of(fd);
+	q->s.memory = q->how == XFER_THREAD;
 	/* in memory there is nothing to be won, and a device has its size */
 	q->no_ahead = q->how == XFER_THREAD || fstat(fd, &st) || !S_ISREG(st.st_mode);
 	return &q->s;
@@ -379,7 +380,7 @@ int sink_file(const char *path, const struct sink_file_opts *o, struct sink **s,
 	if (stat(path, &st)) {
 		if (errno != ENOENT)
 			ret = fail_with(err, errno, "%s: %s", esc(path), strerror(errno));
-		else if (!strncmp(path, "/dev/", 5))
+		else if (!strncmp(path, "/dev/", 5) && strncmp(path, "/dev/shm/", 9))
 			ret = fail_with(err, ENOENT, "%s: there is no such device", esc(path));
 		else
 			ret = open_regular(f, o, err);
@@ -399,6 +400,7 @@ int sink_file(const char *path, const struct sink_file_opts *o, struct sink **s,
 	if (f->direct < 0)
 		f->direct = f->fd;
 	f->how = xfer_how_of(f->fd);
+	f->s.memory = f->how == XFER_THREAD;
 	f->s.sync_fd = f->fd;
 	*s = &f->s;
 	return 0;

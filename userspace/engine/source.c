@@ -132,9 +132,14 @@ int source_file(const char *path, int fd, struct source **s, struct cbw_error *e
 	if (ret)
 		return ret;
 	f = xcalloc(1, sizeof(*f));
-	f->s = (struct source){ &file_ops, xstrdup(path), size, false };
 	f->fd = again;
 	f->how = xfer_how_of(again);
+	f->s = (struct source){
+		.ops = &file_ops,
+		.name = xstrdup(path),
+		.size = size,
+		.memory = f->how == XFER_THREAD,
+	};
 	f->holes = S_ISREG(st.st_mode);
 	*s = &f->s;
 	return 0;
@@ -243,12 +248,29 @@ static const struct source_ops qcow2_ops = {
 	.close = chain_source_close,
 };
 
+static bool all_in_memory(struct qcow2_image *img)
+{
+	struct qcow2_layer info;
+	unsigned int i;
+
+	for (i = 0; !qcow2_get_layer(img, i, &info); i++)
+		if (xfer_how_of(info.fd) != XFER_THREAD ||
+		    (info.data_fd >= 0 && xfer_how_of(info.data_fd) != XFER_THREAD))
+			return false;
+	return true;
+}
+
 struct source *source_qcow2(const char *name, struct qcow2_image *img)
 {
 	struct qcow2_source *q = xcalloc(1, sizeof(*q));
 	unsigned int i;
 
-	q->s = (struct source){ &qcow2_ops, xstrdup(name), qcow2_size(img), false };
+	q->s = (struct source){
+		.ops = &qcow2_ops,
+		.name = xstrdup(name),
+		.size = qcow2_size(img),
+		.memory = all_in_memory(img),
+	};
 	q->img = img;
 	q->layers = qcow2_layers(img);
 	q->direct = xcalloc(q->layers, sizeof(*q->direct));

@@ -47,12 +47,14 @@ struct source_ops {
  * struct source - embedded in each kind's own
  * @name: for messages, as it was given
  * @size: bytes
+ * @memory: all of it lies in memory
  * @stuck: a thread may be in it for ever: it is not closed
  */
 struct source {
 	const struct source_ops *ops;
 	char *name;
 	uint64_t size;
+	bool memory;
 	bool stuck;
 };
 

@@ -85,5 +85,8 @@ struct xfer {
 
 /* What a worker does with a slot; @ctx: the struct xfer */
 void xfer_job(void *ctx, struct job *job, unsigned int worker);
+/* One write that is not the ring's: 0, or an error, with the text in the slot. In a worker. */
+int xfer_thread_write(struct xfer *x, struct slot *s, const struct xfer_write *w,
+		      unsigned int worker);
 
 #endif

@@ -24,9 +24,8 @@ static int thread_read(const struct xfer *x, struct slot *s)
 	return 0;
 }
 
-/* In a worker. */
-static int thread_write(struct xfer *x, struct slot *s, const struct xfer_write *w,
-			unsigned int worker)
+int xfer_thread_write(struct xfer *x, struct slot *s, const struct xfer_write *w,
+		      unsigned int worker)
 {
 	const char *p = w->data;
 	uint64_t at = w->dst_offset;
@@ -80,7 +79,7 @@ void xfer_job(void *ctx, struct job *job, unsigned int worker)
 	case TASK_WRITE:
 		for (i = 0; i < s->nr && !s->job_ret; i++)
 			if (s->write[i].how != XFER_RING)
-				s->job_ret = thread_write(x, s, &s->write[i], worker);
+				s->job_ret = xfer_thread_write(x, s, &s->write[i], worker);
 		break;
 	}
 }

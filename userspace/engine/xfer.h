@@ -162,6 +162,17 @@ int xfer_run(const struct xfer_ops *ops, void *ctx,
 	     const struct xfer_params *params, bool *abandoned, struct cbw_error *err);
 
 /**
+ * xfer_run_mem - the same, where all that is read and written lies in memory
+ *
+ * Nothing goes through the ring, and nothing is synced: @ops->synced is NULL, and there is no rate.
+ * Pieces are begun in order, but placed and done in any. Of the functions that are called in the
+ * thread of xfer_run() any thread calls next(), place() and done(), but one at a time next(), and
+ * one at a time the others; read_failed() as read() is.
+ */
+int xfer_run_mem(const struct xfer_ops *ops, void *ctx, const struct xfer_params *params,
+		 struct cbw_error *err);
+
+/**
  * xfer_how_of - how to read or write a file best
  *
  * XFER_THREAD for what lies in memory, else XFER_RING.

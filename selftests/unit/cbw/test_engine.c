@@ -14,7 +14,7 @@
 #define SIZE	(9u * 1024 * 1024 + 512 * 5)
 #define CLUSTER	65536u
 
-static char top[] = "/tmp/cbw-unit-XXXXXX";
+static const char *top;
 static char *data, *back;
 
 static const char *path_of(const char *name)
@@ -599,18 +599,30 @@ static void aligned(void **state)
 	}
 }
 
+/* Each test on a disk, and in memory, which goes another way. */
+static int in_dir(void **state)
+{
+	top = *state;
+	return 0;
+}
+
+#define BOTH(test) \
+	cmocka_unit_test_prestate_setup_teardown(test, in_dir, NULL, disk), \
+	cmocka_unit_test_prestate_setup_teardown(test, in_dir, NULL, memory)
+
 int main(void)
 {
+	static char disk[] = "/var/tmp/cbw-unit.XXXXXX", memory[] = "/dev/shm/cbw-unit.XXXXXX";
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(images),
-		cmocka_unit_test(chains),
-		cmocka_unit_test(streams),
-		cmocka_unit_test(servers),
-		cmocka_unit_test(salvage),
-		cmocka_unit_test(ends),
-		cmocka_unit_test(checkered),
-		cmocka_unit_test(kept),
-		cmocka_unit_test(aligned),
+		BOTH(images),
+		BOTH(chains),
+		BOTH(streams),
+		BOTH(servers),
+		BOTH(salvage),
+		BOTH(ends),
+		BOTH(checkered),
+		BOTH(kept),
+		BOTH(aligned),
 	};
 	unsigned int seed = (unsigned int)time(NULL);
 	char *cmd;
@@ -618,7 +630,7 @@ int main(void)
 
 	print_message("# seed %u\n", seed);
 	srand(seed);
-	if (!mkdtemp(top))
+	if (!mkdtemp(disk) || !mkdtemp(memory))
 		return 1;
 	data = malloc(SIZE + 4096);
 	back = malloc(SIZE + 4096);
@@ -626,7 +638,7 @@ int main(void)
 	ret = cmocka_run_group_tests_name("cbw engine", tests, NULL, NULL);
 	free(data);
 	free(back);
-	cmd = xasprintf("rm -r %s", top);
+	cmd = xasprintf("rm -r %s %s", disk, memory);
 	if (system(cmd))
 		ret = 1;
 	free(cmd);
