@@ -76,8 +76,8 @@ _cbw()
 		backup)
 			words="$(_cbw_devices) --to --store --auto --full --incremental
 				--differential --store-dir --store-size --store-max --resumable
-				--resume --bitmap --chunk --compress --rate --freeze --force --json
-				--help" ;;
+				--resume --bitmap --format --backing --chunk --compress --rate --freeze
+				--force --json --help" ;;
 		copy)
 			words='--map --format --source-format --compress --cluster --backing --only-changed
 				--salvage --rate --threads --ioprio --force --json --help' ;;
