@@ -300,12 +300,27 @@ of_a_snapshot()
 		expect "base" "$(bitmap_get dut b base)" "$cut"
 }
 
+stores()
+{
+	find /var/tmp -maxdepth 1 -name 'cbw-store-*' | wc -l
+}
+
+# Without --store it makes one, and takes it away again.
+own_store()
+{
+	export_start dut && expect "stores" "$(stores)" 1 || return
+	cp /dev/mapper/dut "$CBW_TMP/before" &&
+		cbw-load fill /dev/mapper/dut --gen $((GEN += 1)) && nbdcopy "$uri" "$CBW_TMP/copy1" &&
+		cmp "$CBW_TMP/before" "$CBW_TMP/copy1" || return
+	rm "$CBW_TMP/before"
+	export_stop 0 && expect "stores" "$(stores)" 0 && no_snapshots
+}
+
 errors()
 {
 	tool 1 export dut --socket "$S" --store "$store" --bitmap none &&
 		says "it has no bitmap 'none'" && no_snapshots || return
 	tool 1 export /dev/null --socket "$S" && says "neither a tracked device" || return
-	tool 2 export dut --socket "$S" && says "--store is missing" || return
 	tool 1 map nosuch --bitmap b && tool 1 map dut --bitmap none && says none || return
 	export_start dut --store "$store" || return
 	tool 1 export dut --socket "$S" --store "$small" &&
@@ -330,6 +345,7 @@ t "a commit, when the reader has all" commits
 t "a commit without a base" no_base
 t "only what has changed" only_changed
 t "of a snapshot that is there" of_a_snapshot
+t "a store of its own" own_store
 t "errors" errors
 t "nothing is left" no_snapshots
 finish

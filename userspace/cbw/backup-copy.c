@@ -78,7 +78,7 @@ static void fill_entry(const struct backup *b, struct job *j)
 		.parent = j->decision.parent,
 		.cut = b->cut,
 		.base = j->before.base,
-		.group = (uint32_t)b->nr,
+		.group = r && r->group ? r->group : (uint32_t)b->nr,
 		.time = r ? r->time : time(NULL),
 		.size = j->dev.size,
 		.granularity = j->before.granularity ? j->before.granularity :
@@ -95,6 +95,12 @@ static void image_ids(const struct job *j, struct cbw_cut_id ids[3])
 	ids[0] = j->chain.id;
 	ids[1] = j->entry.cut;
 	ids[2] = below ? below->cut : (struct cbw_cut_id){ 0 };
+}
+
+/* Who resumes a backup does not say it again. */
+static int level_of(const struct backup *b, const struct job *j)
+{
+	return j->resume ? j->resume->compress : b->compress;
 }
 
 static int create_image(const struct backup *b, struct job *j, uint32_t cluster,
@@ -114,7 +120,7 @@ static int create_image(const struct backup *b, struct job *j, uint32_t cluster,
 		.backing_format = below ? "qcow2" : NULL,
 		.ext = &ext,
 		.ext_count = 1,
-		.compression = b->compress ? QCOW2_COMPRESSION_ZSTD : 0,
+		.compression = level_of(b, j) ? QCOW2_COMPRESSION_ZSTD : 0,
 		.flags = QCOW2_CREATE_EXCL,
 	};
 	struct qcow2_error qerr;
@@ -301,16 +307,6 @@ static uint64_t how_often(const struct backup *b)
 	if (!bytes || bytes > SYNC_MAX)
 		return SYNC_MAX;
 	return bytes < SYNC_MIN ? SYNC_MIN : bytes;
-}
-
-/* Who resumes a backup does not say it again: the image knows. */
-static int level_of(const struct backup *b, const struct job *j)
-{
-	struct qcow2_layer info;
-
-	if (b->compress || !j->resume || qcow2_get_layer(j->img, 0, &info))
-		return b->compress;
-	return info.compression == QCOW2_COMPRESSION_ZSTD ? COMPRESS_DEFAULT : 0;
 }
 
 static int copy_ranges(struct backup *b, struct job *j, struct ranges *data, struct ranges *zero,

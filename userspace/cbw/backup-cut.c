@@ -104,7 +104,7 @@ static int make_snapshot(const struct backup *b, struct job *j,
 
 	ret = store_ready(&j->store, err);
 	if (!ret && b->resumable)
-		ret = resume_begin(j, err);
+		ret = resume_begin(b, j, err);
 	if (ret)
 		return ret;
 	o.name = j->resume ? j->resume->snapshot : NULL;

@@ -32,7 +32,7 @@ int backup_finish(struct backup *b);
 int backup_check_snapshot(struct backup *b, struct job *j, struct cbw_error *err);
 
 /* resumable: what is written down before the snapshot is made, at the cut, and while it copies */
-int resume_begin(struct job *j, struct cbw_error *err);
+int resume_begin(const struct backup *b, struct job *j, struct cbw_error *err);
 int resume_cut(struct backup *b, struct cbw_error *err);
 int resume_progress(struct job *j, uint64_t done, struct cbw_error *err);
 

@@ -19,7 +19,7 @@
 
 /* ---- what is written down -------------------------------------------------------- */
 
-int resume_begin(struct job *j, struct cbw_error *err)
+int resume_begin(const struct backup *b, struct job *j, struct cbw_error *err)
 {
 	const struct entry *newest = chain_newest(&j->chain);
 	struct resume *r = xcalloc(1, sizeof(*r));
@@ -40,6 +40,8 @@ int resume_begin(struct job *j, struct cbw_error *err)
 			CBW_GRANULARITY_DEFAULT,
 		.id = newest ? newest->id + 1 : 1,
 		.size = j->dev.size,
+		.compress = b->compress,
+		.group = (uint32_t)b->nr,
 		.store_kind = j->store.kind,
 		.store = path,
 		.lv = xstrdup(j->store.lv ? j->store.lv : ""),
@@ -294,6 +296,22 @@ static int find_jobs(struct backup *b, const char *path, struct cbw_error *err)
 	return ret;
 }
 
+/* What will not be another time. */
+static bool for_good(int ret)
+{
+	return ret == -ENOENT || ret == -ESTALE || ret == -EIO || ret == -EUCLEAN ||
+		ret == -ENODEV || ret == -ENXIO;
+}
+
+static int keep_all(struct backup *b)
+{
+	size_t i;
+
+	for (i = 0; i < b->nr; i++)
+		b->job[i].keep = true;
+	return EXIT_FAILED;
+}
+
 int backup_resume(struct backup *b, const char *path)
 {
 	struct cbw_error err;
@@ -306,9 +324,9 @@ int backup_resume(struct backup *b, const char *path)
 	if (!ret)
 		ret = find_jobs(b, path, &err);
 	if (ret) {
-		for (i = 0; i < b->nr; i++)
-			b->job[i].keep = true;
-		return failed("backup: %s", err.msg);
+		say("backup: %s", err.msg);
+		(void)keep_all(b);
+		return ret == -EUCLEAN ? EXIT_DISTRUST : EXIT_FAILED;
 	}
 	b->have_cut = b->detached = !cbw_cut_is_none(&b->cut);
 	/* all of them first: what is given up is given up as a whole */
@@ -316,11 +334,19 @@ int backup_resume(struct backup *b, const char *path)
 		find_snapshot(b, &b->job[i]);
 	for (i = 0; i < b->nr; i++) {
 		ret = look_at(b, &b->job[i], &err);
+		if (ret < 0 && !for_good(ret)) {
+			say("backup: %s; it is not given up, and can be resumed another time",
+			    err.msg);
+			return keep_all(b);
+		}
 		if (ret < 0)
 			return failed("backup: %s; it cannot be resumed and is given up, chain and bitmap are as before it",
 				      err.msg);
 		complete += ret == 1;
 	}
+	for (i = 0; i < b->nr && complete == b->nr; i++)
+		if (b->job[i].decision.fallback)
+			return EXIT_FULL;
 	if (complete == b->nr)
 		return EXIT_OK;
 	for (i = 0; i < b->nr; i++)

@@ -10,6 +10,9 @@
 #include "restore.h"
 #include "resume.h"
 
+/* bytes of a header in front of its extensions */
+#define HEADER_NUMBERS	104
+
 struct run {
 	struct chain chain;
 	bool fix;
@@ -39,7 +42,7 @@ static void say_lost(const struct run *r, const struct entry *e)
 	char ids[256] = "";
 	size_t i, n = 0;
 
-	for (i = 0; i < r->chain.nr; i++) {
+	for (i = 0; i < r->chain.nr && n < sizeof(ids) - 16; i++) {
 		up = &r->chain.entry[i];
 		for (at = up; at && at->id > e->id;)
 			at = at->parent ? chain_by_id(&r->chain, at->parent) : NULL;
@@ -51,11 +54,22 @@ static void say_lost(const struct run *r, const struct entry *e)
 		    esc(r->chain.dir), e->file, ids);
 }
 
+/* Whether the header's numbers are still ours: then it is one of ours that was damaged. */
+static bool same_numbers(struct qcow2_image *img, const struct details *d)
+{
+	uint8_t now[HEADER_NUMBERS];
+
+	return d->header_bytes >= sizeof(now) &&
+		pread(qcow2_fd(img), now, sizeof(now), 0) == (ssize_t)sizeof(now) &&
+		!memcmp(now, d->header, sizeof(now));
+}
+
 /*
  * Whose header is it that is not ours any more? One that says that it is of another chain or
- * point in time is not damaged: the file is the wrong one.
+ * point in time is not damaged: the file is the wrong one. So is a sound image that says nothing
+ * of a chain, and has other numbers.
  */
-static bool is_other(const struct run *r, const struct entry *e)
+static bool is_other(const struct run *r, const struct entry *e, const struct details *d)
 {
 	char *path = chain_path(&r->chain, e->file);
 	struct qcow2_header_ext ext;
@@ -65,8 +79,9 @@ static bool is_other(const struct run *r, const struct entry *e)
 	bool other = false;
 
 	if (!qcow2_open(path, QCOW2_OPEN_NO_BACKING, &img, &qerr)) {
-		if (!qcow2_get_ext(img, 0, CHAIN_QCOW2_EXT, &ext) &&
-		    ext.len == sizeof(ids)) {
+		if (qcow2_get_ext(img, 0, CHAIN_QCOW2_EXT, &ext)) {
+			other = !same_numbers(img, d);
+		} else if (ext.len == sizeof(ids)) {
 			memcpy(ids, ext.data, sizeof(ids));
 			other = !cbw_cut_equal(&ids[0], &r->chain.id) ||
 				!cbw_cut_equal(&ids[1], &e->cut);
@@ -90,7 +105,7 @@ static void check_header(struct run *r, const struct entry *e,
 	}
 	if (header && l1)
 		return;
-	if (!header && is_other(r, e)) {
+	if (!header && is_other(r, e, d)) {
 		/* check_image() says so */
 		r->distrust = true;
 		return;

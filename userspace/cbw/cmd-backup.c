@@ -36,7 +36,8 @@ static int check_resume(const struct args *a, int nr)
 {
 	if (nr || a->to || a->stores.nr || a->bitmap || a->chunk || a->full || a->incremental ||
 	    a->differential || a->autom || a->freeze || a->force || a->resumable ||
-	    a->store_dir || a->store_size || a->store_max || a->format || a->backing)
+	    a->store_dir || a->store_size || a->store_max || a->format || a->backing ||
+	    a->compress)
 		return usage("cbw backup: --resume DIR goes on with what was begun, so nothing but --rate and --json goes with it");
 	return -1;
 }

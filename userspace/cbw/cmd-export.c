@@ -40,9 +40,6 @@ static int check_args(struct export_args *a)
 	if (a->chunk && (a->chunk & (a->chunk - 1) || a->chunk < 4096 || a->chunk > 1 << 20))
 		return usage("cbw export: --chunk %llu: it has to be a power of two from 4K to 1M",
 			     (ull)a->chunk);
-	/* nobody here would make it larger before it is full */
-	if (a->store && !strcmp(a->store, "auto"))
-		return usage("cbw export: --store auto is for backups; name a block device or a file");
 	if (a->bitmap && cbw_name_check(a->bitmap, &err))
 		return usage("cbw export: %s", err.msg);
 	if (a->name && strlen(a->name) > 1024)
@@ -245,7 +242,7 @@ static int export_tracked(const struct export_args *a, const struct cbw_dm_dev *
 {
 	struct export_dev d = {
 		.dev = *dev, .bitmap = a->bitmap, .only_changed = a->only_changed,
-		.freeze = a->freeze, .force = a->force, .chunk = a->chunk,
+		.freeze = a->freeze, .force = a->force, .json = a->json, .chunk = a->chunk,
 	};
 	struct point p = { .fd = -1, .lock = PTHREAD_MUTEX_INITIALIZER };
 	struct nbd_server server = { 0 };
@@ -253,8 +250,6 @@ static int export_tracked(const struct export_args *a, const struct cbw_dm_dev *
 	struct cbw_error err;
 	int ret, status;
 
-	if (!a->store)
-		return usage("cbw export: --store is missing: a block device or a file for the data that has to be preserved meanwhile");
 	if (nbd_listen(a->socket, &sock, &err))
 		return failed("export: %s", err.msg);
 	ret = cbw_session_open(&p.session, &err);
@@ -314,7 +309,7 @@ int cmd_export(int argc, char **argv)
 		{ "id", OPT_TEXT, &a.id, "ID",
 		  "of a chain: the point in time; default the newest" },
 		{ "store", OPT_TEXT, &a.store, "S",
-		  "of DEV: block device or file for data that has to be preserved" },
+		  "of DEV: block device or file for data that has to be preserved; or auto (default): free space of the volume group, or a file in " STORE_DIR },
 		{ "only-changed", OPT_FLAG, &a.only_changed, NULL,
 		  "of DEV: preserve, and let read, only what the bitmap says is dirty" },
 		{ "commit", OPT_TEXT, &a.commit, "never|on-success",

@@ -45,6 +45,16 @@ static int check_bitmap(const struct export_dev *d, struct cbw_session *session,
 	return ret;
 }
 
+/* One of ours, which grows while the export lives. */
+static int make_store(struct export_dev *d, struct cbw_error *err)
+{
+	struct store_wish wish = { .most = d->dev.size + d->dev.size / 8 };
+
+	wish.first = store_first_size(d->dev.size, wish.most + STORE_ALIGN);
+	wish.least = wish.first < STORE_FIRST_MIN ? wish.first : STORE_FIRST_MIN;
+	return store_auto(&d->dev, &d->dev, 1, &wish, &d->store, err);
+}
+
 int export_dev_cut(struct export_dev *d, const char *store, struct cbw_session *session,
 		   struct cbw_error *err)
 {
@@ -57,7 +67,10 @@ int export_dev_cut(struct export_dev *d, const char *store, struct cbw_session *
 	/* the snapshot of a run that was killed may still have the store */
 	if (in_child(remove_stale, NULL) < 0)
 		say("the snapshot of an interrupted run cannot be removed: its store hangs");
-	ret = store_check(store, &d->dev, 1, d->force, &d->store, err);
+	if (!store || !strcmp(store, "auto"))
+		ret = make_store(d, err);
+	else
+		ret = store_check(store, &d->dev, 1, d->force, &d->store, err);
 	if (ret)
 		return ret;
 	d->have_store = true;
@@ -75,9 +88,11 @@ int export_dev_cut(struct export_dev *d, const char *store, struct cbw_session *
 		cbw_txn_freeze(txn, 0, NULL);
 	ret = cbw_txn_run(session, txn, &d->cut, err);
 	cbw_txn_free(txn);
-	if (!ret)
-		d->have_cut = true;
-	return ret;
+	if (ret)
+		return ret;
+	d->have_cut = true;
+	d->grow = (struct grow){ &d->snap, &d->store, d->dev.name };
+	return grow_start(&d->grower, &d->grow, 1, d->json, err);
 }
 
 static struct cbw_devno owner(const struct export_dev *d)
@@ -109,6 +124,7 @@ void export_dev_end(struct export_dev *d, struct cbw_session *session)
 {
 	int status;
 
+	grow_stop(&d->grower);
 	if (d->have_cut && d->bitmap)
 		cbw_abort_cut(session, owner(d), &d->cut, NULL);
 	if (d->have_snap) {
@@ -117,9 +133,9 @@ void export_dev_end(struct export_dev *d, struct cbw_session *session)
 		if (status < 0)
 			say("%s: its snapshot %s stays behind until the store answers: %s hangs",
 			    esc(d->dev.name), esc(d->snap.name), esc(d->store.path));
-		if (!status)
+		if (!status && d->store.kind == STORE_GIVEN)
 			store_wipe(&d->store);
 	}
 	if (d->have_store)
-		store_close(&d->store);
+		store_drop(&d->store);
 }

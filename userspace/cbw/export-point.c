@@ -11,6 +11,9 @@
 #include "map.h"
 #include "nbd-proto.h"
 
+/* what counts as served: a block of this, whole */
+#define SERVED_UNIT	4096u
+
 static struct point *point_of(const struct nbd_source *s)
 {
 	return (struct point *)((char *)s - offsetof(struct point, source));
@@ -288,6 +291,9 @@ int point_open(struct point *p, const char *bitmap, bool release, bool count,
 	p->chunk = info.out_chunk_size;
 	p->source.size = info.out_device_size;
 	ret = point_alive(p, err);
+	if (!ret && info.out_released)
+		say("export: %s: %s of it were released before: they cannot be read any more, and where they are is not known",
+		    esc(p->snap.name), human(info.out_released * p->chunk));
 	if (!ret)
 		ret = is_limited(&p->snap, &p->limited, err);
 	if (ret)
@@ -307,7 +313,8 @@ int point_open(struct point *p, const char *bitmap, bool release, bool count,
 	}
 	if (!ret && count) {
 		p->source.served = point_served;
-		ret = plane_init(&p->served, p->source.size, p->chunk, err);
+		/* by blocks: what is read need not be whole chunks */
+		ret = plane_init(&p->served, p->source.size, SERVED_UNIT, err);
 	}
 	return ret;
 }

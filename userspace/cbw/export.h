@@ -3,9 +3,9 @@
 #ifndef CBW_EXPORT_H
 #define CBW_EXPORT_H
 
+#include "grow.h"
 #include "libcbw.h"
 #include "nbd.h"
-#include "store.h"
 
 /* ---- planes (export-plane.c) -------------------------------------------- */
 
@@ -92,6 +92,8 @@ void chain_source_close(struct chain_source *c);
  * struct export_dev - a tracked device whose snapshot is made for the export
  * @bitmap: to rotate at the cut; NULL: none
  * @only_changed: protect what it says is dirty, no more
+ * @json: a store that grows is told in JSON
+ * @grow, @grower: who makes a store of ours larger
  */
 struct export_dev {
 	struct cbw_dm_dev dev;
@@ -100,12 +102,16 @@ struct export_dev {
 	bool only_changed;
 	bool freeze;
 	bool force;
+	bool json;
 	uint64_t chunk;
 	struct cbw_cut_id cut;
+	struct grow grow;
+	struct grower grower;
 	struct store store;
 	bool have_store, have_snap, have_cut;
 };
 
+/* @store: NULL or "auto": one of ours */
 int export_dev_cut(struct export_dev *d, const char *store, struct cbw_session *session,
 		   struct cbw_error *err);
 /* The cut becomes the bitmap's base. */

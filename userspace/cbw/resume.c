@@ -34,11 +34,12 @@ char *resume_format(const struct cbw_cut_id *chain, const struct resume *r)
 	out = xasprintf(MAGIC "\nchain %s\ncut %s\nsnapshot %s\nbitmap %s\ntype %d\nparent %u\n"
 			"fallback %d\nreason %s\nadd %d\nsecond %d\nbase %s\ngranularity %u\n"
 			"id %u\ntime %lld\nsize %llu\ndone %llu\nstore-kind %d\nstore %s\nlv %s\n"
-			"store-max %llu\nend .\n",
+			"store-max %llu\ncompress %d\ngroup %u\nend .\n",
 			cbw_cut_to_text(chain, id), cbw_cut_to_text(&r->cut, cut), snapshot,
 			bitmap, d->type, d->parent, d->fallback, reason, d->add, d->second,
 			cbw_cut_to_text(&r->base, base), r->granularity, r->id, (long long)r->time,
-			(ull)r->size, (ull)r->done, r->store_kind, store, lv, (ull)r->store_most);
+			(ull)r->size, (ull)r->done, r->store_kind, store, lv, (ull)r->store_most,
+			r->compress, r->group);
 	free(bitmap);
 	free(store);
 	free(lv);
@@ -137,6 +138,20 @@ static bool parse_decision(char **at, struct decision *d)
 	return true;
 }
 
+/* Not in those of an older tool, which did not know what it should. */
+static bool parse_more(char **at, struct resume *r)
+{
+	uint64_t compress, group;
+
+	if (strncmp(*at, "compress ", 9))
+		return true;
+	if (!number(at, "compress", 22, &compress) || !number(at, "group", UINT32_MAX, &group))
+		return false;
+	r->compress = (int)compress;
+	r->group = (uint32_t)group;
+	return true;
+}
+
 /* What is removed by name has to be one of ours. */
 static bool store_ok(const struct resume *r)
 {
@@ -174,7 +189,8 @@ int resume_parse(char *at, const struct cbw_cut_id *chain, struct resume *r,
 	    !number(&at, "done", r->size, &r->done) ||
 	    !number(&at, "store-kind", STORE_LV, &kind) || !text(&at, "store", &r->store) ||
 	    !text(&at, "lv", &r->lv) ||
-	    !number(&at, "store-max", UINT64_MAX, &r->store_most) || !value(&at, "end") || *at) {
+	    !number(&at, "store-max", UINT64_MAX, &r->store_most) || !parse_more(&at, r) ||
+	    !value(&at, "end") || *at) {
 		resume_free(r);
 		return fail_with(err, EUCLEAN, "a line is missing or not valid");
 	}

@@ -23,6 +23,7 @@
  * @id, @time, @size: of the entry
  * @done: what was to be copied in front of this offset is durable in the image. Nothing
  *	behind it has been released.
+ * @compress: level, 0: none; @group: volumes that were cut together
  * @store: what it is; only kind, path, lv, most are kept
  */
 struct resume {
@@ -36,6 +37,8 @@ struct resume {
 	int64_t time;
 	uint64_t size;
 	uint64_t done;
+	int compress;
+	uint32_t group;
 	enum store_kind store_kind;
 	char *store;
 	char *lv;

@@ -337,6 +337,12 @@ static void missing(void **state)
 	tool(cmd_check, "check", "-r", EXIT_DISTRUST, "another point in time");
 	shell("cmp %s/000003-inc.qcow2 %s/000002-inc.qcow2", p.dir, p.dir);
 	shell("cp %s.orig/000002-inc.qcow2 %s/", p.dir, p.dir);
+	/* nor is one that is of no chain */
+	shell("cd %s && qemu-img create -q -f qcow2 ../foreign 3M && cp ../foreign %s/000002-inc.qcow2",
+	      p.dir, p.dir);
+	tool(cmd_check, "check", "-r", EXIT_DISTRUST, "000002-inc.qcow2");
+	shell("cmp %s/../foreign %s/000002-inc.qcow2", p.dir, p.dir);
+	shell("cp %s.orig/000002-inc.qcow2 %s/", p.dir, p.dir);
 	/* details of another image */
 	shell("cp %s/000003-inc.json %s/000002-inc.json", p.dir, p.dir);
 	tool(cmd_check, "check", NULL, EXIT_FAILED, "000002-inc.json: ");
