@@ -65,6 +65,8 @@ on_loop()
 on_btrfs()
 {
 	umount "$M"
+	modprobe btrfs || return
+	[[ -e /dev/btrfs-control ]] || mknod /dev/btrfs-control c 10 234 || return
 	mkfs.btrfs -q -f -m single -d single "$other" /dev/mapper/dut && btrfs device scan >/dev/null &&
 		mount "$other" "$M" && refused "$M" || return
 	btrfs subvolume create "$M/sub" >/dev/null && refused "$M/sub" && umount "$M"

@@ -16,9 +16,9 @@ import dm
 import rig
 from rig import TMP, nullb, nullb_gone, run, sectors
 
-VOLUME_MIB = 128
-TARGET_MIB_S = 16
-SCALE = 3
+VOLUME_MIB = 256
+TARGET_MIB_S = 32
+SCALE = 2
 CLIENTS = 8
 BEFORE_S = 8
 AFTER_S = 3
@@ -82,8 +82,13 @@ class Postgres:
             os.unlink(path)
         return times
 
-    def stop(self):
-        self.go("pg_ctl", "stop", "-m", "immediate", "-w", "-s", "-D", self.data)
+    def kill(self):
+        """All of it, also after an error."""
+        if self.load and self.load.poll() is None:
+            self.load.kill()
+            self.load.communicate()
+        if os.path.exists(os.path.join(self.data, "postmaster.pid")):
+            self.go("pg_ctl", "stop", "-m", "immediate", "-w", "-s", "-D", self.data)
 
 
 def backup(kind, origin, store, target):
@@ -113,7 +118,7 @@ def pgbench(s):
     top = dm.create("top", "0 %d cbw %s" % (n, origin) if kind == "cbw" else "0 %d linear %s 0" % (n, origin))
     if kind == "cbw":
         dm.message("top", "bitmap_add b")
-    mounted = None
+    mounted = pg = None
     try:
         run("mkfs.ext4", "-q", "-F", top)
         os.makedirs(MOUNT, exist_ok=True)
@@ -129,8 +134,9 @@ def pgbench(s):
         backup(kind, origin, store, target)
         at.append(time.time())
         times = pg.end()
-        pg.stop()
     finally:
+        if pg:
+            pg.kill()
         if mounted:
             run("umount", MOUNT)
         if kind == "snap":
