@@ -116,6 +116,9 @@ to_stdout()
 	"$CBW" backup dut --to - --store "$store" 2>"$CBW_TMP/err" |
 		"$CBW" restore - --to "$TO/stream.raw" || return
 	[[ ${PIPESTATUS[*]} == "0 0" ]] && cat "$CBW_TMP/err" && same "$TO/stream.raw" || return
+	# as long as that of a copy: it has one end
+	expect "length" "$("$CBW" backup dut --to - --store "$store" 2>/dev/null | wc -c)" \
+		"$("$CBW" copy /dev/mapper/dut - 2>/dev/null | wc -c)" || return
 	# a reader that ends early
 	"$CBW" backup dut --to - --store "$store" 2>"$CBW_TMP/err" | head -c 100000 >/dev/null
 	[[ ${PIPESTATUS[0]} == 1 ]] || wrong "nobody read it, and it ended with ${PIPESTATUS[0]}" ||
@@ -185,15 +188,24 @@ failures()
 	expect base "$(base)" "$cut" && expect dirty "$(bitmap_get dut b dirty)" "$dirty" || return
 	# stopped, and killed
 	bg b "$CBW" backup dut --to "$TO/s.raw" --bitmap b --store "$store" --rate 2M
-	until_true 10 test -s "$TO/s.raw" && nap 1 && kill -INT "${BG[b]}" && ends b 1 || return
-	[[ ! -e $TO/s.raw ]] || wrong "half a file is left" || return
+	until_true 10 test -s "$TO/s.raw.part" && nap 1 && kill -INT "${BG[b]}" && ends b 1 || return
+	[[ ! -e $TO/s.raw && ! -e $TO/s.raw.part ]] || wrong "half a file is left" || return
 	expect base "$(base)" "$cut" && expect dirty "$(bitmap_get dut b dirty)" "$dirty" || return
 	bg b "$CBW" backup dut --to "$TO/s.raw" --bitmap b --store "$store" --rate 2M
-	until_true 10 test -s "$TO/s.raw" && nap 1 && kill -KILL "${BG[b]}" && ends b 137 || return
+	until_true 10 test -s "$TO/s.raw.part" && nap 1 && kill -KILL "${BG[b]}" && ends b 137 || return
 	until_true 10 merged && expect base "$(base)" "$cut" &&
 		expect dirty "$(bitmap_get dut b dirty)" "$dirty" || return
+	# a full one that did not end is nothing that an increment could go on top of
+	tool 4 backup dut --to "$TO/s.raw" --bitmap b --incremental --store "$store" &&
+		says "there is no" || return
+	cp "$TO/f.raw" "$CBW_TMP/keep.raw" || return
+	bg b "$CBW" backup dut --to "$TO/f.raw" --bitmap b --force --store "$store" --rate 2M
+	until_true 10 test -s "$TO/f.raw.part" && nap 1 && kill -KILL "${BG[b]}" && ends b 137 &&
+		until_true 10 merged && cmp "$TO/f.raw" "$CBW_TMP/keep.raw" || return
 	tool 0 backup dut --to "$TO/f.raw" --bitmap b --incremental --store "$store" &&
-		same "$TO/f.raw" && no_snapshots
+		same "$TO/f.raw" && no_snapshots || return
+	tool 0 backup dut --to "$TO/s.raw" --store "$store" && same "$TO/s.raw" &&
+		[[ ! -e $TO/s.raw.part ]]
 }
 
 merged()
@@ -212,6 +224,19 @@ refused()
 	tool 2 backup dut dut --to "$TO/f.raw" --store "$store" && says "one volume" || return
 	tool 2 backup dut --to "$TO/f.raw" --compress zstd --store "$store" || return
 	tool 2 backup dut --to "$TO/c" --backing x --store "$store" || return
+	tool 0 backup dut --to "$TO/i" --format qcow2 --bitmap b --store "$store" &&
+		tool 4 backup dut --to "$TO/i" --bitmap b --incremental --store "$store" &&
+		says "is a qcow2 image" || return
+	tool 0 bitmap disable dut b && tool 1 backup dut --to "$TO/f.raw" --bitmap b --auto \
+		--store "$store" && says "--force" && tool 0 bitmap enable dut b || return
+	tool 4 backup dut --to "$TO/f.raw" --bitmap b --incremental --store "$store" &&
+		says "no base" && tool 0 backup dut --to "$TO/f.raw" --bitmap b --force \
+		--store "$store" || return
+	tool 2 backup dut --to - --format qcow2 --store "$store" || return
+	truncate -s 8M "$TO/short.raw" && tool 4 backup dut --to "$TO/short.raw" --bitmap b \
+		--incremental --store "$store" && says "not what the last one went to" || return
+	tool 4 backup dut --to "$TO/nothing.raw" --bitmap b --incremental --store "$store" &&
+		says "there is no" || return
 	tool 1 backup dut --to /dev/mapper/dut --store "$store" && says "volume dut itself" || return
 	tool 1 backup dut --to "$store" --store "$store" && says "it is the store" || return
 	tool 1 backup dut --to "$origin" --store "$store" && says "in use" || return

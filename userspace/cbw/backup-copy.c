@@ -392,8 +392,9 @@ int backup_copy(struct backup *b, struct job *j, struct cbw_error *err)
 		return ret;
 	if (b->single) {
 		sums_free(&sums);
-		ret = target_sync(&j->target, err);
-		return ret ? ret : backup_check_snapshot(b, j, err);
+		/* a file gets its name, and a stream its end, only when all that was read is good */
+		ret = backup_check_snapshot(b, j, err);
+		return ret ? ret : target_sync(&j->target, err);
 	}
 	j->entry.crc = sums.total;
 	ret = qcow2_flush(j->img, &qerr);

@@ -7,15 +7,64 @@
  * fails, a target that was kept has some of it already; the bitmap is as it was, and the next
  * increment has all of that again.
  */
+#include <fcntl.h>
 #include <json-c/json.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "backup-int.h"
 #include "cbw.h"
 
+static bool begins_as_image(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	char magic[4] = "";
+	bool is;
+
+	if (fd < 0)
+		return false;
+	is = pread(fd, magic, sizeof(magic), 0) == (ssize_t)sizeof(magic) &&
+		!memcmp(magic, "QFI\xfb", sizeof(magic));
+	close(fd);
+	return is;
+}
+
+/*
+ * What the increment is to go on top of. A file that is too short lacks what was not written since:
+ * it would become zeros. A device is looked at when it is opened.
+ */
+static void check_file(const struct backup *b, struct job *j)
+{
+	struct decision *d = &j->decision;
+	struct stat st;
+
+	if (!stat(b->single, &st)) {
+		if (!S_ISREG(st.st_mode))
+			return;
+		if (!b->target.format && begins_as_image(b->single)) {
+			*d = (struct decision){ .type = ENTRY_FULL, .fallback = true };
+			snprintf(d->reason, sizeof(d->reason),
+				 "%s is a qcow2 image, and would be overwritten with raw data (--format raw: it is a guest's)",
+				 esc(b->single));
+			return;
+		}
+		if ((uint64_t)st.st_size >= j->dev.size)
+			return;
+		*d = (struct decision){ .type = ENTRY_FULL, .fallback = true };
+		snprintf(d->reason, sizeof(d->reason),
+			 "%s has %llu bytes, and the volume %llu: it is not what the last one went to (extend it, if the volume has grown)",
+			 esc(b->single), (ull)st.st_size, (ull)j->dev.size);
+		return;
+	}
+	*d = (struct decision){ .type = ENTRY_FULL, .fallback = true };
+	snprintf(d->reason, sizeof(d->reason), "there is no %s that it could go on top of",
+		 esc(b->single));
+}
+
 int single_plan(struct backup *b, struct job *j)
 {
 	struct cbw_error err;
+	struct stat st;
 	int ret;
 
 	j->chain = (struct chain){ .dir = xstrdup(b->single), .dirfd = -1 };
@@ -33,15 +82,17 @@ int single_plan(struct backup *b, struct job *j)
 		return failed("%s: %s", esc(j->dev.name), err.msg);
 	chain_decide_alone(&j->before, b->bitmap, b->mode, &j->decision);
 	if (j->decision.type == ENTRY_INCREMENTAL && !b->target.backing &&
-	    !target_is_uri(b->single) && access(b->single, F_OK)) {
-		j->decision = (struct decision){ .type = ENTRY_FULL, .fallback = true };
-		snprintf(j->decision.reason, sizeof(j->decision.reason),
-			 "there is no %s that it could go on top of", esc(b->single));
+	    !target_is_uri(b->single))
+		check_file(b, j);
+	if (b->mode == MODE_INCREMENTAL && j->decision.fallback) {
+		say("%s: no increment is possible: %s", esc(j->dev.name), j->decision.reason);
+		return EXIT_DISTRUST;
 	}
-	if (b->mode != MODE_INCREMENTAL || !j->decision.fallback)
-		return EXIT_OK;
-	say("%s: no increment is possible: %s", esc(j->dev.name), j->decision.reason);
-	return EXIT_DISTRUST;
+	if (j->decision.fallback && !b->target.force && !stat(b->single, &st) &&
+	    S_ISREG(st.st_mode))
+		return failed("%s: no increment is possible: %s; and %s is there: --force if a full one is to replace it",
+			      esc(j->dev.name), j->decision.reason, esc(b->single));
+	return EXIT_OK;
 }
 
 int single_open(struct backup *b, struct job *j, uint32_t cluster, struct cbw_error *err)
@@ -52,12 +103,20 @@ int single_open(struct backup *b, struct job *j, uint32_t cluster, struct cbw_er
 
 	o.cluster = cluster;
 	o.keep = !full;
+	o.part = full || o.backing;
 	o.level = b->compress;
 	if (full)
 		o.backing = NULL;
 	ret = target_open(&j->target, b->single, &o, j->dev.size, err);
 	if (ret)
 		return ret;
+	/* it was there when this was planned */
+	if (!full && !o.backing && j->target.made)
+		return fail_with(err, ENOENT, "%s is gone, and was to have what did not change",
+				 esc(b->single));
+	if (b->bitmap && j->target.sink->no_flush)
+		return fail_with(err, EOPNOTSUPP, "%s: the server cannot make anything durable (it has no flush), so bitmap '%s' could not be committed",
+				 esc(b->single), esc(b->bitmap));
 	/* of what is kept nothing but what was read is written */
 	if (!full && j->target.sink->unit > cluster)
 		j->target.sink->unit = cluster;

@@ -148,7 +148,9 @@ static int give_up(struct backup *b, const struct cbw_error *err)
 	if (!can_go_on(b))
 		return failed("%s; the backup was given up, %s", err->msg,
 			      !b->single ? "chain and bitmap are as they were" :
-			      b->bitmap ? "the bitmap is as it was" : "it is not complete");
+			      !b->bitmap ? "it is not complete" : b->job[0].decision.replace ?
+			      "the bitmap, which could not be trusted, is gone" :
+			      "the bitmap is as it was");
 	for (i = 0; i < b->nr; i++)
 		b->job[i].keep |= !b->job[i].saved;
 	return failed("%s; the backup is not finished, 'cbw backup --resume %s' goes on with it",

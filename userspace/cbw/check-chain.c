@@ -67,9 +67,9 @@ static bool same_numbers(struct qcow2_image *img, const struct details *d)
 /*
  * Whose header is it that is not ours any more? One that says that it is of another chain or
  * point in time is not damaged: the file is the wrong one. So is a sound image that says nothing
- * of a chain, and has other numbers.
+ * of a chain, and has other numbers or (@l1: not) another L1 table.
  */
-static bool is_other(const struct run *r, const struct entry *e, const struct details *d)
+static bool is_other(const struct run *r, const struct entry *e, const struct details *d, bool l1)
 {
 	char *path = chain_path(&r->chain, e->file);
 	struct qcow2_header_ext ext;
@@ -80,7 +80,7 @@ static bool is_other(const struct run *r, const struct entry *e, const struct de
 
 	if (!qcow2_open(path, QCOW2_OPEN_NO_BACKING, &img, &qerr)) {
 		if (qcow2_get_ext(img, 0, CHAIN_QCOW2_EXT, &ext)) {
-			other = !same_numbers(img, d);
+			other = !l1 || !same_numbers(img, d);
 		} else if (ext.len == sizeof(ids)) {
 			memcpy(ids, ext.data, sizeof(ids));
 			other = !cbw_cut_equal(&ids[0], &r->chain.id) ||
@@ -105,7 +105,7 @@ static void check_header(struct run *r, const struct entry *e,
 	}
 	if (header && l1)
 		return;
-	if (!header && is_other(r, e, d)) {
+	if (!header && is_other(r, e, d, l1)) {
 		/* check_image() says so */
 		r->distrust = true;
 		return;

@@ -52,7 +52,8 @@ static bool is_single(const struct args *a)
 		return true;
 	if (!stat(a->to, &st))
 		return !S_ISDIR(st.st_mode);
-	return target_is_image(a->to, NULL) || !strncmp(a->to, "/dev/", 5) ||
+	return target_is_image(a->to, NULL) ||
+		(!strncmp(a->to, "/dev/", 5) && strncmp(a->to, "/dev/shm/", 9)) ||
 		(len > 4 && (!strcmp(a->to + len - 4, ".raw") || !strcmp(a->to + len - 4, ".img")));
 }
 
@@ -63,6 +64,8 @@ static int check_single(const struct args *a, int nr)
 
 	if (!target_format_ok(a->format))
 		return usage("cbw backup: --format %s: it is raw or qcow2", esc(a->format));
+	if (a->format && (target_is_stream(a->to) || target_is_uri(a->to)))
+		return usage("cbw backup: --format is for files; a stream and an NBD server have none");
 	if (nr > 1)
 		return usage("cbw backup: --to %s takes one volume; a directory takes several",
 			     esc(a->to));
@@ -173,6 +176,10 @@ static int check_target(const struct backup *b, const struct args *a,
 		free(copy);
 		return ret ? failed("backup: %s", err.msg) : EXIT_OK;
 	}
+	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		return failed("backup: %s: neither a file nor a block device", esc(a->to));
+	if (S_ISBLK(st.st_mode) && target_is_image(a->to, a->format))
+		return failed("backup: %s: images are made in files", esc(a->to));
 	if (S_ISREG(st.st_mode) && !a->force && (b->mode == MODE_FULL || a->backing))
 		return failed("backup: %s is there; --force if it is to be overwritten",
 			      esc(a->to));

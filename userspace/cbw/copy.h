@@ -59,7 +59,8 @@ struct copy {
 /**
  * copy_run - do it
  *
- * All is durable then (but what goes into a stream), and what was copied has been released.
+ * The image is durable then, and what was copied has been released; @dst was not flushed, so the
+ * last of it may be neither.
  */
 int copy_run(struct copy *copy, struct cbw_error *err);
 

@@ -42,8 +42,9 @@ static int open_image(struct target *t, const struct target_opts *o, uint64_t si
 		.backing_file = o->backing,
 		.backing_format = o->backing ? "qcow2" : NULL,
 		.compression = o->level ? QCOW2_COMPRESSION_ZSTD : 0,
-		.flags = o->force ? 0 : QCOW2_CREATE_EXCL,
+		.flags = o->force && !t->part ? 0 : QCOW2_CREATE_EXCL,
 	};
+	const char *name = t->part ? t->part : t->name;
 	struct qcow2_error qerr;
 	char path[40];
 	struct stat st;
@@ -51,7 +52,7 @@ static int open_image(struct target *t, const struct target_opts *o, uint64_t si
 
 	if (!stat(t->name, &st) && !S_ISREG(st.st_mode))
 		return fail_with(err, EINVAL, "%s: images are made in files", esc(t->name));
-	ret = qcow2_create(t->name, &create, &t->img, &qerr);
+	ret = qcow2_create(name, &create, &t->img, &qerr);
 	if (ret)
 		return fail_with(err, ret, "%s%s", qerr.msg, ret == -EEXIST ?
 				 "; --force if it is to be overwritten" : "");
@@ -70,18 +71,25 @@ int target_open(struct target *t, const char *name, const struct target_opts *o,
 		struct cbw_error *err)
 {
 	const struct sink_file_opts file = { size, o->force, o->keep };
+	struct stat st;
 	int ret;
 
-	*t = (struct target){ .name = xstrdup(name), .fd = -1 };
+	*t = (struct target){ .name = xstrdup(name), .fd = -1, .force = o->force };
 	if (target_is_stream(name)) {
 		t->sink = sink_stream(STDOUT_FILENO, size);
 		return 0;
+	}
+	if (o->part && !o->keep && !target_is_uri(name) && (stat(name, &st) || S_ISREG(st.st_mode))) {
+		t->part = xasprintf("%s.part", name);
+		/* of a run that was killed */
+		if (unlink(t->part) && errno != ENOENT)
+			return fail_with(err, errno, "%s: %s", esc(t->part), strerror(errno));
 	}
 	if (target_is_image(name, o->format))
 		return open_image(t, o, size, err);
 	if (target_is_uri(name))
 		return sink_nbd(name, size, o->workers, &t->sink, err);
-	ret = sink_file(name, &file, &t->sink, err);
+	ret = sink_file(t->part ? t->part : name, &file, &t->sink, err);
 	t->made = !ret && t->sink->made;
 	return ret;
 }
@@ -99,10 +107,23 @@ static int sync_parent(const char *path, struct cbw_error *err)
 	return ret;
 }
 
+/* Complete and durable: it gets its name. */
+static int name_it(struct target *t, struct cbw_error *err)
+{
+	if (renameat2(AT_FDCWD, t->part, AT_FDCWD, t->name, t->force ? 0 : RENAME_NOREPLACE))
+		return fail_with(err, errno, "%s: %s%s", esc(t->name), strerror(errno),
+				 errno == EEXIST ? "; --force if it is to be overwritten" : "");
+	free(t->part);
+	t->part = NULL;
+	return 0;
+}
+
 int target_sync(struct target *t, struct cbw_error *err)
 {
 	int ret = t->sink->ops->flush(t->sink, err);
 
+	if (!ret && t->part)
+		ret = name_it(t, err);
 	/* a new file is there for good only when its directory is */
 	return !ret && t->made ? sync_parent(t->name, err) : ret;
 }
@@ -111,13 +132,16 @@ void target_close(struct target *t, bool failed)
 {
 	bool stuck = t->sink && t->sink->stuck;
 
+	if (!t->name)
+		return;
 	sink_close(t->sink);
 	if (!stuck)
 		qcow2_close(t->img);
 	if (t->fd >= 0 && !stuck)
 		close(t->fd);
 	if (failed && t->made)
-		unlink(t->name);
+		unlink(t->part ? t->part : t->name);
+	free(t->part);
 	free(t->name);
 	*t = (struct target){ .fd = -1 };
 }

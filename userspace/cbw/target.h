@@ -14,6 +14,8 @@
  * @workers: threads that will write
  * @force: an existing file is overwritten
  * @keep: what is there stays where nothing is written; an image cannot be kept
+ * @part: a file has another name until target_sync(), so that one which is not complete is never
+ *	taken for one that is, and what it replaces stays until then
  */
 struct target_opts {
 	const char *format;
@@ -23,15 +25,20 @@ struct target_opts {
 	unsigned int workers;
 	bool force;
 	bool keep;
+	bool part;
 };
 
 /**
  * struct target
+ * @part: name that the file has until it is complete; NULL: @name
+ * @force: it may replace one
  * @img: NULL: it is no image
  * @made: the file is ours, and goes if the copy fails
  */
 struct target {
 	char *name;
+	char *part;
+	bool force;
 	struct sink *sink;
 	struct qcow2_image *img;
 	int fd;
@@ -47,7 +54,7 @@ bool target_is_image(const char *name, const char *format);
 /* "raw", "qcow2" or NULL */
 bool target_format_ok(const char *format);
 
-/* For @size bytes. After an error, too, target_close(). */
+/* For @size bytes. After an error, too, target_close(), which does nothing where there was none. */
 int target_open(struct target *t, const char *name, const struct target_opts *o, uint64_t size,
 		struct cbw_error *err);
 /* All of it was written: it becomes durable, and so does the name of a file that was made. */

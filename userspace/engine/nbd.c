@@ -374,6 +374,7 @@ int sink_nbd(const char *uri, uint64_t size, unsigned int workers, struct sink *
 		free(o);
 		return ret;
 	}
+	o->s.no_flush = !o->n.flushes;
 	*s = &o->s;
 	return 0;
 }

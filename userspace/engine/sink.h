@@ -42,6 +42,7 @@ struct sink_ops {
  * @zero_min: zeros within data that are shorter are written as data
  * @say_zero: ranges of zeros have to be said, else they are zeros already
  * @compress: units are compressed: the level, 0: not; @type: QCOW2_COMPRESSION_*
+ * @no_flush: nothing says that it is ever durable
  * @memory: it lies in memory, and takes pieces in any order
  * @made: there was no such file before
  * @stuck: a thread may be in it for ever: it is not closed
@@ -56,6 +57,7 @@ struct sink {
 	int compress;
 	unsigned int type;
 	int sync_fd;
+	bool no_flush;
 	bool memory;
 	bool made;
 	bool stuck;
