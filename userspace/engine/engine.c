@@ -473,7 +473,8 @@ int engine_run(struct engine *caller, struct cbw_error *err)
 	e->copied = e->unchanged = e->zeros = e->unreadable = 0;
 	progress_begin(&r->progress, e->what, e->name,
 		       ranges_total(r->ranges) + (e->zero ? ranges_total(e->zero) : 0), e->json);
-	if (e->src->memory && e->dst->memory && !e->durable && !e->sums && !e->rate)
+	if (e->src->memory && e->dst->memory && !e->durable && !e->sums && !e->rate &&
+	    !e->check && !e->why)
 		ret = xfer_run_mem(&ops, r, &params, err);
 	else
 		ret = xfer_run(&ops, r, &params, &e->stuck, err);

@@ -22,7 +22,8 @@
  * @workers: threads, 0: one for each processor. Source and sink were opened for as many.
  * @sums: what the target gets is summed up here; NULL: it is not
  * @only_changed: what the target has already is not written; it can be read
- * @salvage: what cannot be read is told to @lost, and becomes zeros
+ * @salvage: what cannot be read is told to @lost, and becomes zeros; in any order, and by any thread,
+ *	one at a time
  * @chunk: what is released is whole chunks
  * @durable: called with ranges that are durable in the target, about every @sync_bytes (0: 64
  *	MiB); NULL: not. They are not before the end where @quiet, which flushes the sink each time.

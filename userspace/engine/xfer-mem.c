@@ -9,6 +9,7 @@
  * is to be synced or limited in between goes by xfer_run().
  */
 #include <pthread.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <time.h>
 
@@ -25,7 +26,7 @@
  * @free: slots of which nothing is needed, the last used first
  * @ready: those that are to be written, in a ring from @first on
  * @reading: how many are being read
- * @writer: a thread writes: the owner's place(), write() and done() are its
+ * @writer: a thread writes: the owner's place() and write() are its
  * @left: there is nothing more to be read
  * @ret, @err: of the first error
  */
@@ -76,7 +77,7 @@ static int write_slot(struct mem_run *r, struct slot *s, unsigned int worker)
 		if (ret)
 			return ret;
 	}
-	return r->x.ops.done ? r->x.ops.done(r->x.ctx, &s->piece, &s->err) : 0;
+	return 0;
 }
 
 /* All that there is; with the lock, which is given up meanwhile. */
@@ -92,6 +93,8 @@ static void write_ready(struct mem_run *r, unsigned int worker)
 		pthread_mutex_unlock(&r->lock);
 		ret = write_slot(r, s, worker);
 		pthread_mutex_lock(&r->lock);
+		if (!ret && r->x.ops.done)
+			ret = r->x.ops.done(r->x.ctx, &s->piece, &s->err);
 		fail(r, ret, &s->err);
 		r->free[r->nr_free++] = s;
 		if (r->nr_free == r->slots / 2)
@@ -189,14 +192,19 @@ static void run_threads(struct mem_run *r, unsigned int nr)
 {
 	struct mem_thread t[XFER_WORKERS_MAX];
 	pthread_t id[XFER_WORKERS_MAX];
+	sigset_t all, old;
 	unsigned int i;
 
+	/* signals are for who called */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
 	pthread_mutex_lock(&r->lock);
 	for (i = 0; i < nr; i++) {
 		t[i] = (struct mem_thread){ r, i };
 		if (pthread_create(&id[i], NULL, thread, &t[i]))
 			break;
 	}
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (!i)
 		r->ret = fail_with(&r->err, EAGAIN, "no thread can be started");
 	watch(r, i);

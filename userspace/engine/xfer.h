@@ -166,8 +166,8 @@ int xfer_run(const struct xfer_ops *ops, void *ctx,
  *
  * Nothing goes through the ring, and nothing is synced: @ops->synced is NULL, and there is no rate.
  * Pieces are begun in order, but placed and done in any. Of the functions that are called in the
- * thread of xfer_run() any thread calls next(), place() and done(), but one at a time next(), and
- * one at a time the others; read_failed() as read() is.
+ * thread of xfer_run() any thread calls next(), place() and done(), but one at a time next(), done()
+ * and tick(), and one at a time place(); read_failed() as read() is. What hangs is waited for.
  */
 int xfer_run_mem(const struct xfer_ops *ops, void *ctx, const struct xfer_params *params,
 		 struct cbw_error *err);
