@@ -245,12 +245,21 @@ static void snap_limit_work(struct work_struct *work)
 	cbw_snap_put(snap);
 }
 
-/* Each is told once, and nothing of one that is being removed. */
+/*
+ * Each is told once, and nothing of one that is being removed. What led to an end comes before it:
+ * one write can take four fifths of the store and the rest, and is told of by one run of the work.
+ * @low_space is set before the state is, and read after it.
+ */
 static void snap_tell(struct cbw_snap *snap)
 {
+	static const enum cbw_event_type in_order[] = {
+		CBW_EVENT_SNAPSHOT_LOW_SPACE,
+		CBW_EVENT_SNAPSHOT_FAILED,
+		CBW_EVENT_SNAPSHOT_DRAINED,
+	};
 	/* In this order: what has failed has a reason. */
 	unsigned int state = cbw_snap_state(snap), over = READ_ONCE(snap->over);
-	unsigned int is = 0, type;
+	unsigned int is = 0, i;
 
 	lockdep_assert_held(&cbw_config_mutex);
 	if (list_empty(&snap->all_node))
@@ -263,10 +272,11 @@ static void snap_tell(struct cbw_snap *snap)
 		is |= BIT(CBW_EVENT_SNAPSHOT_DRAINED);
 	is &= ~snap->told;
 	snap->told |= is;
-	for (type = 0; is; type++, is >>= 1)
-		if (is & 1)
-			cbw_event(type, snap->devt, &snap->cut,
-				  type == CBW_EVENT_SNAPSHOT_FAILED ? over : CBW_REASON_NONE);
+	for (i = 0; i < ARRAY_SIZE(in_order); i++)
+		if (is & BIT(in_order[i]))
+			cbw_event(in_order[i], snap->devt, &snap->cut,
+				  in_order[i] == CBW_EVENT_SNAPSHOT_FAILED ? over :
+				  CBW_REASON_NONE);
 }
 
 static void snap_event_work(struct work_struct *work)
