@@ -242,7 +242,11 @@ refused()
 	tool 1 backup dut --to "$origin" --store "$store" && says "in use" || return
 	tool 1 backup dut --to "$TO/y.qcow2" --bitmap b --incremental --backing no.qcow2 \
 		--store "$store" && says "no.qcow2" || return
-	[[ ! -e $TO/y.qcow2 ]] && no_snapshots
+	[[ ! -e $TO/y.qcow2 ]] || return
+	# an image on itself would be the end of what it has
+	cp "$TO/0.qcow2" "$CBW_TMP/0" && tool 1 backup dut --to "$TO/0.qcow2" --bitmap b --incremental \
+		--backing 0.qcow2 --force --store "$store" && cmp "$TO/0.qcow2" "$CBW_TMP/0" &&
+		no_snapshots
 }
 
 t "set up" setup

@@ -103,7 +103,8 @@ int single_open(struct backup *b, struct job *j, uint32_t cluster, struct cbw_er
 
 	o.cluster = cluster;
 	o.keep = !full;
-	o.part = full || o.backing;
+	/* an increment's image stands on another: only under its own name is it seen to be that one */
+	o.part = full;
 	o.level = b->compress;
 	if (full)
 		o.backing = NULL;
