@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 240
+# budget: 300
 #
 # Containers: bitmaps survive detach and attach exactly; the container is at any time an image
 # that stock QEMU accepts; what QEMU has changed is noticed; on block devices; stacked devices;

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 60
+# budget: 90
 #
 # The hazards of the design that need the control device: 2 (extents), 5, 6, 7,
 # and 10. See hazards.sh.

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 270
+# budget: 300
 #
 # Random operations on bitmaps and a model of them agree: see cbw-model.c. A mutation of the
 # module that it can notice takes it up to fifteen seconds on a busy machine; twelve times

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 90
+# budget: 120
 #
 # Persistent bitmaps where two things meet: several actions of one transaction, an attach and a
 # removal, a merge and a removal, a container whose queue is full.

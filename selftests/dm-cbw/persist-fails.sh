@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 60
+# budget: 90
 #
 # A container that fails or hangs: the guest never sees an error, nor a wait beyond the timeout;
 # bitmaps stay exact in memory; what is on the container is not trusted afterwards.

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 60
+# budget: 90
 #
 # What the kernel keeps in a container: bits, intents, the state; over a clean stop, and as
 # what is there at any time would be recovered.

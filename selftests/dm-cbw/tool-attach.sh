@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 60
+# budget: 90
 #
 # cbw attach and detach: live, under a mounted file system and under load, over
 # and over; tables of several targets; a backup of an attached volume.

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 60
+# budget: 90
 #
 # cbw backup, restore, verify: full and increments under load, every point in time
 # is a consistent cut of the load and comes back as it was; damage is noticed.

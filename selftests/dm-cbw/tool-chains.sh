@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 60
+# budget: 90
 #
 # Which backup it is to be: two chains from one volume do not mix; what cannot
 # be an increment is a full backup with a reason and status 3, or with
