@@ -7,6 +7,7 @@
 
 #define BLOCK		4096u
 #define SYNC_BYTES	(64u << 20)
+#define QUICK		(128u << 10)
 #define UNITS_MAX	256u	/* of a piece */
 
 /* What becomes of a unit; else how many bytes it was compressed to. */
@@ -155,7 +156,7 @@ static int engine_next(void *ctx, struct xfer_piece *p, struct cbw_error *err)
 		p->src_offset = r->run.src_offset;
 		p->length = cut(p, r->next, whole);
 		/* whole blocks for O_DIRECT; images end with a whole cluster */
-		p->ask = min32((p->length + BLOCK - 1) / BLOCK * BLOCK, XFER_PIECE);
+		p->ask = (uint32_t)((p->length + BLOCK - 1) / BLOCK * BLOCK);
 		r->run.src_offset += p->length;
 	}
 	advance(r, p->length, end, false);
@@ -429,6 +430,22 @@ static int engine_tick(void *ctx, struct cbw_error *err)
 	return r->e->check ? r->e->check(r->e->arg, err) : 0;
 }
 
+/* The longest piece there can be, a power of two, so that no buffers are made for longer ones. */
+static uint32_t longest(const struct run *r)
+{
+	uint64_t most = XFER_PIECE;
+	uint64_t bytes = r->piece;
+	size_t i;
+
+	/* every other unit may need a write of its own, and a place may be split once more */
+	if ((uint64_t)XFER_WRITES_MAX * r->unit < most)
+		most = (uint64_t)XFER_WRITES_MAX * r->unit;
+	for (i = 0; i < r->ranges->nr && bytes < most; i++)
+		while (bytes < r->ranges->v[i].length && bytes < most)
+			bytes *= 2;
+	return (uint32_t)(bytes < most ? bytes : most);
+}
+
 int engine_run(struct engine *caller, struct cbw_error *err)
 {
 	struct engine *e = caller;
@@ -463,13 +480,14 @@ int engine_run(struct engine *caller, struct cbw_error *err)
 	r->ranges = e->ranges;
 	r->unit = e->dst->unit;
 	r->piece = e->dst->unit > BLOCK ? e->dst->unit : BLOCK;
-	/* every other unit may need a write of its own, and a place may be split once more */
-	if ((uint64_t)XFER_WRITES_MAX * r->unit < XFER_PIECE)
-		params.piece_max = XFER_WRITES_MAX * r->unit;
 	if (!r->ranges) {
 		ranges_add(&r->all, 0, e->src->size);
 		r->ranges = &r->all;
 	}
+	params.piece_max = longest(r);
+	/* to look for zeros takes less than to hand it to a thread */
+	if (!e->dst->compress && !e->sums && !e->only_changed)
+		params.quick = QUICK;
 	e->copied = e->unchanged = e->zeros = e->unreadable = 0;
 	progress_begin(&r->progress, e->what, e->name,
 		       ranges_total(r->ranges) + (e->zero ? ranges_total(e->zero) : 0), e->json);

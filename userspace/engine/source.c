@@ -46,11 +46,18 @@ static int read_at(const char *name, int fd, char *buf, uint32_t length, uint64_
 
 /* ---- a file or a device ---------------------------------------------------- */
 
+/**
+ * struct file_source
+ * @holes: it can tell them
+ * @data, @data_end: what it has told to be data. A hole that is made there later reads as zeros, so
+ *	this can be relied on; what it told to be a hole can not.
+ */
 struct file_source {
 	struct source s;
 	int fd;
 	enum xfer_how how;
-	bool holes;		/* it can tell them */
+	bool holes;
+	uint64_t data, data_end;
 };
 
 static int file_map(struct source *s, uint64_t offset, uint64_t length, struct source_run *run,
@@ -60,7 +67,7 @@ static int file_map(struct source *s, uint64_t offset, uint64_t length, struct s
 	off_t data, hole;
 
 	*run = (struct source_run){ length, SOURCE_DATA, f->how, f->fd, offset };
-	if (!f->holes)
+	if (!f->holes || (offset >= f->data && offset + length <= f->data_end))
 		return 0;
 	data = lseek(f->fd, (off_t)offset, SEEK_DATA);
 	if (data < 0 && errno == ENXIO) {
@@ -84,8 +91,12 @@ static int file_map(struct source *s, uint64_t offset, uint64_t length, struct s
 		return 0;
 	}
 	hole = lseek(f->fd, (off_t)offset, SEEK_HOLE);
-	if (hole > (off_t)offset && (uint64_t)hole - offset < length)
-		run->length = (uint64_t)hole - offset;
+	if (hole <= (off_t)offset)
+		return 0;
+	f->data = offset;
+	f->data_end = (uint64_t)hole;
+	if (f->data_end - offset < length)
+		run->length = f->data_end - offset;
 	return 0;
 }
 

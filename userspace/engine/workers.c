@@ -60,6 +60,7 @@ static void *work(void *arg)
 	struct workers *w = t->w;
 	uint64_t one = 1;
 	struct job *job;
+	bool told;
 
 	pthread_mutex_lock(&w->lock);
 	for (;;) {
@@ -71,9 +72,13 @@ static void *work(void *arg)
 		pthread_mutex_unlock(&w->lock);
 		w->run(w->ctx, job, t->nr);
 		pthread_mutex_lock(&w->lock);
+		told = w->ended.first;
 		put(&w->ended, job);
-		/* cannot fail: it would have to be 2^64 - 1 */
-		if (write(w->event, &one, sizeof(one)) < 0)
+		/*
+		 * Who takes them takes all there are, so once is enough.  Cannot fail: it would
+		 * have to be 2^64 - 1.
+		 */
+		if (!told && write(w->event, &one, sizeof(one)) < 0)
 			abort();
 	}
 	pthread_mutex_unlock(&w->lock);

@@ -24,7 +24,7 @@ struct job {
 struct workers *workers_start(unsigned int nr, void (*run)(void *ctx, struct job *job,
 							   unsigned int worker), void *ctx);
 
-/* Readable when a job has ended that workers_ended() was not asked for. */
+/* Becomes readable when a job ends and none that has was left: all have to be taken then. */
 int workers_fd(const struct workers *w);
 void workers_add(struct workers *w, struct job *job);
 /* A job that has ended, in any order, or NULL. */

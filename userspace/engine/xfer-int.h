@@ -8,6 +8,7 @@
 
 #include "pace.h"
 #include "workers.h"
+#include "xfer-bufs.h"
 #include "xfer.h"
 
 enum state {
@@ -30,6 +31,7 @@ enum task {
  * @job, @task: while it is with a worker the rest is the worker's, too
  * @job_read: what TASK_READ failed with; the main thread asks the owner then
  * @job_ret, @err: of the job
+ * @mark: where its buffers end, for bufs_give()
  * @got: bytes read
  * @writes: in flight; those of a worker count as one
  */
@@ -42,6 +44,7 @@ struct slot {
 	enum state state;
 	struct xfer_piece piece;
 	struct xfer_bufs bufs;
+	uint64_t mark;
 	uint32_t got;
 	unsigned int writes;
 	unsigned int nr;
@@ -63,7 +66,8 @@ struct xfer {
 	unsigned int nr_workers;
 	uint64_t event;			/* what is read from the workers' eventfd */
 	bool event_armed;
-	bool fixed;			/* the buffers are registered */
+	struct bufs bufs;
+	bool fixed;			/* they are registered */
 	struct slot slot[XFER_SLOTS];
 	/* counters of pieces: oldest, next to be placed, next to be read */
 	uint64_t head, place, tail;

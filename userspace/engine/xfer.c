@@ -2,7 +2,6 @@
 /* the pipeline: io_uring in one thread, workers for what takes the processor */
 #include <linux/magic.h>
 #include <sched.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <time.h>
@@ -17,7 +16,6 @@
 #define DRAIN_NS	10000000000ull
 /* pieces that are in the processor's cache from the read to the write */
 #define THREAD_PIECE	(256u << 10)
-#define HUGE		(2u << 20)
 
 /* kinds of requests, in the low bits of user_data */
 enum kind {
@@ -114,10 +112,10 @@ static uint64_t tag(const struct xfer *x, const struct slot *s, enum kind kind,
 	return (uint64_t)(s - x->slot) << 16 | nr << 4 | kind;
 }
 
-/* Whether @p lies in the slot's buffer that is registered. */
-static bool is_fixed(const struct xfer *x, const struct slot *s, const char *p)
+/* Whether @p lies in what is registered. */
+static bool is_fixed(const struct xfer *x, const char *p)
 {
-	return x->fixed && p >= s->bufs.data && p < s->bufs.data + XFER_PIECE;
+	return x->fixed && p >= x->bufs.base && p < x->bufs.base + x->bufs.size;
 }
 
 static void submit_read(struct xfer *x, struct slot *s)
@@ -132,7 +130,7 @@ static void submit_read(struct xfer *x, struct slot *s)
 		return;
 	}
 	if (x->fixed)
-		io_uring_prep_read_fixed(sqe, s->piece.fd, to, len, at, (int)(s - x->slot));
+		io_uring_prep_read_fixed(sqe, s->piece.fd, to, len, at, 0);
 	else
 		io_uring_prep_read(sqe, s->piece.fd, to, len, at);
 	sqe->user_data = tag(x, s, KIND_READ, 0);
@@ -147,9 +145,8 @@ static void submit_write(struct xfer *x, struct slot *s, unsigned int nr)
 
 	if (!sqe)
 		return;
-	if (is_fixed(x, s, w->data))
-		io_uring_prep_write_fixed(sqe, w->fd, w->data, w->length, w->dst_offset,
-					  (int)(s - x->slot));
+	if (is_fixed(x, w->data))
+		io_uring_prep_write_fixed(sqe, w->fd, w->data, w->length, w->dst_offset, 0);
 	else
 		io_uring_prep_write(sqe, w->fd, w->data, w->length, w->dst_offset);
 	sqe->user_data = tag(x, s, KIND_WRITE, nr);
@@ -206,12 +203,34 @@ static unsigned int depth(const struct xfer *x)
 	return x->how == XFER_THREAD && few < XFER_SLOTS ? few : XFER_SLOTS;
 }
 
+/* What a piece of so many bytes takes of the buffers. */
+static uint32_t room_for(const struct xfer *x, uint32_t bytes)
+{
+	uint32_t unit = x->params.piece_min;
+
+	return unit ? (bytes + unit - 1) / unit * unit : bytes;
+}
+
+static bool take_bufs(struct xfer *x, struct slot *s)
+{
+	struct xfer_piece *p = &s->piece;
+	uint32_t bytes = room_for(x, p->ask > p->length ? p->ask : (uint32_t)p->length);
+
+	if (p->length > p->max || !bufs_room(&x->bufs, bytes)) {
+		stop(x, fail_with(err_of(x), EINVAL, "a piece of %llu bytes, %u is the most",
+				  (ull)p->length, p->max));
+		return false;
+	}
+	s->mark = bufs_take(&x->bufs, bytes, &s->bufs);
+	return true;
+}
+
 static uint64_t start_reads(struct xfer *x)
 {
 	uint64_t wait = TICK_NS;
 
 	while (!x->end && !x->ret && x->tail - x->head < depth(x) &&
-	       may_read(x, &wait)) {
+	       bufs_room(&x->bufs, room_for(x, piece_max(x))) && may_read(x, &wait)) {
 		struct slot *s = slot_of(x, x->tail);
 		int ret;
 
@@ -226,11 +245,15 @@ static uint64_t start_reads(struct xfer *x)
 			break;
 		}
 		s->got = 0;
-		x->tail++;
+		s->mark = 0;
 		if (s->piece.how == XFER_NONE) {
 			s->state = READ;
+			x->tail++;
 			continue;
 		}
+		if (!take_bufs(x, s))
+			break;
+		x->tail++;
 		x->how = s->piece.how;
 		x->read_bytes += s->piece.length;
 		if (s->piece.how == XFER_RING) {
@@ -294,6 +317,7 @@ static void retire(struct xfer *x)
 			pace_moved(&x->pace, s->piece.length, now_ns());
 		x->done_bytes += s->piece.length;
 		s->state = FREE;
+		bufs_give(&x->bufs, s->mark);
 		x->head++;
 	}
 }
@@ -344,10 +368,19 @@ static void start_sync(struct xfer *x)
 /* The data is there. */
 static void read_done(struct xfer *x, struct slot *s)
 {
-	if (x->ops.work && !x->ret)
+	int ret;
+
+	s->state = READ;
+	if (!x->ops.work || x->ret)
+		return;
+	if (s->piece.length > x->params.quick) {
+		s->state = READING;
 		give(x, s, TASK_WORK);
-	else
-		s->state = READ;
+		return;
+	}
+	ret = x->ops.work(x->ctx, &s->piece, &s->bufs, 0, x->err);
+	if (ret)
+		stop(x, ret);
 }
 
 static void read_bad(struct xfer *x, struct slot *s, int code)
@@ -528,36 +561,26 @@ static void loop(struct xfer *x)
 
 /* ---- beginning and end --------------------------------------------------- */
 
+/* As many pieces as there can be; what is not touched takes no memory. */
 static size_t bytes_of_buffers(const struct xfer_params *params)
 {
-	size_t one = XFER_PIECE + (params->extra ? XFER_PIECE : 0);
+	uint64_t bytes = params->piece_max ? params->piece_max * (uint64_t)XFER_SLOTS : XFER_BUFFER;
 
-	return XFER_SLOTS * one + HUGE;
+	return bytes < XFER_BUFFER ? (size_t)bytes : XFER_BUFFER;
 }
 
-static int make_buffers(struct xfer *x, char **map)
+static int make_buffers(struct xfer *x)
 {
-	struct iovec iov[XFER_SLOTS];
-	char *at;
+	struct iovec iov;
 	int i;
 
-	*map = mmap(NULL, bytes_of_buffers(&x->params), PROT_READ | PROT_WRITE,
-		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (*map == MAP_FAILED)
+	if (bufs_make(&x->bufs, bytes_of_buffers(&x->params), x->params.extra))
 		return -ENOMEM;
-	at = *map + (HUGE - (uintptr_t)*map % HUGE) % HUGE;
-	(void)madvise(at, bytes_of_buffers(&x->params) - HUGE, MADV_HUGEPAGE);
-	for (i = 0; i < XFER_SLOTS; i++) {
-		struct slot *s = &x->slot[i];
-
-		s->bufs.data = at + (size_t)i * XFER_PIECE;
-		if (x->params.extra)
-			s->bufs.extra = at + (size_t)(XFER_SLOTS + i) * XFER_PIECE;
-		s->bufs.own = xcalloc(1, x->params.own_size);
-		iov[i] = (struct iovec){ s->bufs.data, XFER_PIECE };
-	}
+	for (i = 0; i < XFER_SLOTS; i++)
+		x->slot[i].bufs.own = xcalloc(1, x->params.own_size);
 	/* saves looking the pages up each time; RLIMIT_MEMLOCK may be against it */
-	x->fixed = !io_uring_register_buffers(&x->ring, iov, XFER_SLOTS);
+	iov = (struct iovec){ x->bufs.base, x->bufs.size };
+	x->fixed = !io_uring_register_buffers(&x->ring, &iov, 1);
 	return 0;
 }
 
@@ -583,7 +606,7 @@ static int make_ring(struct xfer *x)
 	return ret;
 }
 
-static void free_all(struct xfer *x, char *map)
+static void free_all(struct xfer *x)
 {
 	unsigned int i;
 
@@ -595,7 +618,7 @@ static void free_all(struct xfer *x, char *map)
 		workers_stop(x->workers);
 	for (i = 0; i < XFER_SLOTS; i++)
 		free(x->slot[i].bufs.own);
-	munmap(map, bytes_of_buffers(&x->params));
+	bufs_free(&x->bufs);
 	free(x);
 }
 
@@ -604,7 +627,6 @@ int xfer_run(const struct xfer_ops *ops, void *ctx,
 {
 	struct xfer *x = xcalloc(1, sizeof(*x));
 	struct cbw_error dummy;
-	char *map;
 	int ret;
 
 	if (abandoned)
@@ -625,7 +647,7 @@ int xfer_run(const struct xfer_ops *ops, void *ctx,
 				 ret == -EPERM || ret == -ENOSYS ?
 				 " (is kernel.io_uring_disabled set?)" : "");
 	}
-	if (make_buffers(x, &map)) {
+	if (make_buffers(x)) {
 		io_uring_queue_exit(&x->ring);
 		free(x);
 		return fail_with(err, ENOMEM, "out of memory");
@@ -640,6 +662,6 @@ int xfer_run(const struct xfer_ops *ops, void *ctx,
 	ret = x->ret;
 	if (abandoned)
 		*abandoned = x->abandoned;
-	free_all(x, map);
+	free_all(x);
 	return ret;
 }

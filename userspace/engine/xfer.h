@@ -21,7 +21,8 @@
 
 #define XFER_PIECE	(1u << 20)	/* most a piece can have */
 #define XFER_PIECE_MIN	(128u << 10)
-#define XFER_SLOTS	32		/* pieces in flight */
+#define XFER_SLOTS	128		/* pieces in flight, */
+#define XFER_BUFFER	(32u << 20)	/* and bytes: a power of two */
 #define XFER_WRITES_MAX	64		/* writes of one piece */
 #define XFER_WORKERS_MAX 16
 
@@ -42,11 +43,11 @@ enum xfer_how {
 
 /**
  * struct xfer_piece - a range to move
- * @max: filled in for next(): how long the piece should be at most, a power of two; up to
- *	XFER_PIECE is possible, with XFER_NONE any length
+ * @max: filled in for next(): how long the piece may be at most, a power of two; with
+ *	XFER_NONE any length
  * @offset: where it belongs; for the owner, the engine does not look at it
  * @length: bytes that have to be read
- * @ask: bytes to ask for, @length to XFER_PIECE: the read may end early, behind
+ * @ask: bytes to ask for, @length to @max: the read may end early, behind
  *	@length, at the end of the file (so that O_DIRECT can ask for whole blocks)
  * @how: who reads it
  * @fd, @src_offset: where, with XFER_RING and XFER_THREAD
@@ -77,7 +78,7 @@ struct xfer_write {
 
 /**
  * struct xfer_bufs - what belongs to a piece
- * @data: XFER_PIECE bytes, what was read
+ * @data: what was read: @length or @ask bytes, rounded up to 4096 and to params.piece_min
  * @extra: the same for the owner, if params.extra
  * @own: params.own_size bytes for the owner; 0 in the beginning
  */
@@ -133,6 +134,8 @@ struct xfer_ops {
  * @rate: bytes per second that are read, 0: no limit
  * @piece_min, @piece_max: pieces are not to be shorter, but at an end, or longer; powers of
  *	two, 0: as it likes
+ * @quick: how long a piece may be for work() to be called in the thread of xfer_run() (as
+ *	worker 0), since handing it over takes longer than the work; 0: none
  * @extra: a second buffer for each piece
  * @own_size: see struct xfer_bufs
  * @workers: threads, 0: one for each processor
@@ -143,6 +146,7 @@ struct xfer_params {
 	uint64_t sync_bytes;
 	uint64_t rate;
 	uint32_t piece_min, piece_max;
+	uint32_t quick;
 	bool extra;
 	uint32_t own_size;
 	unsigned int workers;
