@@ -22,6 +22,7 @@ SCALE = 2
 CLIENTS = 8
 BEFORE_S = 8
 AFTER_S = 3
+LONGEST = dict(linear=1, cbw=2, snap=6)	# that a backup may take, to the target's speed
 CBW = os.path.join(TMP, "cbw")
 SOCK = os.path.join(TMP, "pgsock")
 MOUNT = os.path.join(TMP, "pg")
@@ -91,17 +92,18 @@ class Postgres:
             self.go("pg_ctl", "stop", "-m", "immediate", "-w", "-s", "-D", self.data)
 
 
-def backup(kind, origin, store, target):
+def backup(tested, origin, store, target):
     """From the snapshot to the copy's end; what is left is removed."""
     n = sectors(origin)
-    if kind == "cbw":
+    if tested.startswith("cbw"):
         run(CBW, "backup", "top", "--to", target, "--store", store, "--force")
-    elif kind == "snap":
+    elif tested.startswith("snap"):
+        _, kept, chunk = tested.split("-")
         rig.zero_head(store)
         dm.suspend("top")
         try:
             dm.load("top", "0 %d snapshot-origin %s" % (n, origin))
-            shot = dm.create("shot", "0 %d snapshot %s %s P 8" % (n, origin, store))
+            shot = dm.create("shot", "0 %d snapshot %s %s %s %d" % (n, origin, store, kept, int(chunk[:-1]) * 2))
         finally:
             dm.resume("top")
         run("dd", "if=" + shot, "of=" + target, "bs=1M", "iflag=direct", "oflag=direct", "conv=fsync", "status=none")
@@ -126,14 +128,16 @@ def pgbench(s):
         mounted = True
         pg = Postgres()
         pg.start()
-        pg.begin(int(2 + BEFORE_S + 4 * VOLUME_MIB / TARGET_MIB_S + AFTER_S))
+        pg.begin(int(2 + BEFORE_S + LONGEST[kind] * VOLUME_MIB / TARGET_MIB_S + AFTER_S))
         time.sleep(2)
         at = [time.time()]
         time.sleep(BEFORE_S)
         at.append(time.time())
-        backup(kind, origin, store, target)
+        backup(s["target"], origin, store, target)
         at.append(time.time())
         times = pg.end()
+        if max(times) < at[-1]:
+            raise RuntimeError("the backup took longer than pgbench ran")
     finally:
         if pg:
             pg.kill()

@@ -170,7 +170,7 @@ def memory():
 
 def databases():
     """A database while its volume is backed up: see database.py."""
-    for target in ("linear", "cbw-4k", "snap-P-4k"):
+    for target in ("linear", "cbw-4k", "snap-N-4k", "snap-P-4k"):
         yield scenario("database/pgbench", target, [dict(row="database/pgbench")], special="pgbench")
 
 
