@@ -33,9 +33,8 @@ static int prepare_chain(struct job *j, struct cbw_error *err)
 }
 
 /*
- * A bitmap with a gap goes first, and for good: were it only enabled again, a run that
- * dies now would leave it with its old base, which an increment would trust. And what a
- * snapshot is limited to has to be there before it is made.
+ * What a snapshot is limited to has to be there before it is made. All else is done at the cut:
+ * if there is none, nothing has changed.
  */
 static int prepare_bitmaps(struct backup *b, struct job *j, struct cbw_error *err)
 {
@@ -43,25 +42,21 @@ static int prepare_bitmaps(struct backup *b, struct job *j, struct cbw_error *er
 	struct cbw_txn *txn;
 	int ret;
 
-	if (!d->replace && !d->second_replace && d->second != SECOND_COPY)
+	if (d->replace)
+		j->before.base = (struct cbw_cut_id){ 0 };
+	if (d->second != SECOND_COPY)
 		return 0;
 	txn = cbw_txn_new();
 	if (!txn)
 		return fail_with(err, ENOMEM, "out of memory");
-	if (d->replace)
-		cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_REMOVE, j->dev.dev,
-			       j->chain.bitmap, NULL);
 	if (d->second_replace)
 		cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_REMOVE, j->dev.dev, j->second, NULL);
-	if (d->second == SECOND_COPY)
-		cbw_txn_bitmap_copy(txn, j->dev.dev, j->second, (struct cbw_devno){ 0 },
-				    j->chain.bitmap, NULL);
+	cbw_txn_bitmap_copy(txn, j->dev.dev, j->second, (struct cbw_devno){ 0 },
+			    j->chain.bitmap, NULL);
 	ret = cbw_txn_run(b->session, txn, NULL, err);
 	if (ret == -ENOSPC && make_room(b))
 		ret = cbw_txn_run(b->session, txn, NULL, err);
 	cbw_txn_free(txn);
-	if (d->replace)
-		j->before.base = (struct cbw_cut_id){ 0 };
 	return ret;
 }
 
@@ -72,12 +67,22 @@ static int add_actions(const struct job *j, struct cbw_txn *txn)
 
 	/* another one's snapshot rotates the bitmap it is limited to */
 	if (d->type == ENTRY_FULL) {
+		/* it loses its base with that, so a run that dies leaves none to be trusted */
+		if (d->enable)
+			cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_ENABLE, j->dev.dev,
+				       bitmap, NULL);
+		if (d->replace)
+			cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_REMOVE, j->dev.dev,
+				       bitmap, NULL);
 		if (d->add)
 			cbw_txn_bitmap_add(txn, j->dev.dev, bitmap,
 					   j->before.granularity, 0, NULL);
 		if (bitmap)
 			cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_ROTATE, j->dev.dev,
 				       bitmap, NULL);
+		if (d->second == SECOND_ADD && d->second_replace)
+			cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_REMOVE, j->dev.dev,
+				       j->second, NULL);
 		if (d->second == SECOND_ADD)
 			cbw_txn_bitmap_add(txn, j->dev.dev, j->second,
 					   j->before.granularity, 0, NULL);

@@ -247,18 +247,21 @@ int backup_run(struct backup *b)
 	return backup_finish(b);
 }
 
-/* What was added is of no use to anybody. */
+/* What was added is of no use to anybody, and what did not record does not. */
 void backup_undo_bitmaps(struct backup *b, struct job *j)
 {
 	struct cbw_txn *txn;
 
-	if (!j->decision.add && j->decision.second != SECOND_ADD)
+	if (!j->decision.add && !j->decision.enable && j->decision.second != SECOND_ADD)
 		return;
 	txn = cbw_txn_new();
 	if (!txn)
 		return;
 	if (j->decision.add)
 		cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_REMOVE, j->dev.dev,
+			       j->chain.bitmap, NULL);
+	if (j->decision.enable)
+		cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_DISABLE, j->dev.dev,
 			       j->chain.bitmap, NULL);
 	if (j->decision.second == SECOND_ADD)
 		cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_REMOVE, j->dev.dev, j->second, NULL);

@@ -132,6 +132,18 @@ static bool can_differ(const struct chain *chain, const struct cbw_bitmap *bitma
 	return true;
 }
 
+/*
+ * So that a full one can be the base of what comes: what it is (transient, its granularity)
+ * stays, and if the backup fails it is as it was.
+ */
+static void mend(const struct cbw_bitmap *bitmap, struct decision *d)
+{
+	if (bitmap->flags & CBW_BITMAP_INCONSISTENT)
+		d->add = d->replace = true;
+	else if (!(bitmap->flags & CBW_BITMAP_ENABLED))
+		d->enable = true;
+}
+
 void chain_decide(const struct chain *chain, const struct cbw_bitmap *bitmap,
 		  const struct cbw_bitmap *second, uint64_t size, enum backup_mode mode,
 		  struct decision *d)
@@ -151,8 +163,8 @@ void chain_decide(const struct chain *chain, const struct cbw_bitmap *bitmap,
 		return;
 	}
 	d->add = !bitmap;
-	if (bitmap && has_gap(bitmap))
-		d->add = d->replace = true;
+	if (bitmap)
+		mend(bitmap, d);
 	d->second = second ? SECOND_ROTATE :
 		mode == MODE_DIFFERENTIAL ? SECOND_ADD : SECOND_LEAVE;
 	if (second && has_gap(second)) {
@@ -181,6 +193,6 @@ void chain_decide_alone(const struct cbw_bitmap *bitmap, const char *name,
 		}
 		d->fallback = true;
 	}
-	if (bitmap && has_gap(bitmap))
-		d->add = d->replace = true;
+	if (bitmap)
+		mend(bitmap, d);
 }

@@ -215,10 +215,11 @@ enum second_step {
  * @parent: id of the entry it goes on top of; 0: full
  * @fallback: full although something else was wanted, or cannot be (@reason)
  * @add: the bitmap has to be added
- * @replace: it has to be removed first: it has a gap, or is inconsistent, and
- *	no base of it must ever count again
+ * @enable: it has to record again from the cut on, which takes the base that it may have
+ * @replace: it has to be removed at the cut: it is inconsistent, and no base of it must
+ *	ever count again
  * @second: what becomes of the second bitmap
- * @second_replace: the second one has to be removed first
+ * @second_replace: the second one has to be removed before it is added or copied
  * @reason: in words; empty if there is nothing to say
  */
 struct decision {
@@ -226,6 +227,7 @@ struct decision {
 	uint32_t parent;
 	bool fallback;
 	bool add;
+	bool enable;
 	bool replace;
 	enum second_step second;
 	bool second_replace;

@@ -309,13 +309,13 @@ static void decide(void **state)
 	b.base = three;
 	/* gaps */
 	b.flags = 0;
-	CHECK(MODE_AUTO, &b, size, ENTRY_FULL, true, true, "disabled");
-	assert_true(d.replace);
-	CHECK(MODE_FULL, &b, size, ENTRY_FULL, false, true, "");
-	assert_true(d.replace);
+	CHECK(MODE_AUTO, &b, size, ENTRY_FULL, true, false, "disabled");
+	assert_true(d.enable && !d.replace);
+	CHECK(MODE_FULL, &b, size, ENTRY_FULL, false, false, "");
+	assert_true(d.enable && !d.replace);
 	b.flags = CBW_BITMAP_ENABLED | CBW_BITMAP_INCONSISTENT;
 	CHECK(MODE_AUTO, &b, size, ENTRY_FULL, true, true, "inconsistent");
-	assert_true(d.replace);
+	assert_true(d.replace && !d.enable);
 	b.flags = CBW_BITMAP_ENABLED;
 	/* resized */
 	CHECK(MODE_AUTO, &b, size + 512, ENTRY_FULL, true, false, "bytes now");
@@ -443,7 +443,7 @@ static void differential(void **state)
 	with_base(&b, '6')->flags = 0;
 	DECIDE(MODE_DIFFERENTIAL, &b, NULL);
 	IS(ENTRY_FULL, 0, true, SECOND_ADD);
-	assert_true(d.replace);
+	assert_true(d.enable && !d.add && !d.replace);
 	DECIDE(MODE_DIFFERENTIAL, with_base(&b, 0), with_base(&s, 0));
 	IS(ENTRY_FULL, 0, true, SECOND_ROTATE);
 	/* resized */
