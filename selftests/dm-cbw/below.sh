@@ -1,9 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 45
+# budget: 60
 #
 # What lies on the volume itself is no place for its store, backup or container: through file
 # systems that make their device numbers up (btrfs, overlayfs), loop devices and device-mapper.
+# Neither is what may lie there, as far as can be told from here.
 # shellcheck disable=SC2317,SC2154,SC2086,SC2119,SC1091
 . "${0%/*}/lib.sh"
 
@@ -54,10 +55,39 @@ on_loop()
 	local dev rc
 
 	truncate -s 40M "$M/image" && dev=$(losetup --show -f "$M/image") || return
-	mkfs.ext4 -q "$dev" && mount "$dev" "$CBW_TMP/over" && refused "$CBW_TMP/over"
+	mkfs.ext4 -q "$dev" && mount "$dev" "$CBW_TMP/over" && refused "$CBW_TMP/over" &&
+		rm "$M/image" && refused "$CBW_TMP/over"
 	rc=$?
 	umount "$CBW_TMP/over"
 	losetup -d "$dev"
+	return $rc
+}
+
+# An overlay whose upper directory is in another mount namespace, as a container has it.
+elsewhere_mounted()
+{
+	local rc=0 what
+
+	mount -t overlay -o "lowerdir=$CBW_TMP/low,upperdir=$M/up dir,workdir=$M/work" \
+		overlay "$CBW_TMP/over" && truncate -s 16M "$CBW_TMP/over/file" || return
+	for what in "--to $CBW_TMP/b --store $CBW_TMP/over/file" \
+		    "--to $CBW_TMP/over/x.raw --store $store"; do
+		unshare -m bash -c "umount -l '$M' && exec '$CBW' backup dut $what" \
+			>"$TOOL_OUT" 2>&1
+		expect "status of $what" $? 1 && says "may lie on volume dut itself" || rc=1
+	done
+	umount "$CBW_TMP/over"
+	return $rc
+}
+
+# The root is an overlay whose upper directory was left behind when it became that.
+not_there()
+{
+	local rc
+
+	truncate -s 16M /cbw-below && tool 0 backup dut --to "$CBW_TMP/b" --store /cbw-below
+	rc=$?
+	rm -rf /cbw-below "$CBW_TMP/b"
 	return $rc
 }
 
@@ -84,7 +114,9 @@ t "set up" setup
 keep
 t "a file system on it" on_ext4
 t "an overlay that writes to it" on_overlay
-t "a loop device of a file on it" on_loop
+t "a loop device of a file on it, deleted, too" on_loop
+t "an overlay that writes where nobody here sees it" elsewhere_mounted
+t "an overlay that cannot write to it" not_there
 t "btrfs, one of two devices" on_btrfs
 t "elsewhere" elsewhere
 finish
