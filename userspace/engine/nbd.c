@@ -2,6 +2,9 @@
 /*
  * NBD servers as source and sink, by libnbd: a connection for each worker where the server
  * says that they see each other's writes, else one for all of them.
+ *
+ * A server may never answer, so nothing waits in libnbd: a signal ends each wait. What was asked
+ * then is still under way, with our buffers, so its connection is not used any more.
  */
 #include <libnbd.h>
 #include <pthread.h>
@@ -12,10 +15,13 @@
 
 #define MAP_AT_ONCE	(1u << 30)	/* a request has 32 bits of length */
 #define ZERO_AT_ONCE	(64u << 20)
+#define TICK_MS		100	/* signals are looked for so often */
+#define GOODBYE_MS	5000	/* a server gets as long to close a connection */
 
 struct conn {
 	struct nbd_handle *h;
 	pthread_mutex_t lock;	/* one request at a time */
+	bool left;		/* a request was given up */
 };
 
 /**
@@ -40,17 +46,82 @@ static int nbd_fail(const struct nbd *n, const char *what, struct cbw_error *err
 			 nbd_get_error() ? nbd_get_error() : "it failed");
 }
 
-static struct conn *take(struct nbd *n, unsigned int worker)
+/* NULL: it is over */
+static struct conn *take(struct nbd *n, unsigned int worker, struct cbw_error *err)
 {
 	struct conn *c = &n->conn[worker % n->nr];
 
 	pthread_mutex_lock(&c->lock);
-	return c;
+	if (!c->left && !stop_signal)
+		return c;
+	pthread_mutex_unlock(&c->lock);
+	if (stop_signal)
+		fail_with(err, EINTR, "stopped by signal %d", (int)stop_signal);
+	else
+		fail_with(err, EIO, "%s: the connection has failed", esc(n->name));
+	return NULL;
 }
 
 static void give(struct conn *c)
 {
 	pthread_mutex_unlock(&c->lock);
+}
+
+static int stopped(struct conn *c, struct cbw_error *err)
+{
+	c->left = true;
+	return fail_with(err, EINTR, "stopped by signal %d", (int)stop_signal);
+}
+
+/* One tick of waiting: 0, or an error. */
+static int wait_tick(const struct nbd *n, struct conn *c, const char *what, struct cbw_error *err)
+{
+	if (stop_signal)
+		return stopped(c, err);
+	if (nbd_poll(c->h, TICK_MS) < 0 && nbd_get_errno() != EINTR)
+		return nbd_fail(n, what, err);
+	return 0;
+}
+
+/* For the end of a request that was begun: @cookie, -1: it could not be. */
+static int finish(const struct nbd *n, struct conn *c, int64_t cookie, const char *what,
+		  struct cbw_error *err)
+{
+	int done = cookie < 0 ? -1 : 0, ret;
+
+	while (!done) {
+		done = nbd_aio_command_completed(c->h, (uint64_t)cookie);
+		ret = done ? 0 : wait_tick(n, c, what, err);
+		if (ret) {
+			c->left = true;
+			return ret;
+		}
+	}
+	return done < 0 ? nbd_fail(n, what, err) : 0;
+}
+
+static int connect_to(const struct nbd *n, struct conn *c, struct cbw_error *err)
+{
+	int ret = 0;
+
+	if (nbd_aio_connect_uri(c->h, n->name))
+		return nbd_fail(n, "connecting", err);
+	while (!ret && nbd_aio_is_connecting(c->h))
+		ret = wait_tick(n, c, "connecting", err);
+	return ret || nbd_aio_is_ready(c->h) ? ret : nbd_fail(n, "connecting", err);
+}
+
+/* It says good-bye, and sees that the server has heard it. */
+static void leave(struct conn *c)
+{
+	int waited = 0;
+
+	if (!c->left && nbd_aio_is_ready(c->h) && !nbd_aio_disconnect(c->h, 0))
+		while (!nbd_aio_is_closed(c->h) && !nbd_aio_is_dead(c->h) && !stop_signal &&
+		       waited < GOODBYE_MS && nbd_poll(c->h, TICK_MS) >= 0)
+			waited += TICK_MS;
+	nbd_close(c->h);
+	pthread_mutex_destroy(&c->lock);
 }
 
 static int add(struct nbd *n, struct cbw_error *err)
@@ -62,22 +133,17 @@ static int add(struct nbd *n, struct cbw_error *err)
 		return nbd_fail(n, "no handle", err);
 	pthread_mutex_init(&c->lock, NULL);
 	n->nr++;
-	if (nbd_add_meta_context(c->h, LIBNBD_CONTEXT_BASE_ALLOCATION) ||
-	    nbd_connect_uri(c->h, n->name))
+	if (nbd_add_meta_context(c->h, LIBNBD_CONTEXT_BASE_ALLOCATION))
 		return nbd_fail(n, "connecting", err);
-	return 0;
+	return connect_to(n, c, err);
 }
 
 static void nbd_end(struct nbd *n)
 {
 	unsigned int i;
 
-	for (i = 0; i < n->nr; i++) {
-		if (nbd_aio_is_ready(n->conn[i].h))
-			(void)nbd_shutdown(n->conn[i].h, 0);
-		nbd_close(n->conn[i].h);
-		pthread_mutex_destroy(&n->conn[i].lock);
-	}
+	for (i = 0; i < n->nr; i++)
+		leave(&n->conn[i]);
 	free(n->conn);
 }
 
@@ -117,9 +183,7 @@ static int nbd_begin(struct nbd *n, const char *uri, unsigned int workers, bool 
 			ret = add(n, err);
 	/* a server that wants only so many connections: those that there are will do */
 	if (ret && n->nr > 1) {
-		n->nr--;
-		nbd_close(n->conn[n->nr].h);
-		pthread_mutex_destroy(&n->conn[n->nr].lock);
+		leave(&n->conn[--n->nr]);
 		ret = 0;
 	}
 	if (!ret)
@@ -132,15 +196,17 @@ bad:
 static int nbd_get(struct nbd *n, uint64_t offset, void *buf, uint32_t length,
 		   unsigned int worker, struct cbw_error *err)
 {
-	struct conn *c = take(n, worker);
+	struct conn *c = take(n, worker, err);
 	char *p = buf;
 	int ret = 0;
 
+	if (!c)
+		return -err->code;
 	while (length && !ret) {
 		uint32_t now = length < n->most ? length : n->most;
 
-		if (nbd_pread(c->h, p, now, offset, 0))
-			ret = nbd_fail(n, "reading", err);
+		ret = finish(n, c, nbd_aio_pread(c->h, p, now, offset, NBD_NULL_COMPLETION, 0),
+			     "reading", err);
 		p += now;
 		offset += now;
 		length -= now;
@@ -192,14 +258,17 @@ static int nbd_map(struct source *s, uint64_t offset, uint64_t length, struct so
 	struct status st = { 0 };
 	nbd_extent_callback cb = { .callback = on_extents, .user_data = &st };
 	struct conn *c;
-	int ret = 0;
+	int ret;
 
 	*run = (struct source_run){ length, SOURCE_CALL, XFER_CALL, -1, 0 };
 	if (!n->maps)
 		return 0;
-	c = take(n, 0);
-	if (nbd_block_status(c->h, length < MAP_AT_ONCE ? length : MAP_AT_ONCE, offset, cb, 0))
-		ret = nbd_fail(n, "block status", err);
+	c = take(n, 0, err);
+	if (!c)
+		return -err->code;
+	ret = finish(n, c, nbd_aio_block_status(c->h, length < MAP_AT_ONCE ? length : MAP_AT_ONCE,
+						offset, cb, NBD_NULL_COMPLETION, 0),
+		     "block status", err);
 	give(c);
 	/* a server may answer with nothing of use: then it is data */
 	if (ret || !st.length)
@@ -268,17 +337,19 @@ static int nbd_put(struct sink *s, const struct xfer_write *w, unsigned int work
 		   struct cbw_error *err)
 {
 	struct nbd *n = &((struct nbd_sink *)s)->n;
-	struct conn *c = take(n, worker);
+	struct conn *c = take(n, worker, err);
 	uint64_t at = w->dst_offset;
 	uint32_t left = w->length;
 	const char *p = w->data;
 	int ret = 0;
 
+	if (!c)
+		return -err->code;
 	while (left && !ret) {
 		uint32_t now = left < n->most ? left : n->most;
 
-		if (nbd_pwrite(c->h, p, now, at, 0))
-			ret = nbd_fail(n, "writing", err);
+		ret = finish(n, c, nbd_aio_pwrite(c->h, p, now, at, NBD_NULL_COMPLETION, 0),
+			     "writing", err);
 		p += now;
 		at += now;
 		left -= now;
@@ -291,18 +362,21 @@ static int nbd_put_zero(struct sink *s, uint64_t offset, uint64_t length, struct
 {
 	static const char zeros[XFER_PIECE_MIN];
 	struct nbd *n = &((struct nbd_sink *)s)->n;
-	struct conn *c = take(n, 0);
+	struct conn *c = take(n, 0, err);
 	int ret = 0;
 
+	if (!c)
+		return -err->code;
 	while (length && !ret) {
 		uint64_t most = n->zeroes ? ZERO_AT_ONCE :
 			n->most < sizeof(zeros) ? n->most : sizeof(zeros);
 		uint64_t now = length < most ? length : most;
 
-		if (n->zeroes ? nbd_zero(c->h, now, offset, 0) :
-		    nbd_pwrite(c->h, zeros, now, offset, 0))
-			ret = nbd_fail(n, "writing zeros", err);
-		else if (stop_signal)
+		ret = finish(n, c, n->zeroes ?
+			     nbd_aio_zero(c->h, now, offset, NBD_NULL_COMPLETION, 0) :
+			     nbd_aio_pwrite(c->h, zeros, now, offset, NBD_NULL_COMPLETION, 0),
+			     "writing zeros", err);
+		if (!ret && stop_signal)
 			ret = fail_with(err, EINTR, "stopped by signal %d", (int)stop_signal);
 		offset += now;
 		length -= now;
@@ -321,14 +395,15 @@ static int nbd_sink_flush(struct sink *s, struct cbw_error *err)
 {
 	struct nbd *n = &((struct nbd_sink *)s)->n;
 	struct conn *c;
-	int ret = 0;
+	int ret;
 
 	if (!n->flushes)
 		return 0;
 	/* one is enough: there are several only where the server says that it is */
-	c = take(n, 0);
-	if (nbd_flush(c->h, 0))
-		ret = nbd_fail(n, "flushing", err);
+	c = take(n, 0, err);
+	if (!c)
+		return -err->code;
+	ret = finish(n, c, nbd_aio_flush(c->h, NBD_NULL_COMPLETION, 0), "flushing", err);
 	give(c);
 	return ret;
 }
