@@ -417,9 +417,9 @@ int qcow2_create(const char *path, const struct qcow2_create_opts *opts,
 {
 	struct qcow2_image *img = NULL, *backing = NULL;
 	struct q2_layer fake = { .fd = -1 }, *l = NULL;
+	unsigned int mode, i;
+	bool arrange, made = false;
 	uint32_t cluster;
-	unsigned int i;
-	bool arrange;
 	int ret;
 
 	if (!path || !opts || !out)
@@ -450,8 +450,11 @@ int qcow2_create(const char *path, const struct qcow2_create_opts *opts,
 		if (ret)
 			goto out;
 	}
-	ret = q2_open_file(path, O_RDWR | O_CREAT | (opts->flags & QCOW2_CREATE_EXCL ? O_EXCL : 0),
-			   opts->mode ? opts->mode : 0600, &l, err);
+	mode = opts->mode ? opts->mode : 0600;
+	ret = q2_open_file(path, O_RDWR | O_CREAT | O_EXCL, mode, &l, err);
+	made = !ret;
+	if (ret == -EEXIST && !(opts->flags & QCOW2_CREATE_EXCL))
+		ret = q2_open_file(path, O_RDWR | O_CREAT, mode, &l, err);
 	if (ret)
 		goto out;
 	ret = refuse_own_backing(backing, path, opts, l, err);
@@ -497,6 +500,9 @@ int qcow2_create(const char *path, const struct qcow2_create_opts *opts,
 	*out = img;
 	img = NULL;
 out:
+	/* only who has it open knows that it is ours */
+	if (ret && made)
+		unlink(path);
 	q2_layer_free(l);
 	qcow2_close(img);
 	qcow2_close(backing);

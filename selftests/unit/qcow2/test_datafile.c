@@ -281,6 +281,12 @@ static void create_arguments(void **state)
 	assert_int_equal(try_create(&o, "protocols are not supported"), -EOPNOTSUPP);
 	o.data_file = "missing/x";
 	assert_int_equal(try_create(&o, "data file: missing/x: cannot create"), -ENOENT);
+	/* what was made is gone, what was there is not */
+	assert_int_equal(access("c.qcow2", F_OK), -1);
+	write_file("c.qcow2", "abc", 3);
+	assert_int_equal(try_create(&o, "data file: missing/x: cannot create"), -ENOENT);
+	assert_int_equal(access("c.qcow2", F_OK), 0);
+	assert_int_equal(unlink("c.qcow2"), 0);
 	o.data_file = "/dev/null";
 	assert_int_equal(try_create(&o, "neither a regular file"), -EINVAL);
 	o.data_file = "./c.qcow2";
