@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 160
+# budget: 180
 #
 # cbw backup to what is no chain: an image, a raw file, a device, an NBD server, a stream. In
 # full, and as increments on top of what the bitmap's base is; what fails leaves the bitmap.
@@ -208,6 +208,22 @@ failures()
 		[[ ! -e $TO/s.raw.part ]]
 }
 
+# The second run to a file or device is told, and does the first one no harm.
+at_once()
+{
+	local to
+
+	truncate -s 16M "$CBW_TMP/store2" || return
+	for to in "$TO/two.raw" "$target"; do
+		bg b "$CBW" backup dut --to "$to" --store "$store" --rate 4M
+		until_true 10 eval "dmsetup status --target cbw-snapshot | grep -q active" &&
+			nap 1 || return
+		tool 1 backup dut --to "$to" --store "$CBW_TMP/store2" && says "in use" || return
+		ends b 0 && same "$to" || return
+	done
+	[[ ! -e $TO/two.raw.part ]] && rm "$TO/two.raw" && no_snapshots
+}
+
 merged()
 {
 	[[ $(bitmap_get dut b flags) != *b* ]]
@@ -258,6 +274,7 @@ t "in full: standard output" to_stdout
 t "increments: a raw file" increments
 t "increments: NBD, a device, images" increments_elsewhere
 t "what fails leaves the bitmap" failures
+t "two at once" at_once
 t "what is refused" refused
 drop_stale
 umount "$TO"

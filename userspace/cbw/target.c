@@ -33,6 +33,58 @@ bool target_format_ok(const char *format)
 	return !format || !strcmp(format, "raw") || !strcmp(format, "qcow2");
 }
 
+/* What a run that was killed has left under the other name; one that is at work has it. */
+static int clear_part(const struct target *t, struct cbw_error *err)
+{
+	int fd, ret;
+
+	do {
+		fd = open(t->part, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+		if (fd < 0 && errno == ENOENT)
+			return 0;
+		ret = fd < 0 ? 0 : sink_lock(fd, t->part, err);
+		if (!ret && unlink(t->part) && errno != ENOENT)
+			ret = fail_with(err, errno, "%s: %s", esc(t->part), strerror(errno));
+		if (fd >= 0)
+			close(fd);
+	} while (ret == -ESTALE);
+	return ret;
+}
+
+/* An image that is to be overwritten: nobody else is to have it. Its descriptor, or an error */
+static int lock_old(const struct target *t, struct cbw_error *err)
+{
+	int fd = open(t->name, O_RDWR | O_CLOEXEC), ret;
+
+	if (fd < 0)
+		return -ENOENT;
+	ret = sink_lock(fd, t->name, err);
+	if (!ret)
+		return fd;
+	close(fd);
+	return ret == -ESTALE ? -ENOENT : ret;
+}
+
+static int make_image(struct target *t, const char *name, const struct qcow2_create_opts *o,
+		      struct cbw_error *err)
+{
+	int old = o->flags & QCOW2_CREATE_EXCL ? -ENOENT : lock_old(t, err), ret;
+	struct qcow2_error qerr;
+
+	if (old < 0 && old != -ENOENT)
+		return old;
+	ret = qcow2_create(name, o, &t->img, &qerr);
+	if (ret)
+		fail_with(err, ret, "%s%s", qerr.msg, ret == -EEXIST ?
+			  "; --force if it is to be overwritten" : "");
+	if (old >= 0)
+		close(old);
+	if (!ret)
+		ret = sink_lock(qcow2_fd(t->img), name, err);
+	t->made = !ret;
+	return ret;
+}
+
 static int open_image(struct target *t, const struct target_opts *o, uint64_t size,
 		      struct cbw_error *err)
 {
@@ -45,18 +97,15 @@ static int open_image(struct target *t, const struct target_opts *o, uint64_t si
 		.flags = o->force && !t->part ? 0 : QCOW2_CREATE_EXCL,
 	};
 	const char *name = t->part ? t->part : t->name;
-	struct qcow2_error qerr;
 	char path[40];
 	struct stat st;
 	int ret;
 
 	if (!stat(t->name, &st) && !S_ISREG(st.st_mode))
 		return fail_with(err, EINVAL, "%s: images are made in files", esc(t->name));
-	ret = qcow2_create(name, &create, &t->img, &qerr);
+	ret = make_image(t, name, &create, err);
 	if (ret)
-		return fail_with(err, ret, "%s%s", qerr.msg, ret == -EEXIST ?
-				 "; --force if it is to be overwritten" : "");
-	t->made = true;
+		return ret;
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", qcow2_fd(t->img));
 	t->fd = open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
 	if (t->fd < 0)
@@ -81,9 +130,9 @@ int target_open(struct target *t, const char *name, const struct target_opts *o,
 	}
 	if (o->part && !o->keep && !target_is_uri(name) && (stat(name, &st) || S_ISREG(st.st_mode))) {
 		t->part = xasprintf("%s.part", name);
-		/* of a run that was killed */
-		if (unlink(t->part) && errno != ENOENT)
-			return fail_with(err, errno, "%s: %s", esc(t->part), strerror(errno));
+		ret = clear_part(t, err);
+		if (ret)
+			return ret;
 	}
 	if (target_is_image(name, o->format))
 		return open_image(t, o, size, err);
@@ -134,13 +183,14 @@ void target_close(struct target *t, bool failed)
 
 	if (!t->name)
 		return;
+	/* as long as it is locked: nobody may take it and then find it gone */
+	if (failed && t->made)
+		unlink(t->part ? t->part : t->name);
 	sink_close(t->sink);
 	if (!stuck)
 		qcow2_close(t->img);
 	if (t->fd >= 0 && !stuck)
 		close(t->fd);
-	if (failed && t->made)
-		unlink(t->part ? t->part : t->name);
 	free(t->part);
 	free(t->name);
 	*t = (struct target){ .fd = -1 };

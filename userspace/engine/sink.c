@@ -3,9 +3,11 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cbw.h"
@@ -18,6 +20,9 @@
 #define ZERO_AT_ONCE	(256u << 20)	/* so that signals are heard */
 /* The file is extended so far ahead: who extends it waits for all others. */
 #define AHEAD		(128u << 20)
+/* A run that was killed has its file until its last request has ended. */
+#define LOCK_TRIES	20
+#define LOCK_NS		50000000
 
 /* ---- a qcow2 image ----------------------------------------------------------- */
 
@@ -321,7 +326,7 @@ static int open_block(struct file_sink *f, uint64_t need, struct cbw_error *err)
 	if (f->fd < 0)
 		return fail_with(err, errno, "%s: %s", esc(f->s.name),
 				 errno == EBUSY ?
-				 "it is in use (mounted, or part of another device)" :
+				 "it is in use (mounted, part of another device, or another run writes to it)" :
 				 strerror(errno));
 	if (ioctl(f->fd, BLKGETSIZE64, &f->size) || ioctl(f->fd, BLKSSZGET, &lbs) ||
 	    ioctl(f->fd, BLKROGET, &ro))
@@ -338,19 +343,60 @@ static int open_block(struct file_sink *f, uint64_t need, struct cbw_error *err)
 	return 0;
 }
 
-static int open_regular(struct file_sink *f, const struct sink_file_opts *o,
-			struct cbw_error *err)
+int sink_lock(int fd, const char *path, struct cbw_error *err)
 {
-	struct stat st;
+	struct stat st, now;
+	int tries;
+
+	for (tries = 0; flock(fd, LOCK_EX | LOCK_NB); tries++) {
+		/* not every file system has locks */
+		if (errno != EWOULDBLOCK && errno != EINTR)
+			return 0;
+		if (tries == LOCK_TRIES || stop_signal)
+			return fail_with(err, EBUSY,
+					 "%s: it is in use: another run writes to it, or reads it",
+					 esc(path));
+		nanosleep(&(struct timespec){ .tv_nsec = LOCK_NS }, NULL);
+	}
+	if (fstat(fd, &st) || stat(path, &now) || st.st_dev != now.st_dev ||
+	    st.st_ino != now.st_ino)
+		return fail_with(err, ESTALE, "%s: another run has removed it", esc(path));
+	return 0;
+}
+
+static int open_and_lock(struct file_sink *f, const struct sink_file_opts *o, struct cbw_error *err)
+{
+	int ret;
 
 	/* two that make it at once: it is one's, and only that one may remove it again */
 	f->fd = open(f->s.name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	f->s.made = f->fd >= 0;
-	if (f->fd < 0 && errno == EEXIST && (o->keep || o->force))
-		f->fd = open(f->s.name, O_RDWR | O_CLOEXEC | (o->keep ? 0 : O_TRUNC));
+	if (f->fd < 0 && errno == EEXIST && (o->keep || o->force)) {
+		f->fd = open(f->s.name, O_RDWR | O_CLOEXEC);
+		/* removed just now, by the run that made it */
+		if (f->fd < 0 && errno == ENOENT)
+			errno = EBUSY;
+	}
 	if (f->fd < 0)
 		return fail_with(err, errno, "%s: %s%s", esc(f->s.name), strerror(errno),
 				 errno == EEXIST ? "; --force if it is to be overwritten" : "");
+	ret = sink_lock(f->fd, f->s.name, err);
+	/* somebody else was faster, and has it */
+	if (ret)
+		f->s.made = false;
+	return ret;
+}
+
+static int open_regular(struct file_sink *f, const struct sink_file_opts *o,
+			struct cbw_error *err)
+{
+	struct stat st;
+	int ret = open_and_lock(f, o, err);
+
+	if (ret)
+		return ret;
+	if (!f->s.made && !o->keep && ftruncate(f->fd, 0))
+		return fail_with(err, errno, "%s: %s", esc(f->s.name), strerror(errno));
 	if (fstat(f->fd, &st))
 		return fail_with(err, errno, "%s: %s", esc(f->s.name), strerror(errno));
 	f->blank = !st.st_size;
@@ -392,6 +438,8 @@ int sink_file(const char *path, const struct sink_file_opts *o, struct sink **s,
 		ret = fail_with(err, EINVAL, "%s: neither a block device nor a file", esc(path));
 	}
 	if (ret) {
+		if (f->s.made)
+			unlink(path);
 		sink_close(&f->s);
 		return ret;
 	}

@@ -89,6 +89,11 @@ int sink_file(const char *path, const struct sink_file_opts *o, struct sink **s,
 /* NBD URI; for so many workers */
 int sink_nbd(const char *uri, uint64_t size, unsigned int workers, struct sink **s,
 	     struct cbw_error *err);
+/*
+ * Takes a file that is open for one writer, until it is closed: -EBUSY if another run has it,
+ * -ESTALE if @path is no longer that file.
+ */
+int sink_lock(int fd, const char *path, struct cbw_error *err);
 /* The stream that stream_restore() takes, to @fd. */
 struct sink *sink_stream(int fd, uint64_t size);
 void sink_close(struct sink *s);

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* files that are written to: two at once, what a run that is dead left, what could not be made */
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common.h"
+#include "qcow2.h"
+#include "target.h"
+
+#define SIZE	(1u << 20)
+
+static char top[] = "/tmp/cbw-unit-XXXXXX";
+
+static char *path_of(const char *name)
+{
+	static char ring[4][128];
+	static int at;
+	char *p = ring[at++ % 4];
+
+	snprintf(p, sizeof(ring[0]), "%s/%s", top, name);
+	return p;
+}
+
+static void put(const char *path, const char *text)
+{
+	int fd = open(path, O_CREAT | O_TRUNC | O_WRONLY, 0600);
+
+	assert_true(fd >= 0);
+	assert_int_equal(write_all(fd, text, strlen(text)), 0);
+	close(fd);
+}
+
+static bool has(const char *path, const char *text)
+{
+	char buf[64] = "";
+	int fd = open(path, O_RDONLY);
+	bool same;
+
+	assert_true(fd >= 0);
+	same = read(fd, buf, strlen(text)) == (ssize_t)strlen(text) &&
+		!memcmp(buf, text, strlen(text));
+	close(fd);
+	return same;
+}
+
+/* The second one is refused, and the first one is complete all the same. */
+static void at_once(const char *name, const struct target_opts *a, const struct target_opts *b)
+{
+	struct target t, u;
+	struct cbw_error err;
+
+	assert_int_equal(target_open(&t, path_of(name), a, SIZE, &err), 0);
+	assert_int_equal(target_open(&u, path_of(name), b, SIZE, &err), -EBUSY);
+	assert_non_null(strstr(err.msg, "another run writes to it"));
+	target_close(&u, true);
+	if (!t.img)
+		assert_int_equal(pwrite(t.sink->sync_fd, "abc", 3, 0), 3);
+	assert_int_equal(target_sync(&t, &err), 0);
+	target_close(&t, false);
+	assert_true(has(path_of(name), t.img ? "QFI" : "abc"));
+	/* it is free again */
+	assert_int_equal(target_open(&u, path_of(name), b, SIZE, &err), 0);
+	target_close(&u, true);
+}
+
+static void two_runs(void **state)
+{
+	const struct target_opts backup = { .part = true, .force = true };
+	const struct target_opts copy = { .force = true }, increment = { .keep = true };
+
+	(void)state;
+	at_once("a.raw", &backup, &backup);
+	at_once("b.raw", &copy, &copy);
+	put(path_of("b.raw"), "abc");
+	at_once("b.raw", &increment, &increment);
+	at_once("b.raw", &increment, &copy);
+}
+
+static void two_images(void **state)
+{
+	const struct target_opts backup = { .part = true, .force = true }, copy = { .force = true };
+	struct target t, u;
+	struct cbw_error err;
+
+	(void)state;
+	assert_int_equal(target_open(&t, path_of("a.qcow2"), &backup, SIZE, &err), 0);
+	assert_int_equal(target_open(&u, path_of("a.qcow2"), &backup, SIZE, &err), -EBUSY);
+	target_close(&u, true);
+	assert_int_equal(target_sync(&t, &err), 0);
+	target_close(&t, false);
+	assert_true(has(path_of("a.qcow2"), "QFI"));
+	/* in place: the one that is there is not emptied */
+	assert_int_equal(target_open(&t, path_of("a.qcow2"), &copy, SIZE, &err), 0);
+	assert_int_equal(target_sync(&t, &err), 0);
+	assert_int_equal(target_open(&u, path_of("a.qcow2"), &copy, SIZE, &err), -EBUSY);
+	target_close(&u, true);
+	assert_true(has(path_of("a.qcow2"), "QFI"));
+	target_close(&t, false);
+	assert_true(has(path_of("a.qcow2"), "QFI"));
+}
+
+static void dead_run(void **state)
+{
+	const struct target_opts o = { .part = true };
+	struct cbw_error err;
+	struct target t;
+	int fd;
+
+	(void)state;
+	put(path_of("d.raw.part"), "old");
+	assert_int_equal(target_open(&t, path_of("d.raw"), &o, SIZE, &err), 0);
+	assert_false(has(path_of("d.raw.part"), "old"));
+	assert_int_equal(target_sync(&t, &err), 0);
+	target_close(&t, false);
+	assert_int_equal(access(path_of("d.raw.part"), F_OK), -1);
+	assert_int_equal(access(path_of("d.raw"), F_OK), 0);
+	/* one that is not dead, of whoever it is */
+	put(path_of("e.raw.part"), "old");
+	fd = open(path_of("e.raw.part"), O_RDONLY);
+	assert_int_equal(flock(fd, LOCK_SH), 0);
+	assert_int_equal(target_open(&t, path_of("e.raw"), &o, SIZE, &err), -EBUSY);
+	target_close(&t, true);
+	assert_true(has(path_of("e.raw.part"), "old"));
+	close(fd);
+	/* no file of ours: it is not written through */
+	put(path_of("other"), "old");
+	assert_int_equal(symlink(path_of("other"), path_of("f.raw.part")), 0);
+	assert_int_equal(target_open(&t, path_of("f.raw"), &o, SIZE, &err), 0);
+	target_close(&t, true);
+	assert_true(has(path_of("other"), "old"));
+}
+
+/* What was made for nothing is gone. */
+static void not_made(void **state)
+{
+	const struct target_opts o = { 0 };
+	struct cbw_error err;
+	struct target t;
+
+	(void)state;
+	assert_int_equal(target_open(&t, path_of("x.raw"), &o, 1ull << 62, &err), -EFBIG);
+	target_close(&t, true);
+	assert_int_equal(access(path_of("x.raw"), F_OK), -1);
+}
+
+static int begin(void **state)
+{
+	(void)state;
+	return !mkdtemp(top);
+}
+
+static int end(void **state)
+{
+	char *cmd = xasprintf("rm -rf %s", top);
+	int ret = system(cmd);
+
+	(void)state;
+	free(cmd);
+	return ret;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(two_runs),
+		cmocka_unit_test(two_images),
+		cmocka_unit_test(dead_run),
+		cmocka_unit_test(not_made),
+	};
+
+	return cmocka_run_group_tests(tests, begin, end);
+}
