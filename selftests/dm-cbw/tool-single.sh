@@ -96,8 +96,8 @@ fulls()
 	tool 0 backup dut --to "$TO/by-name" --format raw --store "$store" && same "$TO/by-name" ||
 		return
 	[[ $(stat -c %b "$TO/by-name") -le $((15 << 11)) ]] || wrong "zeros take room" || return
-	# a device that has something else
-	cbw-load fill "$target" --gen 99 --index 7 &&
+	# a device that has something else, a file system, too: as the manual says
+	cbw-load fill "$target" --gen 99 --index 7 && mkfs.ext4 -q "$target" &&
 		tool 0 backup dut --to "$target" --store "$store" && same "$target" || return
 	tool 0 backup dut --to "$TO/json.raw" --store "$store" --json &&
 		says '"type":"full"' && no_snapshots

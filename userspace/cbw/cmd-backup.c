@@ -242,7 +242,7 @@ int cmd_backup(int argc, char **argv)
 	struct args a = { 0 };
 	struct opt opts[] = {
 		{ "to", OPT_TEXT, &a.to, "DIR",
-		  "each volume has its chain of images in DIR/<volume>; or of one volume: a qcow2 or raw file, a device, an NBD URI, or - for a stream that 'cbw restore -' takes" },
+		  "each volume has its chain of images in DIR/<volume>; or of one volume: a qcow2 or raw file, a device, an NBD URI, or - for a stream that 'cbw restore -' takes; a device is overwritten whatever it holds" },
 		{ "format", OPT_TEXT, &a.format, "raw|qcow2",
 		  "--to a file, of this kind; default: what its name says (.qcow2, .raw, .img)" },
 		{ "backing", OPT_TEXT, &a.backing, "FILE",

@@ -219,7 +219,8 @@ int cmd_copy(int argc, char **argv)
 		.command = "cbw copy",
 		.args = "SRC DST [--map FILE] [--format F] [--compress zstd] [--only-changed] [--rate N] [--json]",
 		.about = "Copies files, block devices, qcow2 images with their backing files, and NBD URIs:\n"
-			"zeros and holes are left out. DST is durable at the end. With - as DST it is\n"
+			"zeros and holes are left out. DST is durable at the end; a device is overwritten\n"
+			"whatever it holds. With - as DST it is\n"
 			"a stream to standard output, which 'cbw restore -' takes. Needs no kernel module.",
 		.opts = opts,
 		.min_args = 2, .max_args = 2,

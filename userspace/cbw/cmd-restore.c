@@ -171,7 +171,7 @@ int cmd_restore(int argc, char **argv)
 	struct args a = { 0 };
 	struct opt opts[] = {
 		{ "to", OPT_TEXT, &a.to, "TARGET",
-		  "block device, not in use, at least as large; or a file to be made; or an NBD URI" },
+		  "block device, not in use, at least as large, which is overwritten whatever it holds; or a file to be made; or an NBD URI" },
 		{ "until", OPT_TEXT, &a.until, "ID",
 		  "point in time: an id, or 8 digits of its cut; default the newest" },
 		{ "only-changed", OPT_FLAG, &a.only_changed, NULL,
