@@ -125,6 +125,7 @@ static int load(const char *dir, struct job *j, struct cbw_error *err)
 
 	j->snap_fd = -1;
 	j->img_fd = -1;
+	j->target.fd = -1;
 	ret = chain_open(dir, true, &j->chain, err);
 	if (ret)
 		return ret;
@@ -178,7 +179,7 @@ int backup_settle(const char *dir, const struct cbw_dm_dev *dev)
 	int status = EXIT_OK, ret = 0;
 	struct cbw_error err;
 
-	b.job[0].snap_fd = b.job[0].img_fd = -1;
+	b.job[0].snap_fd = b.job[0].img_fd = b.job[0].target.fd = -1;
 	if (access(file, F_OK))
 		goto out;
 	ret = cbw_session_open(&b.session, &err);
@@ -253,7 +254,7 @@ static int add_job(struct backup *b, const char *dir, struct cbw_error *err)
 	b->nr++;
 	if (ret == -ENOENT) {
 		chain_close(&j->chain);
-		*j = (struct job){ .snap_fd = -1, .img_fd = -1 };
+		*j = (struct job){ .snap_fd = -1, .img_fd = -1, .target.fd = -1 };
 		b->nr--;
 		return 0;
 	}

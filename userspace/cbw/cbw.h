@@ -130,7 +130,7 @@ int fail_with(struct cbw_error *err, int code, const char *fmt, ...)
  */
 const char *esc(const char *name);
 
-/* "1.5 GiB", from the same kind of ring */
+/* "1.5 GiB", from the same kind of ring; each thread has its own */
 const char *human(uint64_t bytes);
 
 void *xcalloc(size_t nr, size_t size);

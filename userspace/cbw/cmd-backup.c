@@ -314,6 +314,7 @@ int cmd_backup(int argc, char **argv)
 	for (i = 0; i < b.nr; i++) {
 		b.job[i].snap_fd = -1;
 		b.job[i].img_fd = -1;
+		b.job[i].target.fd = -1;
 	}
 	b.dir = a.to;
 	b.single = is_single(&a) ? a.to : NULL;

@@ -126,8 +126,8 @@ const char *human(uint64_t bytes)
 	static const char *const unit[] = {
 		"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"
 	};
-	static char ring[RING][32];
-	static unsigned int at;
+	static _Thread_local char ring[RING][32];
+	static _Thread_local unsigned int at;
 	char *buf = ring[at++ % RING];
 	double v = (double)bytes;
 	size_t u = 0;

@@ -31,8 +31,9 @@ struct source_run {
 /**
  * struct source_ops
  * @map: the run that begins at @offset, at most @length; main thread
- * @read: any range, @worker threads at once; the buffer is aligned and has room for the length
- *	rounded up to 4096
+ * @read: any range, by any number of threads at once; @worker spreads them over connections, and
+ *	two may have the same. The buffer is aligned and has room for the length rounded up to
+ *	4096
  * @close: frees @s, too
  */
 struct source_ops {
