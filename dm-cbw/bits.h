@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Flat bitmap memory.  Nothing here knows of devices, so that it is tested on the host.
+ * Flat bitmaps.  Nothing here knows of devices, so that it is tested on the host.
  */
 #ifndef DM_CBW_BITS_H
 #define DM_CBW_BITS_H
@@ -56,12 +56,15 @@ struct cbw_bits {
 /* log2 of the granules in one block of a container, 4096 bytes. */
 #define CBW_BITS_BLOCK_SHIFT	15
 
+/* bits-alloc.c */
 struct cbw_bits *cbw_bits_alloc(sector_t len, unsigned int shift);
 void cbw_bits_put(struct cbw_bits *bits);
+bool cbw_bits_add_plane(struct cbw_bits *bits);
+
+/* bits.c */
 void cbw_bits_mark_range(struct cbw_bits *bits, sector_t sector, sector_t nr);
 void cbw_bits_mark_data(struct cbw_bits *bits, sector_t sector, sector_t nr);
 void cbw_bits_mark_run(struct cbw_bits *to, sector_t start, sector_t end);
-bool cbw_bits_add_plane(struct cbw_bits *bits);
 void cbw_bits_persist(struct cbw_bits *bits, bool all);
 void cbw_bits_touch(struct cbw_bits *bits, u64 first, u64 last);
 bool cbw_bits_fetch_touched(struct cbw_bits *bits, u64 block);
