@@ -13,10 +13,9 @@
  *		has to grow, which is why the reserve is made of such leaves.
  *
  * An entry is reserved before it is set: what a copy will need is there before its read
- * begins. Memory comes from the allocator without waiting, then from the reserve, which
- * a worker of the owner refills.
+ * begins. Its memory: chunkmap-pool.c.
  */
-#include "chunkmap.h"
+#include "chunkmap-pool.h"
 
 #include <linux/bitops.h>
 #include <linux/bug.h>
@@ -41,9 +40,6 @@
 /* The reserve: that many writes to places far apart go on without memory. */
 #define SPARE_DIRS	4u
 #define SPARE_LEAVES	12u
-
-/* Not the memory that is for those who free memory: the reserve will do. */
-#define MAP_GFP		(GFP_NOWAIT | __GFP_NOWARN | __GFP_NOMEMALLOC)
 
 static unsigned long map_limit_mib = 1024;
 module_param(map_limit_mib, ulong, 0644);
@@ -80,11 +76,6 @@ struct map_cell {
 
 struct cbw_map_dir {
 	struct map_cell cell[DIR_CELLS];
-};
-
-/* An object of the reserve; the rest of it is undefined. */
-struct cbw_map_spare {
-	struct cbw_map_spare *next;
 };
 
 /* With what comes before: 64, 96, 128, 192, 256, 512 and, a direct leaf, 1024 bytes. */
@@ -141,68 +132,17 @@ static struct map_cell *map_cell(const struct cbw_map *map, u64 chunk)
 	return cell->leaf ? cell : NULL;
 }
 
-static void map_account(struct cbw_map *map, s64 bytes)
-{
-	/* Read without the lock. */
-	WRITE_ONCE(map->bytes, map->bytes + bytes);
-}
-
-/* ---- memory ------------------------------------------------------------------------ */
-
-static void *pool_pop(struct cbw_map_pool *pool)
-{
-	struct cbw_map_spare *spare = pool->spare;
-
-	if (spare) {
-		pool->spare = spare->next;
-		WRITE_ONCE(pool->nr, pool->nr - 1);
-	}
-	return spare;
-}
-
-static bool pool_push(struct cbw_map_pool *pool, void *obj)
-{
-	struct cbw_map_spare *spare = obj;
-
-	if (pool->nr >= pool->want)
-		return false;
-	spare->next = pool->spare;
-	pool->spare = spare;
-	WRITE_ONCE(pool->nr, pool->nr + 1);
-	return true;
-}
-
-/* Zeroed. */
-static void *pool_get(struct cbw_map *map, struct cbw_map_pool *pool)
-{
-	void *obj = kmalloc(pool->size, MAP_GFP);
-
-	if (obj)
-		map_account(map, pool->size);
-	else
-		obj = pool_pop(pool);
-	return obj ? memset(obj, 0, pool->size) : NULL;
-}
-
-static void pool_put(struct cbw_map *map, struct cbw_map_pool *pool, void *obj)
-{
-	if (pool_push(pool, obj))
-		return;
-	map_account(map, -(s64)pool->size);
-	kfree(obj);
-}
+/* ---- leaves ------------------------------------------------------------------------ */
 
 static void leaf_put(struct cbw_map *map, void *leaf, unsigned int cap)
 {
 	if (cap == LEAF_CHUNKS) {
-		pool_put(map, &map->leaves, leaf);
+		cbw_map_pool_put(map, &map->leaves, leaf);
 	} else if (leaf) {
-		map_account(map, -(s64)leaf_bytes(cap));
+		cbw_map_account(map, -(s64)leaf_bytes(cap));
 		kfree(leaf);
 	}
 }
-
-/* ---- leaves ------------------------------------------------------------------------ */
 
 /* Where in a packed leaf a chunk's entry is, or would be. */
 static unsigned int leaf_rank(const struct map_packed *leaf, unsigned int i)
@@ -287,9 +227,9 @@ static bool cell_resize(struct cbw_map *map, struct map_cell *cell,
 	void *leaf = NULL;
 
 	if (cap != LEAF_CHUNKS) {
-		leaf = kmalloc(leaf_bytes(cap), MAP_GFP);
+		leaf = kmalloc(leaf_bytes(cap), CBW_MAP_GFP);
 		if (leaf) {
-			map_account(map, leaf_bytes(cap));
+			cbw_map_account(map, leaf_bytes(cap));
 			memset(leaf, 0, offsetof(struct map_packed, slot));
 		}
 	}
@@ -297,7 +237,7 @@ static bool cell_resize(struct cbw_map *map, struct map_cell *cell,
 		if (!spare)
 			return false;
 		cap = LEAF_CHUNKS;
-		leaf = pool_get(map, &map->leaves);
+		leaf = cbw_map_pool_get(map, &map->leaves);
 		if (!leaf)
 			return false;
 	}
@@ -319,7 +259,7 @@ static void dir_put(struct cbw_map *map, u64 chunk)
 {
 	struct cbw_map_dir **dirp = map_dirp(map, chunk);
 
-	pool_put(map, &map->dirs, *dirp);
+	cbw_map_pool_put(map, &map->dirs, *dirp);
 	*dirp = NULL;
 }
 
@@ -439,7 +379,7 @@ static int map_grow(struct cbw_map *map, u64 chunk, unsigned int nr)
 	if (map->bytes + more > limit)
 		return -EDQUOT;
 	if (!cell) {
-		*dirp = pool_get(map, &map->dirs);
+		*dirp = cbw_map_pool_get(map, &map->dirs);
 		if (!*dirp)
 			return -ENOMEM;
 		cell = dir_cell(*dirp, chunk);
@@ -586,53 +526,6 @@ u64 cbw_map_bytes(const struct cbw_map *map)
 }
 
 /**
- * cbw_map_low - is the reserve not full?
- * @map: the map
- *
- * Any context, no lock needed.  If so, cbw_map_refill() is due.
- */
-bool cbw_map_low(const struct cbw_map *map)
-{
-	return READ_ONCE(map->dirs.nr) < map->dirs.want ||
-	       READ_ONCE(map->leaves.nr) < map->leaves.want;
-}
-
-static int pool_refill(struct cbw_map *map, struct cbw_map_pool *pool, gfp_t gfp)
-{
-	unsigned long flags;
-	void *obj;
-
-	while (READ_ONCE(pool->nr) < pool->want) {
-		obj = kmalloc(pool->size, gfp);
-		if (!obj)
-			return -ENOMEM;
-		spin_lock_irqsave(map->lock, flags);
-		if (pool_push(pool, obj)) {
-			map_account(map, pool->size);
-			obj = NULL;
-		}
-		spin_unlock_irqrestore(map->lock, flags);
-		/* Others have freed some meanwhile. */
-		kfree(obj);
-	}
-	return 0;
-}
-
-/**
- * cbw_map_refill - fill the reserve
- * @map: the map
- * @gfp: how to allocate
- *
- * Sleeps as @gfp says; without the lock.  Returns 0 or -ENOMEM.
- */
-int cbw_map_refill(struct cbw_map *map, gfp_t gfp)
-{
-	int ret = pool_refill(map, &map->leaves, gfp);
-
-	return ret ?: pool_refill(map, &map->dirs, gfp);
-}
-
-/**
  * cbw_map_init - make an empty map
  * @map: the map, no matter what is in it
  * @nr_chunks: chunks of the snapshot, not 0
@@ -669,15 +562,6 @@ int cbw_map_init(struct cbw_map *map, u64 nr_chunks, spinlock_t *lock)
 	return 0;
 }
 
-static void pool_exit(struct cbw_map_pool *pool)
-{
-	void *obj;
-
-	while ((obj = pool_pop(pool)))
-		kfree(obj);
-	pool->want = 0;
-}
-
 /**
  * cbw_map_exit - free all of a map
  * @map: the map, or zeroes; nobody uses it any more
@@ -701,8 +585,8 @@ void cbw_map_exit(struct cbw_map *map)
 		kfree(dir);
 		cond_resched();
 	}
-	pool_exit(&map->dirs);
-	pool_exit(&map->leaves);
+	cbw_map_pool_exit(&map->dirs);
+	cbw_map_pool_exit(&map->leaves);
 	kvfree(map->top);
 	map->top = NULL;
 	map->bytes = 0;

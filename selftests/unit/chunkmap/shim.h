@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* As much of the kernel as chunkmap.c needs, on the host. */
+/* As much of the kernel as chunkmap.c and chunkmap-pool.c need, on the host. */
 #ifndef SHIM_H
 #define SHIM_H
 
