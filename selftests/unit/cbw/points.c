@@ -173,6 +173,36 @@ void points_add(struct points *p, uint32_t parent, uint32_t cluster,
 	chain_close(&c);
 }
 
+void points_build(struct points *p, const char *dir, uint64_t size, unsigned int nr,
+		  const uint32_t *cluster, const unsigned int *flags, size_t kinds)
+{
+	unsigned int i;
+
+	points_init(p, dir, size);
+	for (i = 0; i < nr; i++)
+		points_add(p, i, cluster[i % kinds], flags[i % kinds], 1700000000 + i * 3600);
+}
+
+int points_merge(const char *dir, uint32_t id, uint32_t done, bool punch,
+		 struct cbw_error *err)
+{
+	const struct merge_opts o = { .punch = punch };
+	const struct entry *e;
+	struct chain c;
+	int ret;
+
+	ret = chain_open_locked(dir, &c, err);
+	if (ret)
+		return ret;
+	ret = merge_resume(&c, &o, err);
+	e = chain_by_id(&c, id);
+	assert_non_null(e);
+	if (!ret && e->parent != done)
+		ret = merge_into(&c, id, &o, err);
+	chain_close(&c);
+	return ret;
+}
+
 static void check_sums(const struct chain *c, const struct entry *e,
 		       struct qcow2_image *img)
 {
@@ -272,4 +302,12 @@ void points_ids(const struct points *p, char text[256])
 	for (i = 0; i < c.nr && at < 250; i++)
 		at += (size_t)snprintf(text + at, 256 - at, "%s%u", i ? " " : "", c.entry[i].id);
 	chain_close(&c);
+}
+
+void points_are(const struct points *p, const char *want)
+{
+	char text[256];
+
+	points_ids(p, text);
+	assert_string_equal(text, want);
 }

@@ -34,6 +34,14 @@ void points_free(struct points *p);
 void points_add(struct points *p, uint32_t parent, uint32_t cluster,
 		unsigned int flags, int64_t when);
 
+/* @nr of them on top of each other, an hour apart; of @kinds kinds in turn. */
+void points_build(struct points *p, const char *dir, uint64_t size, unsigned int nr,
+		  const uint32_t *cluster, const unsigned int *flags, size_t kinds);
+
+/* Ends what was begun; then @id goes to what it stands on, if that is not @done. */
+int points_merge(const char *dir, uint32_t id, uint32_t done, bool punch,
+		 struct cbw_error *err);
+
 /*
  * All that the manifest names is there, sound, and reads as it has to; nothing else is
  * there. @deep: qemu-img says so too.
@@ -42,5 +50,7 @@ void points_check(const struct points *p, bool deep);
 
 /* Entries that there are, as "1 3 7". */
 void points_ids(const struct points *p, char text[256]);
+/* They have to be these. */
+void points_are(const struct points *p, const char *want);
 
 #endif

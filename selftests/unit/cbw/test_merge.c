@@ -1,17 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Merges and prunings of chains: every point in time that stays reads as before, whatever
- * the clusters, compressed or not; also after a kill, a power cut or an error at any
- * call that changes a file.
+ * the clusters, compressed or not.
  */
 #include <fcntl.h>
 #include <sys/file.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "faults.h"
+#include "fixture.h"
 #include "points.h"
 #include "prune.h"
 #include "qcow2.h"
@@ -19,66 +16,9 @@
 
 #define MIB	(1024u * 1024)
 
-static char top[64] = "/tmp/cbw-unit-XXXXXX";
-/* for what is made anew again and again; there is no O_DIRECT on it */
-static char fast[64] = "/dev/shm/cbw-unit-XXXXXX";
-
-static char *path_in(const char *dir, const char *name)
-{
-	static char path[128];
-
-	snprintf(path, sizeof(path), "%s/%s", dir, name);
-	return path;
-}
-
-static char *dir_of(const char *name)
-{
-	return path_in(top, name);
-}
-
-static void run(const char *fmt, const char *a, const char *b)
-{
-	char *cmd = xasprintf(fmt, a, b);
-
-	assert_int_equal(system(cmd), 0);
-	free(cmd);
-}
-
-/* On top of each other, one id after another. */
-static void build(struct points *p, const char *dir, uint64_t size, unsigned int nr,
-		  const uint32_t *cluster, const unsigned int *flags, size_t kinds)
-{
-	unsigned int i;
-
-	points_init(p, dir, size);
-	for (i = 0; i < nr; i++)
-		points_add(p, i, cluster[i % kinds], flags[i % kinds], 1700000000 + i * 3600);
-}
-
-/* Ends what was begun; then @id goes to what it stands on, if that is not @done. */
-static int merge_unless(const char *dir, uint32_t id, uint32_t done, bool punch,
-			struct cbw_error *err)
-{
-	const struct merge_opts o = { .punch = punch };
-	const struct entry *e;
-	struct chain c;
-	int ret;
-
-	ret = chain_open_locked(dir, &c, err);
-	if (ret)
-		return ret;
-	ret = merge_resume(&c, &o, err);
-	e = chain_by_id(&c, id);
-	assert_non_null(e);
-	if (!ret && e->parent != done)
-		ret = merge_into(&c, id, &o, err);
-	chain_close(&c);
-	return ret;
-}
-
 static int merge(const char *dir, uint32_t id, bool punch, struct cbw_error *err)
 {
-	return merge_unless(dir, id, 0, punch, err);
+	return points_merge(dir, id, 0, punch, err);
 }
 
 static void ok_merge(const char *dir, uint32_t id, bool punch)
@@ -87,14 +27,6 @@ static void ok_merge(const char *dir, uint32_t id, bool punch)
 
 	if (merge(dir, id, punch, &err))
 		fail_msg("%s", err.msg);
-}
-
-static void ids_are(const struct points *p, const char *want)
-{
-	char text[256];
-
-	points_ids(p, text);
-	assert_string_equal(text, want);
 }
 
 /* ---- all kinds of clusters ---------------------------------------------- */
@@ -129,7 +61,7 @@ static void kinds(void **state)
 		struct points p;
 
 		srand((unsigned int)i + 1);
-		points_init(&p, dir_of(name), 9 * MIB + 512 * 5);
+		points_init(&p, fx_path(name), 9 * MIB + 512 * 5);
 		points_add(&p, 0, t[i].low, t[i].low_flags, 1);
 		points_add(&p, 1, t[i].low, t[i].low_flags, 2);
 		points_add(&p, 2, t[i].up, t[i].up_flags, 3);
@@ -137,16 +69,16 @@ static void kinds(void **state)
 		points_check(&p, true);
 		/* an increment into an increment, and then into the full one */
 		ok_merge(p.dir, 3, t[i].punch);
-		ids_are(&p, "1 3 4");
+		points_are(&p, "1 3 4");
 		points_check(&p, true);
 		ok_merge(p.dir, 3, t[i].punch);
-		ids_are(&p, "3 4");
+		points_are(&p, "3 4");
 		points_check(&p, true);
 		ok_merge(p.dir, 4, t[i].punch);
-		ids_are(&p, "4");
+		points_are(&p, "4");
 		points_check(&p, true);
 		points_free(&p);
-		run("rm -r %s/%s", top, name);
+		fx_shell("rm -r %s", fx_path(name));
 		free(name);
 	}
 }
@@ -166,12 +98,12 @@ static void deep(void **state)
 
 	(void)state;
 	srand(7);
-	build(&p, dir_of("deep"), 5 * MIB + 512, 33, cluster, flags, 6);
+	points_build(&p, fx_path("deep"), 5 * MIB + 512, 33, cluster, flags, 6);
 	points_check(&p, false);
 	/* from the middle: 10 to 19 become one */
 	for (i = 11; i <= 19; i++)
 		ok_merge(p.dir, i, i % 2);
-	ids_are(&p, "1 2 3 4 5 6 7 8 9 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33");
+	points_are(&p, "1 2 3 4 5 6 7 8 9 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33");
 	points_check(&p, true);
 	/* an hour apart, from 22:13: 33 is of the third day, 26 the last of the second */
 	assert_int_equal(chain_open_locked(p.dir, &c, &err), 0);
@@ -179,17 +111,17 @@ static void deep(void **state)
 	if (prune_run(&c, keep, &o, &removed, &err))
 		fail_msg("%s", err.msg);
 	chain_close(&c);
-	ids_are(&p, "26 31 32 33");
+	points_are(&p, "26 31 32 33");
 	assert_int_equal(removed, 20);
 	points_check(&p, true);
 	/* what stock tools do with a chain, they can do with this one */
-	run("cp -r %s/deep %s/stock", top, top);
-	run("cd %s/stock && qemu-img convert -O raw 000033-inc.qcow2 ../raw &&"
+	fx_shell("cp -r %s %s", fx_path("deep"), fx_path("stock"));
+	fx_shell("cd %s && qemu-img convert -O raw 000033-inc.qcow2 ../raw &&"
 	    " qemu-img rebase -u -f qcow2 -b 000031-inc.qcow2 -F qcow2 000032-inc.qcow2 &&"
 	    " qemu-img rebase -f qcow2 -b 000026-full.qcow2 -F qcow2 000033-inc.qcow2 &&"
 	    " qemu-img compare -q -f qcow2 -F raw 000033-inc.qcow2 ../raw &&"
 	    " qemu-img commit -q -f qcow2 -b 000026-full.qcow2 000033-inc.qcow2 &&"
-	    " qemu-img compare -q -f qcow2 -F raw 000026-full.qcow2 %s/raw", top, top);
+	    " qemu-img compare -q -f qcow2 -F raw 000026-full.qcow2 ../raw", fx_path("stock"));
 	points_free(&p);
 }
 
@@ -291,7 +223,7 @@ static void branches(void **state)
 
 	(void)state;
 	srand(9);
-	points_init(&p, dir_of("branches"), MIB);
+	points_init(&p, fx_path("branches"), MIB);
 	points_add(&p, 0, 65536, 0, 1);		/* 1: an old series */
 	points_add(&p, 1, 4096, 0, 2);		/* 2 */
 	points_add(&p, 0, 65536, 0, 3);		/* 3: full */
@@ -312,7 +244,7 @@ static void branches(void **state)
 	assert_int_equal(prune_run(&c, keep, &o, &removed, &err), 0);
 	assert_int_equal(removed, 4);
 	chain_close(&c);
-	ids_are(&p, "3 6 7");
+	points_are(&p, "3 6 7");
 	points_check(&p, true);
 	points_free(&p);
 }
@@ -353,11 +285,11 @@ static void damage(void **state)
 
 	(void)state;
 	srand(10);
-	build(&p, dir_of("damage"), 9 * MIB, 3, cluster, flags, 2);
+	points_build(&p, fx_path("damage"), 9 * MIB, 3, cluster, flags, 2);
 	poke(p.dir, "000002-inc.qcow2");
 	assert_int_equal(merge(p.dir, 2, false, &err), -EUCLEAN);
 	assert_non_null(strstr(err.msg, "000002-inc.qcow2: damaged: bytes "));
-	ids_are(&p, "1 2 3");
+	points_are(&p, "1 2 3");
 	poke(p.dir, "000002-inc.qcow2");
 	poke(p.dir, "000001-full.qcow2");
 	assert_int_equal(merge(p.dir, 2, true, &err), -EUCLEAN);
@@ -365,7 +297,7 @@ static void damage(void **state)
 	poke(p.dir, "000001-full.qcow2");
 	points_check(&p, false);
 	/* details that are gone are made anew, and trusted only if all of it has its sum */
-	run("rm %s/%s", p.dir, "000002-inc.json");
+	fx_shell("rm %s/000002-inc.json", p.dir);
 	poke(p.dir, "000002-inc.qcow2");
 	assert_int_equal(merge(p.dir, 2, false, &err), -EUCLEAN);
 	assert_non_null(strstr(err.msg, "content has changed"));
@@ -393,7 +325,7 @@ static void readers(void **state)
 
 	(void)state;
 	srand(12);
-	build(&p, dir_of("readers"), 3 * MIB, 4, cluster, flags, 2);
+	points_build(&p, fx_path("readers"), 3 * MIB, 4, cluster, flags, 2);
 	assert_int_equal(chain_open(p.dir, false, &c, &err), 0);
 	assert_int_equal(open_entry(&c, chain_by_id(&c, 4), &img, &err), 0);
 	assert_int_equal(open_entry(&c, chain_by_id(&c, 3), &second, &err), 0);
@@ -401,7 +333,7 @@ static void readers(void **state)
 	assert_non_null(strstr(err.msg, "it is being read"));
 	/* nothing was begun: 1 can still be restored */
 	points_check(&p, false);
-	ids_are(&p, "1 2 3 4");
+	points_are(&p, "1 2 3 4");
 	qcow2_close(second);
 	assert_int_equal(merge(p.dir, 4, true, &err), -EBUSY);
 	assert_int_equal(qcow2_read(img, 0, buf, p.size, &qerr), 0);
@@ -447,7 +379,7 @@ static void commands(void **state)
 
 	(void)state;
 	srand(13);
-	build(&p, dir_of("commands"), 3 * MIB, 6, cluster, flags, 2);
+	points_build(&p, fx_path("commands"), 3 * MIB, 6, cluster, flags, 2);
 	points_add(&p, 4, 4096, 0, 1700090000);
 	tool(&p, "merge DIR 3..x", EXIT_FAILED, "no point in time 'x'");
 	tool(&p, "merge DIR 3", EXIT_USAGE, "not a range");
@@ -457,250 +389,25 @@ static void commands(void **state)
 	tool(&p, "merge DIR 6..7", EXIT_FAILED, "does not stand on");
 	/* 4 cannot take in one of two: nothing of it is done, not the first step either */
 	tool(&p, "merge DIR 3..5", EXIT_FAILED, "stands on 4 too");
-	ids_are(&p, "1 2 3 4 5 6 7");
+	points_are(&p, "1 2 3 4 5 6 7");
 	/* by the digits of a cut, as everywhere */
 	tool(&p, "merge DIR 02020202..4", EXIT_OK, "3 has been merged into 4");
-	ids_are(&p, "1 4 5 6 7");
+	points_are(&p, "1 4 5 6 7");
 	points_check(&p, true);
 	tool(&p, "merge DIR", EXIT_OK, NULL);
 	tool(&p, "prune DIR --keep 2 --dry-run", EXIT_OK, "keep: several stand on it");
-	ids_are(&p, "1 4 5 6 7");
+	points_are(&p, "1 4 5 6 7");
 	/* a backup that is not finished stays what it goes on top of */
-	run("touch %s/%s", p.dir, "resume");
+	fx_shell("touch %s/resume", p.dir);
 	tool(&p, "merge DIR 5..6", EXIT_FAILED, "--resume");
 	tool(&p, "prune DIR --keep 1", EXIT_FAILED, "--resume");
-	ids_are(&p, "1 4 5 6 7");
-	run("rm %s/%s", p.dir, "resume");
+	points_are(&p, "1 4 5 6 7");
+	fx_shell("rm %s/resume", p.dir);
 	tool(&p, "prune DIR --keep 2 --punch", EXIT_OK, "2 removed");
-	ids_are(&p, "4 6 7");
+	points_are(&p, "4 6 7");
 	points_check(&p, true);
 	tool(&p, "prune DIR --keep-daily 1 --keep-weekly 1", EXIT_OK, "2 removed");
-	ids_are(&p, "7");
-	points_check(&p, true);
-	points_free(&p);
-}
-
-/* ---- faults -------------------------------------------------------------- */
-
-/* Readers go on meanwhile: all that is not given up reads as it has to. */
-static void readable(const struct points *p, unsigned int n)
-{
-	unsigned char *buf = malloc(p->size);
-	struct qcow2_error qerr;
-	struct qcow2_image *img;
-	struct cbw_error err;
-	struct chain c;
-	size_t i;
-	int ret;
-
-	ret = chain_open(p->dir, false, &c, &err);
-	if (ret) {
-		if (ret != -EUCLEAN || !strstr(err.msg, "just before its end"))
-			fail_msg("call %u: %s", n, err.msg);
-		free(buf);
-		return;
-	}
-	for (i = 0; i < c.nr; i++) {
-		if (chain_giving_up(&c, &c.entry[i]))
-			continue;
-		if (open_entry(&c, &c.entry[i], &img, &err))
-			fail_msg("call %u: %s", n, err.msg);
-		assert_int_equal(qcow2_read(img, 0, buf, p->size, &qerr), 0);
-		if (memcmp(buf, p->data[c.entry[i].id], p->size))
-			fail_msg("call %u: id %u reads as something else", n, c.entry[i].id);
-		qcow2_close(img);
-	}
-	chain_close(&c);
-	free(buf);
-}
-
-/* One merge, with a fault at call @n; whether there was a call @n. */
-static bool one_fault(const struct points *p, uint32_t id, bool punch, enum fault kind,
-		      unsigned int n)
-{
-	int status;
-	pid_t pid;
-
-	fflush(NULL);
-	pid = fork();
-	assert_true(pid >= 0);
-	if (!pid) {
-		struct cbw_error err;
-		int ret;
-
-		srand(n * 7 + 1);
-		faults_begin(kind, n, path_in(fast, "kept"));
-		ret = merge_unless(p->dir, id, id - 2, punch, &err);
-		if (kind == FAULT_ERROR && faults_happened() && !ret) {
-			fprintf(stderr, "call %u: an error was not noticed\n", n);
-			_exit(1);
-		}
-		if (ret && !faults_happened()) {
-			fprintf(stderr, "call %u: %s\n", n, err.msg);
-			_exit(1);
-		}
-		_exit(faults_happened() ? FAULT_EXIT : 0);
-	}
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_true(WIFEXITED(status));
-	if (WEXITSTATUS(status) && WEXITSTATUS(status) != FAULT_EXIT)
-		fail_msg("call %u: status %d", n, WEXITSTATUS(status));
-	return WEXITSTATUS(status);
-}
-
-static void restore_copy(const char *dir)
-{
-	char *cmd = xasprintf("rm -rf %s; cp -a --sparse=always %s.orig %s", dir, dir, dir);
-
-	assert_int_equal(system(cmd), 0);
-	free(cmd);
-}
-
-/*
- * In make check-long there is a fault at each call (CBW_FAULT_STEP=1), else at some, others each
- * time: all of them take minutes.
- */
-static unsigned int fault_step(void)
-{
-	const char *text = getenv("CBW_FAULT_STEP");
-	unsigned int step = text ? (unsigned int)strtoul(text, NULL, 10) : 96;
-
-	return step ? step : 1;
-}
-
-static void at_each_call(const char *name, enum fault kind, bool punch, bool twice)
-{
-	static const uint32_t cluster[] = { 65536, 4096, 65536 };
-	static const unsigned int flags[] = { 0, 0, POINT_ZSTD };
-	static const uint32_t targets[] = { 2, 3 };
-	unsigned int n, calls = 0, step = fault_step();
-	unsigned int start = (unsigned int)(time(NULL) % step);
-	struct cbw_error err;
-	struct points p;
-	size_t t;
-
-	srand(11);
-	build(&p, path_in(fast, name), 5 * MIB + 512, 4, cluster, flags, 3);
-	/* one more branch, so that two images get another backing file */
-	points_add(&p, 2, 4096, 0, 1700100000);
-	run("mv %s %s.orig", p.dir, p.dir);
-	run("mkdir -p %s/%s", fast, "kept");
-	for (t = 0; t < 2; t++) {
-		/* 2 into the full image, which gets another name; 4 into 3 */
-		uint32_t id = targets[t] == 2 ? 2 : 4;
-		bool more = true;
-
-		for (n = start; more; n += step, calls++) {
-			restore_copy(p.dir);
-			more = one_fault(&p, id, punch, kind, n);
-			readable(&p, n);
-			/* and once more while it is ended */
-			if (more && twice)
-				one_fault(&p, id, punch, kind, n / 2);
-			readable(&p, n);
-			if (merge_unless(p.dir, id, id - 2, punch, &err))
-				fail_msg("call %u: %s", n, err.msg);
-			points_check(&p, !(n % 32));
-			ids_are(&p, id == 2 ? "2 3 4 5" : "1 2 4 5");
-		}
-	}
-	printf("# %s: %u faults, from %u on each %u\n", name, calls, start, step);
-	points_free(&p);
-}
-
-static void killed(void **state)
-{
-	(void)state;
-	at_each_call("killed", FAULT_KILL, false, false);
-}
-
-static void killed_punch(void **state)
-{
-	(void)state;
-	at_each_call("killed-punch", FAULT_KILL, true, true);
-}
-
-static void power(void **state)
-{
-	(void)state;
-	at_each_call("power", FAULT_POWER, false, true);
-}
-
-static void power_punch(void **state)
-{
-	(void)state;
-	at_each_call("power-punch", FAULT_POWER, true, true);
-}
-
-static void errors(void **state)
-{
-	(void)state;
-	at_each_call("errors", FAULT_ERROR, false, false);
-}
-
-static void errors_punch(void **state)
-{
-	(void)state;
-	at_each_call("errors-punch", FAULT_ERROR, true, false);
-}
-
-static uint64_t used(const char *dir)
-{
-	char *cmd = xasprintf("du -sk %s", dir);
-	FILE *f = popen(cmd, "r");
-	unsigned long kib;
-
-	assert_non_null(f);
-	assert_int_equal(fscanf(f, "%lu", &kib), 1);
-	pclose(f);
-	free(cmd);
-	return (uint64_t)kib * 1024;
-}
-
-/* While it is punched, a batch is there twice, no more; killed wherever. */
-static void space(void **state)
-{
-	const struct merge_opts o = { .punch = true, .batch = 4 * MIB };
-	uint64_t before, now, most = 0;
-	struct cbw_error err;
-	struct points p;
-	struct chain c;
-	unsigned int n;
-
-	(void)state;
-	srand(14);
-	points_init(&p, path_in(fast, "space"), 64 * MIB);
-	points_add(&p, 0, 65536, 0, 1);
-	points_add(&p, 1, 65536, POINT_DENSE, 2);
-	before = used(p.dir);
-	for (n = 0;; n += 5) {
-		int status;
-		pid_t pid;
-
-		fflush(NULL);
-		pid = fork();
-		assert_true(pid >= 0);
-		if (!pid) {
-			faults_begin(FAULT_KILL, n, NULL);
-			if (chain_open_locked(p.dir, &c, &err))
-				_exit(1);
-			_exit(c.merge.state ? !!merge_resume(&c, &o, &err) :
-			      c.nr == 2 ? !!merge_into(&c, 2, &o, &err) : 0);
-		}
-		assert_int_equal(waitpid(pid, &status, 0), pid);
-		assert_true(WIFEXITED(status));
-		now = used(p.dir);
-		most = now > most ? now : most;
-		if (WEXITSTATUS(status) != FAULT_EXIT)
-			break;
-	}
-	printf("# %llu KiB before, %llu at most, %llu in the end\n", (ull)before / 1024,
-	       (ull)most / 1024, (ull)used(p.dir) / 1024);
-	assert_true(most < before + 10 * MIB);
-	assert_int_equal(chain_open_locked(p.dir, &c, &err), 0);
-	assert_int_equal(merge_resume(&c, &o, &err), 0);
-	chain_close(&c);
-	ids_are(&p, "2");
+	points_are(&p, "7");
 	points_check(&p, true);
 	points_free(&p);
 }
@@ -716,27 +423,9 @@ int main(void)
 		cmocka_unit_test(damage),
 		cmocka_unit_test(readers),
 		cmocka_unit_test(commands),
-		cmocka_unit_test(space),
-		cmocka_unit_test(killed),
-		cmocka_unit_test(killed_punch),
-		cmocka_unit_test(power),
-		cmocka_unit_test(power_punch),
-		cmocka_unit_test(errors),
-		cmocka_unit_test(errors_punch),
 	};
-	char *cmd;
-	int ret;
 
-	if (access("/dev/shm", W_OK))
-		snprintf(fast, sizeof(fast), "/tmp/cbw-unit-XXXXXX");
-	if (!mkdtemp(top) || !mkdtemp(fast))
-		return 1;
 	if (getenv("CBW_TEST"))
 		cmocka_set_test_filter(getenv("CBW_TEST"));
-	ret = cmocka_run_group_tests_name("cbw merges", tests, NULL, NULL);
-	cmd = xasprintf("rm -rf %s %s", top, fast);
-	if (system(cmd))
-		ret = 1;
-	free(cmd);
-	return ret;
+	return cmocka_run_group_tests_name("cbw merges", tests, fx_begin, fx_end);
 }
