@@ -12,22 +12,33 @@
 begin
 . "$here/kill.bash"
 
+overwrite()
+{
+	cbw-load fill /dev/mapper/dut --gen $((GEN += 1))
+}
+
+# fails REASON COMMAND BACKUP-OPTION...: a slow backup, whose snapshot fails for that reason
+# once the command was run
+fails()
+{
+	local why=$1 how=$2
+
+	shift 2
+	bg tool "$CBW" backup dut --to "$to" --rate 1M "$@"
+	until_true 10 any_active || return
+	$how || return
+	wait "${BG[tool]}"
+	expect "status" $? 1 || { cat "$CBW_TMP/tool.out"; return 1; }
+	unset "BG[tool]"
+	grep -q "the snapshot failed: $why" "$CBW_TMP/tool.out" ||
+		{ cat "$CBW_TMP/tool.out"; return 1; }
+}
+
 store_too_small()
 {
 	local base dirty
 
-	fill dut || return
-	base=$(bitmap_get dut "$bitmap" base)
-	dirty=$(bitmap_get dut "$bitmap" dirty)
-	cp "$to/dut/manifest.json" "$CBW_TMP/manifest" || return
-	bg tool "$CBW" backup dut --to "$to" --store "$small" --rate 1M
-	until_true 10 any_active || return
-	cbw-load fill /dev/mapper/dut --gen $((GEN += 1)) || return
-	wait "${BG[tool]}"
-	expect "status" $? 1 || { cat "$CBW_TMP/tool.out"; return 1; }
-	unset "BG[tool]"
-	grep -q "the snapshot failed: store-full" "$CBW_TMP/tool.out" ||
-		{ cat "$CBW_TMP/tool.out"; return 1; }
+	fill dut && before && fails store-full overwrite --store "$small" || return
 	cmp "$to/dut/manifest.json" "$CBW_TMP/manifest" && as_before && no_snapshots &&
 		complete
 }
@@ -36,9 +47,7 @@ unreadable_origin()
 {
 	local base dirty
 
-	fill dut || return
-	base=$(bitmap_get dut "$bitmap" base)
-	dirty=$(bitmap_get dut "$bitmap" dirty)
+	fill dut && before || return
 	dm_reload below "0 8192 linear $origin 0
 8192 8 error
 8200 8184 linear $origin 8200" && dm_suspend below && dm_resume below || return
@@ -53,34 +62,17 @@ store_fails()
 {
 	local base dirty
 
-	fill dut || return
-	base=$(bitmap_get dut "$bitmap" base)
-	dirty=$(bitmap_get dut "$bitmap" dirty)
+	fill dut && before || return
 	dm_create broken "0 8 linear $store 0
 8 8184 error" || return
-	bg tool "$CBW" backup dut --to "$to" --store /dev/mapper/broken --force --rate 1M
-	until_true 10 any_active || return
-	cbw-load fill /dev/mapper/dut --gen $((GEN += 1)) || return
-	wait "${BG[tool]}"
-	expect "status" $? 1 || { cat "$CBW_TMP/tool.out"; return 1; }
-	unset "BG[tool]"
-	grep -q "the snapshot failed: store-io" "$CBW_TMP/tool.out" ||
-		{ cat "$CBW_TMP/tool.out"; return 1; }
+	fails store-io overwrite --store /dev/mapper/broken --force || return
 	as_before && no_snapshots && dm_remove broken && complete
 }
 
 # Its table taken away: last, since bitmaps and all go with it.
 source_gone()
 {
-	fill dut || return
-	bg tool "$CBW" backup dut --to "$to" --store "$store" --rate 1M
-	until_true 10 any_active || return
-	dmsetup wipe_table --noudevsync dut || return
-	wait "${BG[tool]}"
-	expect "status" $? 1 || { cat "$CBW_TMP/tool.out"; return 1; }
-	unset "BG[tool]"
-	grep -q "the snapshot failed: source-gone" "$CBW_TMP/tool.out" ||
-		{ cat "$CBW_TMP/tool.out"; return 1; }
+	fill dut && fails source-gone "dmsetup wipe_table --noudevsync dut" --store "$store" || return
 	no_snapshots && tool 0 verify "$to"
 }
 

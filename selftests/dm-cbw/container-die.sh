@@ -15,7 +15,6 @@ begin
 . "$here/tool.bash"
 . "$here/container.bash"
 stride=${1:-9}
-die=${CBW_BUILD:-$CBW_TOP/build}/selftests/dm-cbw/tool-die.so
 export CBW_DIE_WRITES=1
 
 setup()

@@ -12,7 +12,6 @@ begin
 . "$here/tool.bash"
 . "$here/container.bash"
 none=00000000000000000000000000000000
-die=${CBW_BUILD:-$CBW_TOP/build}/selftests/dm-cbw/tool-die.so
 
 setup()
 {

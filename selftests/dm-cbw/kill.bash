@@ -4,27 +4,26 @@
 # A chain whose backups are killed: what is the same for few kills and for many. Source it
 # after lib.sh; $kills is how many.
 # shellcheck disable=SC2034,SC2154,SC2086,SC2119,SC2120
-. "$here/tool.bash"
+. "$here/chain.bash"
 
 setup()
 {
 	nullb origin 8 512 && nullb store 16 512 && nullb small 1 512 || return
 	dm_create below "0 $(sectors "$origin") linear $origin 0" &&
-		tracked dut /dev/mapper/below && target_dir 150 || return
-	to=$TO/b
-	fill dut && tool 0 backup dut --to "$to" --store "$store" || return
-	bitmap=$(chain_bitmap "$to/dut")
+		chain_begin /dev/mapper/below 150
 }
 
-# The bitmap is not frozen any more; the abort runs in the background.
-idle()
+# What as_before compares with; in $base and $dirty of who calls it.
+before()
 {
-	[[ $(bitmap_get dut "$bitmap" flags) == e ]]
+	base=$(bitmap_get dut "$bitmap" base)
+	dirty=$(bitmap_get dut "$bitmap" dirty)
+	cp "$to/dut/manifest.json" "$CBW_TMP/manifest"
 }
 
 as_before()
 {
-	until_true 5 idle || wrong "the bitmap is still frozen" || return
+	is_idle || return
 	expect "base" "$(bitmap_get dut "$bitmap" base)" "$base" || return
 	(($(bitmap_get dut "$bitmap" dirty) >= dirty)) ||
 		wrong "dirty bytes: $(bitmap_get dut "$bitmap" dirty), before $dirty"
@@ -35,9 +34,7 @@ killed()
 {
 	local rc
 
-	cp "$to/dut/manifest.json" "$CBW_TMP/manifest" || return
-	base=$(bitmap_get dut "$bitmap" base)
-	dirty=$(bitmap_get dut "$bitmap" dirty)
+	before || return
 	bg tool "$CBW" backup dut --to "$to" --store "$store" --incremental --rate 4M
 	nap "$(($2 / 1000)).$(printf %03d $(($2 % 1000)))"
 	kill "-$1" "${BG[tool]}" 2>/dev/null
@@ -61,8 +58,7 @@ killed()
 # What is not killed has to be complete, whatever was before.
 complete()
 {
-	tool 0 backup dut --to "$to" --store "$store" --incremental &&
-		tool 0 verify "$to" --against /dev/mapper/dut && no_snapshots || return
+	increment && no_snapshots || return
 	expect "leftovers" "$(find "$to/dut" -name '*.tmp' | wc -l)" 0 || return
 	expect "images" "$(find "$to/dut" -name '*.qcow2' | wc -l)" \
 		"$(grep -c '"file"' "$to/dut/manifest.json")"

@@ -14,19 +14,14 @@
 . "${0%/*}/lib.sh"
 
 begin
-. "$here/tool.bash"
+. "$here/chain.bash"
 stride=${2:-6}
 [[ ${CBW_LONG-} != 1 ]] || stride=1
 first=${1:-$((1 + RANDOM % stride))}
-die=${CBW_BUILD:-$CBW_TOP/build}/selftests/dm-cbw/tool-die.so
 
 setup()
 {
-	nullb origin 2 512 && nullb store 4 512 && tracked dut "$origin" &&
-		target_dir 100 || return
-	to=$TO/b
-	fill dut && tool 0 backup dut --to "$to" --store "$store" || return
-	bitmap=$(chain_bitmap "$to/dut")
+	nullb origin 2 512 && nullb store 4 512 && chain_begin "$origin" 100
 }
 
 dirty()
@@ -34,17 +29,6 @@ dirty()
 	n=$((n + 1))
 	cbw-load one /dev/mapper/dut --offset $((n * 65536 % (2 << 20))) --len 4096 \
 		--gen $((100 + n))
-}
-
-idle()
-{
-	[[ $(bitmap_get dut "$bitmap" flags) == e ]]
-}
-
-complete()
-{
-	tool 0 backup dut --to "$to" --store "$store" --incremental &&
-		tool 0 verify "$to" --against /dev/mapper/dut && no_snapshots
 }
 
 steps_of_one()
@@ -66,7 +50,7 @@ killed_at()
 	dirty=$(bitmap_get dut "$bitmap" dirty)
 	LD_PRELOAD=$die CBW_DIE_AT=$step tool 137 backup dut --to "$to" \
 		--store "$store" --incremental 2>/dev/null || return
-	until_true 5 idle || wrong "the bitmap is still frozen" || return
+	is_idle || return
 	after=$(bitmap_get dut "$bitmap" base)
 	if [[ $(<"$to/dut/manifest.json") == "$manifest" ]]; then
 		expect "base" "$after" "$base" || return
@@ -82,7 +66,7 @@ killed_at()
 			wrong "a base that no image has: $after" || return
 		new=$((new + 1))
 	fi
-	dirty && complete
+	dirty && increment && no_snapshots
 }
 
 each_step()

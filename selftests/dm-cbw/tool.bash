@@ -6,6 +6,8 @@
 
 CBW=${CBW_TOOL:-${CBW_BUILD:-$CBW_TOP/build}/userspace/cbw}
 TOOL_OUT=$CBW_TMP/tool.out
+# to be preloaded: the tool dies where it is told to (tool-die.c)
+die=${CBW_BUILD:-$CBW_TOP/build}/selftests/dm-cbw/tool-die.so
 
 # tool STATUS COMMAND...: the tool has to end with that status
 tool()
