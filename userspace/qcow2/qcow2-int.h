@@ -295,7 +295,7 @@ int q2_flush(struct q2_layer *l, struct qcow2_error *err);
 
 /* write.c */
 int q2_begin(struct q2_layer *l, struct qcow2_error *err);
-int q2_l2_evict(struct q2_layer *l, struct q2_ent *e, struct qcow2_error *err);
+int q2_l2_room(struct q2_layer *l, struct q2_ent **ent, struct qcow2_error *err);
 int q2_l2_entry(struct q2_layer *l, uint64_t off, struct q2_ent **ent, uint64_t **p,
 		struct qcow2_error *err);
 void q2_l2_changed(struct q2_layer *l, struct q2_ent *e);

@@ -50,15 +50,9 @@ int q2_l2_get(struct q2_layer *l, uint64_t idx, struct q2_ent **ent, struct qcow
 	if (q2_overlaps_meta(l, off, l->cluster_size, &what))
 		return q2_err(err, EUCLEAN, "%s: L1 entry %llu: L2 table at %llu overlaps the %s", l->name,
 			      ull(idx), ull(off), what);
-	e = q2_cache_victim(&l->l2);
-	if (!e)
-		return q2_err(err, ENOMEM, "%s: out of memory", l->name);
-	if (e->dirty) {
-		ret = q2_l2_evict(l, e, err);
-		if (ret)
-			return ret;
-	}
-	q2_cache_drop(&l->l2, e);
+	ret = q2_l2_room(l, &e, err);
+	if (ret)
+		return ret;
 	ret = q2_pread(l, e->buf, l->cluster_size, off, "an L2 table", err);
 	if (ret)
 		return ret;

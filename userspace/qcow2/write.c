@@ -26,7 +26,7 @@ void q2_l2_changed(struct q2_layer *l, struct q2_ent *e)
 }
 
 /* save a dirty table that is to leave the cache */
-int q2_l2_evict(struct q2_layer *l, struct q2_ent *e, struct qcow2_error *err)
+static int l2_evict(struct q2_layer *l, struct q2_ent *e, struct qcow2_error *err)
 {
 	uint64_t old = l->l1[e->key], first, got;
 	int ret;
@@ -45,6 +45,24 @@ int q2_l2_evict(struct q2_layer *l, struct q2_ent *e, struct qcow2_error *err)
 	return ret;
 }
 
+/* room in the cache for another table, under no key yet */
+int q2_l2_room(struct q2_layer *l, struct q2_ent **ent, struct qcow2_error *err)
+{
+	struct q2_ent *e = q2_cache_victim(&l->l2);
+	int ret;
+
+	if (!e)
+		return q2_err(err, ENOMEM, "%s: out of memory", l->name);
+	if (e->dirty) {
+		ret = l2_evict(l, e, err);
+		if (ret)
+			return ret;
+	}
+	q2_cache_drop(&l->l2, e);
+	*ent = e;
+	return 0;
+}
+
 /* the table for L1 entry @idx, to be changed; a new one if there is none */
 static int l2_for_write(struct q2_layer *l, uint64_t idx, struct q2_ent **ent,
 			struct qcow2_error *err)
@@ -60,15 +78,9 @@ static int l2_for_write(struct q2_layer *l, uint64_t idx, struct q2_ent **ent,
 				      l->name, ull(idx));
 		return q2_l2_get(l, idx, ent, err);
 	}
-	e = q2_cache_victim(&l->l2);
-	if (!e)
-		return q2_err(err, ENOMEM, "%s: out of memory", l->name);
-	if (e->dirty) {
-		ret = q2_l2_evict(l, e, err);
-		if (ret)
-			return ret;
-	}
-	q2_cache_drop(&l->l2, e);
+	ret = q2_l2_room(l, &e, err);
+	if (ret)
+		return ret;
 	ret = q2_alloc(l, 1, &first, &got, err);
 	if (ret)
 		return ret;
