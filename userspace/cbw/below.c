@@ -21,6 +21,7 @@
 #include "below.h"
 #include "cbw.h"
 #include "store.h"
+#include "sysfs.h"
 
 #define DEPTH_MAX	32
 
@@ -116,25 +117,14 @@ static bool loop_status(const char *dir, struct loop_info64 *info)
 static enum answer mount_is_on(struct search *s, struct mount *m, const char *path, int depth);
 
 /* The file under a loop device. */
-static enum answer loop_is_on(struct search *s, const char *dir, int depth)
+static enum answer loop_file_is_on(struct search *s, const char *dir, const char *file, int depth)
 {
 	struct loop_info64 info = { 0 };
-	char path[160], file[PATH_MAX];
+	char path[160];
 	struct mount m;
 	struct stat st;
 	bool known;
-	FILE *f;
-	size_t n;
 
-	snprintf(path, sizeof(path), "%s/loop/backing_file", dir);
-	f = fopen(path, "re");
-	if (!f)
-		return NO;
-	n = fread(file, 1, sizeof(file) - 1, f);
-	fclose(f);
-	if (n && file[n - 1] == '\n')
-		n--;
-	file[n] = '\0';
 	known = loop_status(dir, &info);
 	if (known && info.lo_rdevice)
 		return device_is_on(s, devno(info.lo_rdevice), depth + 1);
@@ -154,6 +144,15 @@ static enum answer loop_is_on(struct search *s, const char *dir, int depth)
 		 esc(file));
 	/* it may be a device, which a loop device leaves to others, too */
 	return known ? by_use(s, NULL, path) : not_known(s, "%s", path);
+}
+
+static enum answer loop_is_on(struct search *s, const char *dir, struct cbw_devno dev, int depth)
+{
+	char *file = loop_file(dev);
+	enum answer a = file ? loop_file_is_on(s, dir, file, depth) : NO;
+
+	free(file);
+	return a;
 }
 
 /* Devices in a directory of sysfs, each with a file "dev". */
@@ -198,7 +197,7 @@ static enum answer device_is_on(struct search *s, struct cbw_devno dev, int dept
 			not_known(s, "%s cannot be read", path);
 	}
 	if (a != YES)
-		a = either(a, loop_is_on(s, dir, depth));
+		a = either(a, loop_is_on(s, dir, dev, depth));
 	if (a == YES)
 		return a;
 	snprintf(path, sizeof(path), "%s/slaves", dir);

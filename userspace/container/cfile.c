@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <glob.h>
 #include <inttypes.h>
-#include <limits.h>
 #include <linux/fs.h>
 #include <linux/loop.h>
 #include <sys/file.h>
@@ -14,27 +13,9 @@
 
 #include "cbw.h"
 #include "cfile.h"
+#include "sysfs.h"
 
 #define STEP	(1u << 20)
-
-char *loop_file(struct cbw_devno dev)
-{
-	char path[80], name[PATH_MAX];
-	size_t n;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/loop/backing_file", dev.major,
-		 dev.minor);
-	f = fopen(path, "re");
-	if (!f)
-		return NULL;
-	n = fread(name, 1, sizeof(name) - 1, f);
-	fclose(f);
-	if (n && name[n - 1] == '\n')
-		n--;
-	name[n] = '\0';
-	return n ? xstrdup(name) : NULL;
-}
 
 /* The loop device that has this file, if there is one. */
 static void find_loop(const struct stat *st, struct cbw_devno *dev)
@@ -137,13 +118,15 @@ int cfile_open(const char *path, unsigned int flags, struct cfile *f, struct cbw
 int cfile_open_dev(struct cbw_devno dev, struct cfile *f, struct cbw_error *err)
 {
 	struct cfile c = { .writable = true };
+	char *file = loop_file(dev);
 	int ret;
 
 	/* a loop device keeps its file only as long as somebody has it open: us */
-	if (!loop_file(dev))
+	if (!file)
 		c.path = xasprintf("/dev/block/%u:%u", dev.major, dev.minor);
 	else
 		c.path = xasprintf("/dev/loop%u", dev.minor);
+	free(file);
 	c.fd = open_direct(c.path, O_RDWR | O_CLOEXEC);
 	if (c.fd < 0 && errno == ENOENT) {
 		char *node = xasprintf("/run/cbw-container-%u-%u", dev.major, dev.minor);

@@ -44,7 +44,5 @@ int cfile_zero(const struct cfile *f, uint64_t offset, uint64_t len, struct cbw_
 int cfile_sync(const struct cfile *f, struct cbw_error *err);
 /* Makes a file longer, with room on its file system; -ENOSPC for a device. */
 int cfile_grow(struct cfile *f, uint64_t size, struct cbw_error *err);
-/* Name of the file behind a loop device, for free(); NULL: it is none. */
-char *loop_file(struct cbw_devno dev);
 
 #endif

@@ -10,6 +10,7 @@
 
 #include "attach.h"
 #include "cbw.h"
+#include "sysfs.h"
 
 /*
  * Does somebody have it open? He writes on when nothing is recorded any more. Programs that udev

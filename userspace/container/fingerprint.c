@@ -10,29 +10,9 @@
 
 #include "binding.h"
 #include "cbw.h"
+#include "sysfs.h"
 
 #define BLOCK	4096
-
-/* ---- sysfs ------------------------------------------------------------- */
-
-/* The first line of a file of the device, or of the disk if it is a partition. */
-static bool sysfs_line(struct cbw_devno dev, const char *name, char *buf, size_t len)
-{
-	char path[128];
-	FILE *f;
-	bool ok;
-
-	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%s", dev.major, dev.minor, name);
-	f = fopen(path, "re");
-	if (!f)
-		return false;
-	ok = fgets(buf, (int)len, f);
-	fclose(f);
-	if (!ok)
-		return false;
-	buf[strcspn(buf, "\n")] = '\0';
-	return buf[0];
-}
 
 /* The first numbers of its statistics. */
 static int statistics(struct cbw_devno dev, uint64_t v[17], struct cbw_error *err)
