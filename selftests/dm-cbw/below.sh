@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 60
+# budget: 90
 #
 # What lies on the volume itself is no place for its store, backup or container: through file
 # systems that make their device numbers up (btrfs, overlayfs), loop devices and device-mapper.

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 60
+# budget: 75
 #
 # A full backup with a user's bitmap that does not record: it records again from the cut on and
 # stays what it was (transient or not, its granularity); when there is no cut, or the backup

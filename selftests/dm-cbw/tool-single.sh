@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 180
+# budget: 200
 #
 # cbw backup to what is no chain: an image, a raw file, a device, an NBD server, a stream. In
 # full, and as increments on top of what the bitmap's base is; what fails leaves the bitmap.
