@@ -93,13 +93,14 @@ static bool is_image(const char *name)
 		!strcmp(name + end, "diff.qcow2");
 }
 
-/* Whether a name is one that we give to images, their details, or a new manifest. */
+/* Whether a name is one that we give to images, their details, a merge's sums, or a new manifest. */
 static bool is_ours(const char *name)
 {
 	size_t len = strlen(name), new = strlen(DETAILS_NEW);
 	char image[64];
 
-	if (!strcmp(name, MANIFEST_TMP) || is_image(name))
+	if (!strcmp(name, MANIFEST_TMP) || is_image(name) ||
+	    !strcmp(name, CHAIN_MERGE_SUMS) || !strcmp(name, CHAIN_MERGE_SUMS DETAILS_NEW))
 		return true;
 	if (len > new && !strcmp(name + len - new, DETAILS_NEW))
 		len -= new;
@@ -116,6 +117,8 @@ static bool is_named(const struct chain *chain, const char *name)
 
 	/* until a merge has ended things are not where they will be */
 	if (chain->merge.state == MERGE_NAMES && strcmp(name, MANIFEST_TMP))
+		return true;
+	if (chain->merge.sums_size && !strcmp(name, CHAIN_MERGE_SUMS))
 		return true;
 	for (i = 0; i < chain->nr; i++) {
 		const struct entry *e = &chain->entry[i];

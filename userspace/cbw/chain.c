@@ -208,6 +208,10 @@ static int parse_merge(struct json_object *root, struct chain *chain)
 	if (!number_of(o, "from", id, &id) || !id || id == m->into)
 		return -1;
 	m->from = (uint32_t)id;
+	if (!number_if(o, "sums_size", DETAILS_MAX, &m->sums_size) ||
+	    !number_if(o, "sums_crc32c", UINT32_MAX, &id))
+		return -1;
+	m->sums_crc = (uint32_t)id;
 	into = chain_by_id(chain, m->into);
 	from = chain_by_id(chain, m->from);
 	if (!into)
@@ -396,6 +400,10 @@ static struct json_object *json_merge(const struct chain_merge *m)
 	put_number(o, "into", m->into);
 	put_text(o, "file", m->file);
 	json_object_object_add(o, "punch", json_object_new_boolean(m->punch));
+	if (m->sums_size) {
+		put_number(o, "sums_size", m->sums_size);
+		put_number(o, "sums_crc32c", m->sums_crc);
+	}
 	return o;
 }
 

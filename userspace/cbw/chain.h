@@ -18,6 +18,9 @@
 #include "libcbw.h"
 
 #define CHAIN_MANIFEST	"manifest.json"
+/* what a merge has to end with: details, as of an image merge.qcow2 */
+#define CHAIN_MERGE_IMAGE	"merge.qcow2"
+#define CHAIN_MERGE_SUMS	"merge.json"
 #define CHAIN_ENTRIES_MAX	65536
 /* images on top of each other: below QCOW2_MAX_CHAIN, room for one more */
 #define CHAIN_DEPTH_MAX	250
@@ -83,12 +86,17 @@ enum merge_state {
  * @into: the entry on top of it, whose point in time stays
  * @punch: what was taken in is punched out of the upper image
  * @file: name that the image of @from had
+ * @sums_size: bytes of the file with the checksums that the result will have; 0: an older
+ *	version began it, and there is none
+ * @sums_crc: CRC-32C of that
  */
 struct chain_merge {
 	enum merge_state state;
 	uint32_t from, into;
 	bool punch;
 	char file[64];
+	uint64_t sums_size;
+	uint32_t sums_crc;
 };
 
 /**

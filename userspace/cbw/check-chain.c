@@ -233,7 +233,7 @@ static void check_entry(struct run *r, struct entry *e)
 
 static void check_merge(struct run *r)
 {
-	const struct merge_opts o = { 0 };
+	const struct merge_opts o = { .repair = true, .doubtful = &r->distrust };
 	struct cbw_error err;
 
 	if (r->chain.merge.state == MERGE_NONE)

@@ -150,7 +150,8 @@ int chain_merge_verb(int argc, char **argv)
 		.args = "DIR[/VOLUME] [FROM..TO] [--punch] [--json]",
 		.about = "Makes one image of those from FROM to TO: the point in time TO stays, and all above\n"
 			"it; FROM and those in between end. A merge that was cut off, by a crash too, is ended\n"
-			"first; without FROM..TO nothing else is done.",
+			"first; without FROM..TO nothing else is done. With --punch it goes on with that, if it\n"
+			"was begun without, too.",
 		.opts = opts,
 		.min_args = 1, .max_args = 2,
 	};

@@ -2,8 +2,8 @@
 /*
  * An image takes in what the one on top of it has, range by range
  *
- * All of a range is read, of both images, since its checksum is made anew: so what is
- * damaged is noticed before it gets a checksum that fits.
+ * All of a range is read, of both images, twice: to see that nothing is damaged, which gives
+ * the checksum that the range has to have in the end, and to write it.
  */
 #include <unistd.h>
 
@@ -37,10 +37,12 @@ struct cluster {
 struct merge_run {
 	const struct chain *chain;
 	const struct entry *lower, *upper;
-	struct details *lower_d;
-	const struct details *upper_d;
-	bool again;
+	const struct details *lower_d, *upper_d;
+	struct sums *after;
+	bool lost;		/* .after has to be made from what is there */
 	bool punch;
+	bool repair;
+	bool doubtful;
 	bool backed;		/* the lower image has a backing file */
 	bool same_packing;	/* compressed clusters can move as they are */
 	struct qcow2_image *low, *up;
@@ -289,16 +291,19 @@ static int put_some(struct merge_run *m, uint64_t start, uint64_t end, uint64_t 
 	return ret ? qfail(err, ret, &qerr) : 0;
 }
 
+/* Of the range as it will be in the lower image. */
 static uint32_t new_sum(const struct merge_run *m, uint64_t start, uint64_t end)
 {
 	uint32_t crc = 0;
 	uint64_t at;
 
 	for (at = start; at < end; at += m->cluster) {
-		enum content c = m->map[(at - start) / m->cluster].content;
+		const struct cluster *c = &m->map[(at - start) / m->cluster];
+		const char *buf = m->buf + (at - start);
 
-		if (c == PLAIN || c == COMPRESSED)
-			crc = crc_cluster(crc, at, m->buf + (at - start), m->cluster);
+		if (c->touched ? !all_zero(buf, m->cluster) :
+		    c->content == PLAIN || c->content == COMPRESSED)
+			crc = crc_cluster(crc, at, buf, m->cluster);
 	}
 	return crc;
 }
@@ -322,43 +327,73 @@ static int settle(struct merge_run *m, struct cbw_error *err)
 	return ret ? qfail(err, ret, &qerr) : 0;
 }
 
+/* What the lower image will have, to the buffer, when both were read. */
+static int lay_both(struct merge_run *m, uint64_t start, uint64_t end, struct cbw_error *err)
+{
+	int ret = fill_base(m, start, end, err);
+
+	return ret ? ret : lay_upper(m, start, end, err);
+}
+
+/* What is to become of a range that is not what it was when the merge began. */
+static int not_as_begun(struct merge_run *m, uint64_t start, uint64_t end, struct cbw_error *err)
+{
+	const char *dir = esc(m->chain->dir);
+
+	if (!m->repair)
+		return fail_with(err, EUCLEAN, "%s: bytes %llu to %llu of the volume are not any more in %s and %s what they were when the merge began; put back the one that is damaged, or 'cbw check -r %s' ends the merge with what is there, and the range stays known as damaged",
+				 dir, (ull)start, (ull)end - 1, m->lower->file,
+				 m->upper->file, dir);
+	say("%s: bytes %llu to %llu of the volume were damaged while they were merged into %u: 'cbw verify' goes on to say so",
+	    dir, (ull)start, (ull)end - 1, m->upper->id);
+	m->doubtful = true;
+	return 0;
+}
+
+/*
+ * The sum of a range that is as it was has to be its old one, else @crc is all that there is.
+ * A range is that if the upper image has nothing of it, and had no data, since zeros are
+ * not punched out.
+ */
+static void sum_what_is(struct merge_run *m, uint64_t nr, bool any, uint32_t crc)
+{
+	bool as_it_was = !any && m->lower_d && m->upper_d && !m->upper_d->sums.crc[nr];
+
+	m->after->crc[nr] = as_it_was ? m->lower_d->sums.crc[nr] : crc;
+}
+
 static int merge_range(struct merge_run *m, uint64_t nr, struct cbw_error *err)
 {
 	uint64_t start = nr * SUMS_RANGE, at, to;
 	uint64_t end = m->size - start < SUMS_RANGE ? m->size : start + SUMS_RANGE;
-	struct scan_range up, low;
+	struct scan_range up = { 0 }, low;
 	bool any;
 	int ret;
 
 	ret = map_lower(m, start, end, err);
 	if (!ret)
 		ret = map_upper(m, start, end, &any, err);
+	/* it has nothing of it, or not any more: then the lower one has it, durably */
+	if (ret || (!any && !m->lost))
+		return ret;
+	ret = scan_one(&m->up_src, nr, m->up_buf, &up, err);
+	if (!ret)
+		ret = scan_one(&m->low_src, nr, m->buf, &low, err);
+	if (!ret)
+		ret = lay_both(m, start, end, err);
 	if (ret)
 		return ret;
-	if (!any) {
-		/* perhaps it was punched out, then the sum is that of something else */
-		if (!m->again || !m->upper_d->sums.crc[nr])
-			return 0;
-		ret = scan_one(&m->low_src, nr, m->buf, &low, err);
-		m->lower_d->sums.crc[nr] = low.crc;
-		return ret;
-	}
-	ret = scan_one(&m->up_src, nr, m->up_buf, &up, err);
-	if (!ret && !(m->again && m->punch) && up.crc != m->upper_d->sums.crc[nr])
-		ret = damaged(m, m->upper, nr, end, err);
-	if (!ret)
-		ret = scan_one(&m->low_src, nr, m->buf, &low, err);
-	if (!ret && !m->again && low.crc != m->lower_d->sums.crc[nr])
-		ret = damaged(m, m->lower, nr, end, err);
-	if (!ret)
-		ret = fill_base(m, start, end, err);
-	if (!ret)
-		ret = lay_upper(m, start, end, err);
+	if (m->lost && m->upper_d && !m->chain->merge.punch && up.crc != m->upper_d->sums.crc[nr])
+		say("%s/%s: damaged: bytes %llu to %llu of the volume", esc(m->chain->dir),
+		    m->upper->file, (ull)start, (ull)end - 1);
+	if (m->lost)
+		sum_what_is(m, nr, any, new_sum(m, start, end));
+	else if (new_sum(m, start, end) != m->after->crc[nr])
+		ret = not_as_begun(m, start, end, err);
 	for (at = start; at < end && !ret; at = to)
 		ret = put_some(m, start, end, at, &to, err);
 	if (ret)
 		return ret;
-	m->lower_d->sums.crc[nr] = new_sum(m, start, end);
 	m->moved_bytes += up.copied;
 	m->done += up.copied;
 	progress_tick(&m->progress, m->done);
@@ -389,7 +424,7 @@ static int count(struct merge_run *m, struct entry *result, struct cbw_error *er
 			bytes += (run.length + m->cluster - 1) / m->cluster *
 				CRC_CLUSTER_BYTES(m->cluster);
 		}
-		total = crc32c_combine(total, m->lower_d->sums.crc[nr], bytes);
+		total = crc32c_combine(total, m->after->crc[nr], bytes);
 	}
 	result->copied = copied;
 	result->zero = m->backed ? zeros : m->size - copied;
@@ -436,8 +471,7 @@ static int open_both(struct merge_run *m, struct cbw_error *err)
 				 m->up_path, &m->up, err);
 	if (!ret && (qcow2_get_layer(m->low, 0, &l) || qcow2_get_layer(m->up, 0, &u)))
 		ret = fail_with(err, EINVAL, "%s: no image", m->low_path);
-	if (!ret && (l.virtual_size != m->size || u.virtual_size != m->size ||
-		     m->lower_d->size != m->size || m->upper_d->size != m->size))
+	if (!ret && (l.virtual_size != m->size || u.virtual_size != m->size))
 		ret = fail_with(err, EUCLEAN, "%s: it is not of %llu bytes, as the manifest says",
 				m->low_path, (ull)m->size);
 	if (!ret) {
@@ -480,7 +514,10 @@ static int verify_range(struct merge_run *m, uint64_t nr, struct cbw_error *err)
 	int ret;
 
 	m->moved.nr = 0;
-	ret = map_upper(m, start, end, &any, err);
+	m->after->crc[nr] = m->lower_d->sums.crc[nr];
+	ret = map_lower(m, start, end, err);
+	if (!ret)
+		ret = map_upper(m, start, end, &any, err);
 	if (ret || (!any && !m->upper_d->sums.crc[nr]))
 		return ret;
 	ret = scan_one(&m->up_src, nr, m->up_buf, &r, err);
@@ -490,6 +527,10 @@ static int verify_range(struct merge_run *m, uint64_t nr, struct cbw_error *err)
 		ret = scan_one(&m->low_src, nr, m->buf, &r, err);
 	if (!ret && r.crc != m->lower_d->sums.crc[nr])
 		ret = damaged(m, m->lower, nr, end, err);
+	if (!ret)
+		ret = lay_both(m, start, end, err);
+	if (!ret)
+		m->after->crc[nr] = new_sum(m, start, end);
 	m->done += r.copied;
 	progress_tick(&m->progress, m->done);
 	if (!ret && stop_signal)
@@ -498,21 +539,23 @@ static int verify_range(struct merge_run *m, uint64_t nr, struct cbw_error *err)
 }
 
 int merge_verify(const struct chain *chain, const struct entry *lower,
-		 const struct entry *upper, struct details *lower_d,
-		 const struct details *upper_d, bool json, struct cbw_error *err)
+		 const struct entry *upper, const struct details *lower_d,
+		 const struct details *upper_d, bool json, struct sums *after,
+		 struct cbw_error *err)
 {
 	struct merge_run m = {
 		.chain = chain, .lower = lower, .upper = upper,
 		.lower_d = lower_d, .upper_d = upper_d, .size = upper->size,
-		.low_src.fd = -1, .up_src.fd = -1,
+		.after = after, .low_src.fd = -1, .up_src.fd = -1,
 		.buf = scan_buffer(), .up_buf = scan_buffer(),
 	};
 	uint64_t nr;
 	int ret;
 
+	sums_init(after, upper->size);
 	progress_begin(&m.progress, "verify", upper->file, upper->copied, json);
 	ret = open_both(&m, err);
-	for (nr = 0; nr < lower_d->sums.nr && !ret; nr++)
+	for (nr = 0; nr < after->nr && !ret; nr++)
 		ret = verify_range(&m, nr, err);
 	progress_end(&m.progress);
 	close_both(&m);
@@ -520,15 +563,16 @@ int merge_verify(const struct chain *chain, const struct entry *lower,
 }
 
 int merge_data(const struct chain *chain, const struct entry *lower,
-	       const struct entry *upper, struct details *lower_d,
-	       const struct details *upper_d, bool again,
+	       const struct entry *upper, const struct details *lower_d,
+	       const struct details *upper_d, struct sums *after, bool lost,
 	       const struct merge_opts *opts, struct entry *result,
 	       struct cbw_error *err)
 {
 	struct merge_run m = {
 		.chain = chain, .lower = lower, .upper = upper,
-		.lower_d = lower_d, .upper_d = upper_d, .again = again,
-		.punch = opts->punch, .size = upper->size,
+		.lower_d = lower_d, .upper_d = upper_d, .size = upper->size,
+		.after = after, .lost = lost, .doubtful = lost,
+		.punch = opts->punch, .repair = opts->repair,
 		.batch = opts->batch ? opts->batch : BATCH,
 		.low_src.fd = -1, .up_src.fd = -1,
 		.buf = scan_buffer(), .up_buf = scan_buffer(),
@@ -538,7 +582,7 @@ int merge_data(const struct chain *chain, const struct entry *lower,
 
 	progress_begin(&m.progress, "merge", upper->file, upper->copied, opts->json);
 	ret = open_both(&m, err);
-	for (nr = 0; nr < lower_d->sums.nr && !ret; nr++) {
+	for (nr = 0; nr < after->nr && !ret; nr++) {
 		ret = merge_range(&m, nr, err);
 		if (!ret && stop_signal)
 			ret = fail_with(err, EINTR, "stopped by signal %d", (int)stop_signal);
@@ -552,5 +596,7 @@ int merge_data(const struct chain *chain, const struct entry *lower,
 		ret = count(&m, result, err);
 	progress_end(&m.progress);
 	close_both(&m);
+	if (m.doubtful && opts->doubtful)
+		*opts->doubtful = true;
 	return ret;
 }

@@ -46,11 +46,25 @@ int merge_possible(const struct chain *chain, uint32_t id, struct cbw_error *err
 
 /* ---- steps 4 and 5: names ---------------------------------------------- */
 
-static int settle_entry(const struct chain *chain, const struct entry *e,
+/* Whether those are details that have no checksums of what the image has: see plan_child(). */
+static bool header_only(const struct entry *e, const struct details *d)
+{
+	uint64_t i;
+
+	for (i = 0; i < d->sums.nr; i++)
+		if (d->sums.crc[i])
+			return false;
+	return e->crc != 0;
+}
+
+/* Names and header; *bare: its details have served their purpose. */
+static int settle_entry(const struct chain *chain, const struct entry *e, bool *bare,
 			struct cbw_error *err)
 {
 	struct details d;
 	int ret;
+
+	*bare = false;
 
 	ret = details_settle(chain, e, err);
 	if (!ret)
@@ -58,6 +72,7 @@ static int settle_entry(const struct chain *chain, const struct entry *e,
 	if (ret)
 		return ret;
 	ret = header_put(chain, e->file, &d, false, NULL, err);
+	*bare = !ret && header_only(e, &d);
 	details_free(&d);
 	return ret;
 }
@@ -65,6 +80,7 @@ static int settle_entry(const struct chain *chain, const struct entry *e,
 int merge_names(struct chain *chain, struct cbw_error *err)
 {
 	const struct entry *e = chain_by_id(chain, chain->merge.into);
+	bool bare;
 	size_t i;
 	int ret = 0;
 
@@ -74,13 +90,17 @@ int merge_names(struct chain *chain, struct cbw_error *err)
 		return fail_with(err, errno, "%s/%s: cannot be renamed to %s: %s",
 				 esc(chain->dir), chain->merge.file, e->file,
 				 strerror(errno));
-	ret = settle_entry(chain, e, err);
+	ret = settle_entry(chain, e, &bare, err);
 	for (i = 0; i < chain->nr && !ret; i++) {
-		const struct entry *child = &chain->entry[i];
+		struct entry *child = &chain->entry[i];
 
 		if (child->parent != e->id || !child->details_size)
 			continue;
-		ret = settle_entry(chain, child, err);
+		ret = settle_entry(chain, child, &bare, err);
+		if (bare) {
+			child->details_size = 0;
+			child->details_crc = 0;
+		}
 		/* what is lost of one of them must not keep all others from being read */
 		if (ret == -ENOENT || ret == -EUCLEAN) {
 			say("%s; point in time %u cannot be read until that is repaired", err->msg,
@@ -136,7 +156,7 @@ out:
 
 /* Of the image that has taken in the other: it will be the younger point in time. */
 static int plan_result(const struct chain *chain, const struct entry *lower,
-		       struct entry *result, struct details *lower_d,
+		       struct entry *result, struct sums *after,
 		       struct cbw_error *err)
 {
 	const struct entry *below = lower->parent ?
@@ -154,8 +174,8 @@ static int plan_result(const struct chain *chain, const struct entry *lower,
 	if (below)
 		ids[2] = below->cut;
 	ret = plan(chain, lower->file, &change, true, &d, err);
-	d.sums = lower_d->sums;
-	lower_d->sums = (struct sums){ 0 };
+	d.sums = *after;
+	*after = (struct sums){ 0 };
 	if (!ret)
 		ret = details_save(chain, result, &d, true, err);
 	details_free(&d);
@@ -174,7 +194,11 @@ static int need_details(const struct chain *chain, struct entry *e, bool json,
 	return ret ? ret : details_load(chain, e, d, err);
 }
 
-/* Of an image on top of it, whose backing file will have another name. */
+/*
+ * Of an image on top of it, whose backing file will have another name. One that has lost
+ * its details and is damaged gets its new header all the same, by details without checksums
+ * that go afterwards: so nothing vouches for it, as before.
+ */
 static int plan_child(const struct chain *chain, struct entry *child,
 		      const struct entry *result, bool json,
 		      struct cbw_error *err)
@@ -185,14 +209,24 @@ static int plan_child(const struct chain *chain, struct entry *child,
 		.backing_format = "qcow2",
 	};
 	struct details d;
+	bool bare;
 	int ret;
 
 	ret = need_details(chain, child, json, &d, err);
-	if (ret)
+	bare = ret == -ENOENT || ret == -EUCLEAN;
+	if (ret && !bare)
 		return ret;
-	ret = plan(chain, child->file, &change, false, &d, err);
+	if (bare) {
+		say("%s; it stays as it is, and the merge goes on", err->msg);
+		d = (struct details){ .cut = child->cut, .size = child->size };
+		sums_init(&d.sums, d.size);
+	}
+	ret = plan(chain, child->file, &change, bare, &d, err);
 	if (!ret)
 		ret = details_save(chain, child, &d, true, err);
+	/* there is no image in which a header could be changed: merge_names() says so */
+	else if (bare && (ret == -ENOENT || distrust(ret)))
+		ret = 0;
 	details_free(&d);
 	return ret;
 }
@@ -200,20 +234,22 @@ static int plan_child(const struct chain *chain, struct entry *child,
 /* The chain as it will be, in memory. */
 static int plan_chain(struct chain *chain, const struct entry *lower,
 		      const struct entry *upper, struct entry *result,
-		      struct details *lower_d, bool json, struct cbw_error *err)
+		      struct sums *after, bool json, struct cbw_error *err)
 {
 	bool renamed = strcmp(result->file, upper->file);
 	struct chain_merge merge = chain->merge;
 	size_t i;
 	int ret;
 
-	ret = plan_result(chain, lower, result, lower_d, err);
+	ret = plan_result(chain, lower, result, after, err);
 	for (i = 0; i < chain->nr && renamed && !ret; i++)
 		if (chain->entry[i].parent == result->id)
 			ret = plan_child(chain, &chain->entry[i], result, json, err);
 	if (ret)
 		return ret;
 	merge.state = MERGE_NAMES;
+	merge.sums_size = 0;
+	merge.sums_crc = 0;
 	snprintf(merge.file, sizeof(merge.file), "%s", lower->file);
 	chain_remove(chain, merge.from);
 	*entry_of(chain, result->id) = *result;
@@ -223,35 +259,43 @@ static int plan_chain(struct chain *chain, const struct entry *lower,
 
 /* ---- all of it --------------------------------------------------------- */
 
-static int run(struct chain *chain, bool again, const struct merge_opts *opts,
+/* Details of an entry if it has them; NULL if not. */
+static struct details *if_details(const struct chain *chain, const struct entry *e,
+				  struct details *d)
+{
+	return details_load(chain, e, d, NULL) ? NULL : d;
+}
+
+static int run(struct chain *chain, bool lost, const struct merge_opts *opts,
 	       struct cbw_error *err)
 {
 	const struct entry lower = *chain_by_id(chain, chain->merge.from);
 	const struct entry upper = *chain_by_id(chain, chain->merge.into);
-	const struct merge_opts o = { .punch = chain->merge.punch,
-		.json = opts->json, .batch = opts->batch };
-	struct details lower_d, upper_d;
+	struct details lower_d = { 0 }, upper_d = { 0 };
+	struct merge_opts o = *opts;
 	struct entry result = upper;
-	int ret;
+	struct sums after = { 0 };
+	int ret = 0;
 
-	ret = details_load(chain, &lower, &lower_d, err);
+	o.punch = chain->merge.punch;
+	if (lost)
+		sums_init(&after, upper.size);
+	else
+		ret = merge_sums_load(chain, &after, err);
 	if (ret)
 		return ret;
-	ret = details_load(chain, &upper, &upper_d, err);
-	if (ret) {
-		details_free(&lower_d);
-		return ret;
-	}
 	result.parent = lower.parent;
 	result.type = lower.type;
 	chain_file_name(result.id, result.type, result.file);
-	ret = merge_data(chain, &lower, &upper, &lower_d, &upper_d, again, &o,
-			 &result, err);
+	ret = merge_data(chain, &lower, &upper,
+			 lost ? if_details(chain, &lower, &lower_d) : NULL,
+			 lost ? if_details(chain, &upper, &upper_d) : NULL,
+			 &after, lost, &o, &result, err);
 	if (!ret)
-		ret = plan_chain(chain, &lower, &upper, &result, &lower_d,
-				 opts->json, err);
+		ret = plan_chain(chain, &lower, &upper, &result, &after, opts->json, err);
 	details_free(&lower_d);
 	details_free(&upper_d);
+	sums_free(&after);
 	if (!ret)
 		ret = chain_save(chain, NULL, err);
 	return ret ? ret : merge_names(chain, err);
@@ -271,21 +315,34 @@ static int hold(const struct chain *chain, const struct entry *e, int *fd, struc
 			 "%s/%s: it cannot be locked", esc(chain->dir), e->file);
 }
 
-static int run_held(struct chain *chain, bool again, const struct merge_opts *opts,
+enum {
+	RUN_FRESH = 1,	/* there is no journal yet */
+	RUN_SAVE = 2,	/* what is new in the journal is to be written first */
+	RUN_LOST = 4,	/* without the checksums of the result */
+};
+
+/* Nobody reads them, then all of it. */
+static int run_held(struct chain *chain, unsigned int how, const struct merge_opts *opts,
 		    struct cbw_error *err)
 {
+	bool fresh = how & RUN_FRESH;
 	int lower = -1, upper = -1, ret;
 
 	ret = hold(chain, chain_by_id(chain, chain->merge.from), &lower, err);
 	if (!ret)
 		ret = hold(chain, chain_by_id(chain, chain->merge.into), &upper, err);
-	/* only now is anything said to have begun */
-	if (!ret && !again)
-		ret = chain_save(chain, NULL, err);
-	if (!ret)
-		ret = run(chain, again, opts, err);
-	else if (!again)
+	if (ret && fresh) {
+		merge_sums_remove(chain);
 		chain->merge = (struct chain_merge){ 0 };
+	}
+	/* only now is anything said to have begun */
+	if (!ret && how & (RUN_FRESH | RUN_SAVE)) {
+		ret = chain_save(chain, NULL, err);
+		if (ret && fresh)
+			chain->merge = (struct chain_merge){ 0 };
+	}
+	if (!ret)
+		ret = run(chain, how & RUN_LOST, opts, err);
 	if (lower >= 0)
 		close(lower);
 	if (upper >= 0)
@@ -293,12 +350,16 @@ static int run_held(struct chain *chain, bool again, const struct merge_opts *op
 	return ret;
 }
 
-/* What is damaged must not be taken in, nor is it known then what it was. */
-static int sound(const struct chain *chain, struct entry *lower,
-		 struct entry *upper, bool json, struct cbw_error *err)
+/*
+ * What is damaged must not be taken in, nor is it known then what it was. Then what the
+ * result has to be is written down, and noted in the journal, in memory.
+ */
+static int sound(struct chain *chain, struct entry *lower, struct entry *upper, bool json,
+		 struct cbw_error *err)
 {
 	struct details lower_d, upper_d;
 	struct qcow2_image *img;
+	struct sums after = { 0 };
 	int ret;
 
 	/* they have to be what the manifest says before one of them is changed */
@@ -311,9 +372,12 @@ static int sound(const struct chain *chain, struct entry *lower,
 		return ret;
 	ret = need_details(chain, upper, json, &upper_d, err);
 	if (!ret) {
-		ret = merge_verify(chain, lower, upper, &lower_d, &upper_d, json, err);
+		ret = merge_verify(chain, lower, upper, &lower_d, &upper_d, json, &after, err);
 		details_free(&upper_d);
 	}
+	if (!ret)
+		ret = merge_sums_save(chain, upper, &after, &lower_d, err);
+	sums_free(&after);
 	details_free(&lower_d);
 	return ret;
 }
@@ -321,6 +385,7 @@ static int sound(const struct chain *chain, struct entry *lower,
 int merge_into(struct chain *chain, uint32_t id, const struct merge_opts *opts,
 	       struct cbw_error *err)
 {
+	struct merge_opts o = *opts;
 	struct entry *lower, *upper;
 	int ret;
 
@@ -329,34 +394,76 @@ int merge_into(struct chain *chain, uint32_t id, const struct merge_opts *opts,
 		return ret;
 	upper = entry_of(chain, id);
 	lower = entry_of(chain, upper->parent);
+	o.repair = false;
 	ret = sound(chain, lower, upper, opts->json, err);
 	if (ret)
 		return ret;
-	chain->merge = (struct chain_merge){
-		.state = MERGE_DATA,
-		.from = lower->id,
-		.into = upper->id,
-		.punch = opts->punch,
-	};
+	chain->merge.state = MERGE_DATA;
+	chain->merge.from = lower->id;
+	chain->merge.into = upper->id;
+	chain->merge.punch = opts->punch;
 	snprintf(chain->merge.file, sizeof(chain->merge.file), "%s", lower->file);
-	return run_held(chain, false, opts, err);
+	return run_held(chain, RUN_FRESH, &o, err);
+}
+
+/*
+ * Without the checksums that it has to end with. They can be made again as long as nothing was
+ * changed; else only who asks for it gets what is there.
+ */
+static int resume_without(struct chain *chain, const struct merge_opts *opts,
+			  struct cbw_error *err)
+{
+	struct entry *upper = entry_of(chain, chain->merge.into);
+	struct cbw_error why = *err;
+	int ret;
+
+	ret = sound(chain, entry_of(chain, chain->merge.from), upper, opts->json, err);
+	if (!ret)
+		return run_held(chain, RUN_SAVE, opts, err);
+	if (!distrust(ret) && ret != -ENOENT)
+		return ret;
+	if (!opts->repair)
+		return fail_with(err, EUCLEAN, "%s: what the merge of %u into %u has to end with is not known any more (%s), and its images are not what they were before; put that file back, or 'cbw check -r %s' ends the merge with what is there, unchecked",
+				 esc(chain->dir), chain->merge.from, chain->merge.into,
+				 why.msg, esc(chain->dir));
+	say("%s: what the merge of %u into %u has to end with is not known any more (%s): it is ended with what is there, and nothing tells whether that is damaged",
+	    esc(chain->dir), chain->merge.from, chain->merge.into, why.msg);
+	return run_held(chain, RUN_SAVE | RUN_LOST, opts, err);
+}
+
+static int resume_data(struct chain *chain, const struct merge_opts *opts,
+		       struct cbw_error *err)
+{
+	bool more = opts->punch && !chain->merge.punch;
+	struct qcow2_image *img;
+	struct sums after;
+	int ret;
+
+	ret = open_entry(chain, chain_by_id(chain, chain->merge.into), &img, err);
+	if (ret)
+		return ret;
+	qcow2_close(img);
+	ret = merge_possible(chain, chain->merge.into, err);
+	if (ret)
+		return ret;
+	/* who has no space any more may say so now; what was begun with it goes on so */
+	chain->merge.punch |= opts->punch;
+	ret = merge_sums_load(chain, &after, err);
+	if (!ret) {
+		sums_free(&after);
+		return run_held(chain, more ? RUN_SAVE : 0, opts, err);
+	}
+	if (ret != -ENODATA && ret != -ENOENT && ret != -EUCLEAN)
+		return ret;
+	return resume_without(chain, opts, err);
 }
 
 int merge_resume(struct chain *chain, const struct merge_opts *opts,
 		 struct cbw_error *err)
 {
-	struct qcow2_image *img;
-	int ret;
-
 	switch (chain->merge.state) {
 	case MERGE_DATA:
-		ret = open_entry(chain, chain_by_id(chain, chain->merge.into), &img,
-				 err);
-		if (ret)
-			return ret;
-		qcow2_close(img);
-		ret = merge_possible(chain, chain->merge.into, err);
-		return ret ? ret : run_held(chain, true, opts, err);
+		return resume_data(chain, opts, err);
 	case MERGE_NAMES:
 		return merge_names(chain, err);
 	default:

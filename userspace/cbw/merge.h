@@ -6,12 +6,15 @@
  * never taken back, it is ended: by the next one, or by a check with repair, and its last
  * step by any command that locks the chain. The order:
  *
- * 1. The manifest says that it has begun (%MERGE_DATA). From now on the lower point in
- *    time cannot be restored. All others can: what the upper image has hides what
- *    becomes of the lower one.
+ * 1. All that will be touched is read, and the checksums are written down that the result
+ *    will have. Then the manifest says that it has begun (%MERGE_DATA). From now on the
+ *    lower point in time cannot be restored. All others can: what the upper image has hides
+ *    what becomes of the lower one.
  * 2. The lower image takes in what the upper one has, range by range, and is made
  *    durable. With punching, what was taken in is then taken out of the upper one: in its
- *    tables first, so that the lower one shows through, then in the file.
+ *    tables first, so that the lower one shows through, then in the file. However often that
+ *    is begun anew, and whatever was punched: the lower image under what the upper one still
+ *    has is the result, whose checksum is known; so damage never gets one that fits.
  * 3. Details of the result are written, and of those images that will have another
  *    backing file name, beside the old ones.
  * 4. The manifest says what the chain is then (%MERGE_NAMES). Files get their names,
@@ -31,11 +34,16 @@
  *	has begun
  * @json: progress as JSON lines
  * @batch: made durable, and punched, after so many bytes; 0: 64 MiB
+ * @repair: merge_resume() ends the merge with what is there, also if that is not what it was
+ *	or that cannot be told
+ * @doubtful: set if it came to that; with @repair
  */
 struct merge_opts {
 	bool punch;
 	bool json;
 	uint64_t batch;
+	bool repair;
+	bool *doubtful;
 };
 
 /**
@@ -61,24 +69,42 @@ int merge_possible(const struct chain *chain, uint32_t id, struct cbw_error *err
 /* ---- parts (merge-data.c, header-copy.c) -------------------------------- */
 
 struct details;
-
-/** merge_verify - whether all that merge_data() will read has its checksums */
-int merge_verify(const struct chain *chain, const struct entry *lower,
-		 const struct entry *upper, struct details *lower_d,
-		 const struct details *upper_d, bool json, struct cbw_error *err);
+struct sums;
 
 /**
- * merge_data - step 2
- * @lower, @upper: as the manifest has them; @lower_d, @upper_d: their details
- * @again: parts of it may have been done
- * @lower_d: .sums are those of the result
+ * merge_verify - whether all that merge_data() will read has its checksums
+ * @lower_d, @upper_d: details of the images
+ * @after: sums that the result will have
+ */
+int merge_verify(const struct chain *chain, const struct entry *lower,
+		 const struct entry *upper, const struct details *lower_d,
+		 const struct details *upper_d, bool json, struct sums *after,
+		 struct cbw_error *err);
+
+/**
+ * merge_data - step 2; parts of it may have been done
+ * @lower, @upper: as the manifest has them
+ * @after: sums that the result has to have, from merge_verify(), or ...
+ * @lower_d, @upper_d: ... they are lost, and what @after has is filled in from what is
+ *	there; then these are what there is of details, or NULL. Else both are NULL.
  * @result: .copied, .zero and .crc are filled in
  */
 int merge_data(const struct chain *chain, const struct entry *lower,
-	       const struct entry *upper, struct details *lower_d,
-	       const struct details *upper_d, bool again,
+	       const struct entry *upper, const struct details *lower_d,
+	       const struct details *upper_d, struct sums *after, bool lost,
 	       const struct merge_opts *opts, struct entry *result,
 	       struct cbw_error *err);
+
+/* the checksums of the result, from their file; a merge must have begun */
+int merge_sums_load(const struct chain *chain, struct sums *after, struct cbw_error *err);
+
+/**
+ * merge_sums_save - make that file, note it in the journal
+ * @d: details of any of the images; what the file has beside the checksums
+ */
+int merge_sums_save(struct chain *chain, const struct entry *upper, const struct sums *after,
+		    const struct details *d, struct cbw_error *err);
+void merge_sums_remove(const struct chain *chain);
 
 /**
  * header_put - make the header of a file what the details have
