@@ -161,6 +161,8 @@ refused_same()
 	sum=$(cksum <"$C")
 	unchanged tool 4 attach vol --container "$C" && says "$want" &&
 		says "--force-full starts anew" || return
+	# what is in it is not told either
+	tool 4 map "$C" --bitmap m1 && says "$want" && says "not to be trusted" || return
 	[[ $(cksum <"$C") == "$sum" ]] || wrong "the container was changed"
 }
 
@@ -171,7 +173,9 @@ mistrust()
 		tool 0 detach vol && cp "$C" "$C.ok" || return
 	refused_same_written || return
 	# another volume, another size
-	dm_remove vol && volume TEST-another && refused_same "it is another volume" || return
+	# where the volume is not, nobody can tell
+	dm_remove vol && tool 0 map "$C.ok" --bitmap m1 && says "is not here" || return
+	volume TEST-another && refused_same "it is another volume" || return
 	dm_remove vol && volume TEST-volume 65536 && refused_same "resized from 67108864 to 33554432" || return
 	# written before us, in this boot
 	again && dd if=/dev/zero of=/dev/mapper/vol bs=4096 count=1 seek=100 oflag=direct 2>/dev/null &&
@@ -268,6 +272,10 @@ fails()
 	tool 4 detach vol && says "could not be saved" && dm_remove vol || return
 	dm_reload fboxdev "0 32768 linear $fbox 0" && dm_suspend --noflush --nolockfs fboxdev &&
 		dm_resume fboxdev && volume && another_boot || return
+	tool 4 map /dev/mapper/fboxdev --bitmap f1 && says "failed while the volume was attached" &&
+		tool 0 info /dev/mapper/fboxdev && says inconsistent &&
+		says "failed while the volume was attached" && tool 4 check /dev/mapper/fboxdev &&
+		says "failed while the volume was attached" || return
 	tool 4 attach vol --container /dev/mapper/fboxdev && says "failed while the volume was attached" &&
 		tool 0 attach vol --container /dev/mapper/fboxdev --force-full || return
 	! noted || wrong "the note is left" || return

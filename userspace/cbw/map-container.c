@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* map: a bitmap in a container that is not attached */
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
 #include "cbw.h"
 #include "container.h"
 #include "map.h"
@@ -59,10 +64,64 @@ static int put_bitmap(struct container *c, const struct state_bitmap *b, struct 
 	return ret;
 }
 
+/* What tells the volume, if it is here. -ENODEV: it is not */
+static int look_at_volume(const struct container *c, struct binding *now, struct cbw_error *err)
+{
+	struct cbw_devno dev;
+	struct stat st;
+	char *path;
+	int fd, ret;
+
+	fd = c->img.backing ? open(c->img.backing, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
+	if (fd < 0)
+		return -ENODEV;
+	if (fstat(fd, &st) || !S_ISBLK(st.st_mode)) {
+		close(fd);
+		return -ENODEV;
+	}
+	dev = (struct cbw_devno){ .major = major(st.st_rdev), .minor = minor(st.st_rdev) };
+	path = xasprintf("/proc/self/fd/%d", fd);
+	ret = binding_take(path, dev, now, err);
+	free(path);
+	close(fd);
+	return ret;
+}
+
+/* What an attach would refuse is not told either; -EUCLEAN. */
+static int judge(const struct container *c, struct cbw_error *err)
+{
+	struct binding now = { 0 };
+	struct cbw_cut_id boot;
+	struct cbw_dm_dev live;
+	enum take take;
+	int ret;
+
+	if (c->phase == PHASE_BAD)
+		return fail_with(err, EUCLEAN, "%s", c->why.msg);
+	ret = container_noted(c, err);
+	if (ret || container_live(c, &live))
+		return ret;
+	ret = read_boot_id(&boot, err);
+	if (ret)
+		return ret;
+	ret = look_at_volume(c, &now, err);
+	if (!ret)
+		return container_judge(c, &now, &boot, &take, err);
+	if (ret != -ENODEV)
+		return ret;
+	if (c->phase == PHASE_OPEN && cbw_cut_equal(&c->state.boot_id, &boot))
+		return fail_with(err, EUCLEAN,
+				 "%s: it was not stopped in order in this boot, so writes may have gone by",
+				 esc(c->f.path));
+	say("%s: its volume (%s) is not here: nobody looks whether that was written to while the container was not attached",
+	    esc(c->f.path), esc(c->img.backing ? c->img.backing : "?"));
+	return 0;
+}
+
 int map_container(const char *path, const char *name, struct map_out *out)
 {
 	const struct state_bitmap *b = NULL;
-	struct container c = { 0 };
+	struct container c = { .f = { .fd = -1 }, .no_state = true };
 	struct cbw_error err, why;
 	uint32_t i;
 	int ret;
@@ -70,8 +129,12 @@ int map_container(const char *path, const char *name, struct map_out *out)
 	ret = cfile_open(path, 0, &c.f, &err);
 	if (!ret)
 		ret = container_load(&c, &err);
-	if (!ret && (c.phase == PHASE_BAD || c.state.flags & CBW_STATE_UNTRACKED)) {
-		say("map: %s: its bitmaps are not to be trusted ('cbw info' tells more)", esc(path));
+	if (!ret && c.phase != PHASE_EMPTY)
+		ret = judge(&c, &err);
+	if (ret == -EUCLEAN) {
+		say("map: %s", err.msg);
+		say("map: %s: its bitmaps are not to be trusted: treat all of the volume as changed",
+		    esc(path));
 		container_close(&c);
 		return EXIT_DISTRUST;
 	}

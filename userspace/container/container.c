@@ -219,18 +219,13 @@ static int check_written(const struct state *s, const struct binding *was,
 			 now->written);
 }
 
-int container_judge(const struct container *c, const struct binding *now,
-		    const struct cbw_cut_id *boot_id, enum take *take, struct cbw_error *err)
+int container_noted(const struct container *c, struct cbw_error *err)
 {
 	const struct state *s = &c->state;
-	bool clean = s->flags & CBW_STATE_CLEAN, same_boot;
-	struct cbw_error why;
-	struct binding was;
 	uint64_t noted;
-	int ret;
 
-	if (c->phase == PHASE_BAD)
-		return fail_with(err, EUCLEAN, "%s", c->why.msg);
+	if (c->no_state)
+		return 0;
 	if (s->flags & CBW_STATE_UNTRACKED)
 		return fail_with(err, EUCLEAN,
 				 "%s: the volume ran on without its container, so writes may have gone by",
@@ -240,6 +235,23 @@ int container_judge(const struct container *c, const struct binding *now,
 		return fail_with(err, EUCLEAN,
 				 "%s: it failed while the volume was attached (noted in " MARKER_DIR "), so writes have gone by",
 				 esc(c->f.path));
+	return 0;
+}
+
+int container_judge(const struct container *c, const struct binding *now,
+		    const struct cbw_cut_id *boot_id, enum take *take, struct cbw_error *err)
+{
+	const struct state *s = &c->state;
+	bool clean = s->flags & CBW_STATE_CLEAN, same_boot;
+	struct cbw_error why;
+	struct binding was;
+	int ret;
+
+	if (c->phase == PHASE_BAD)
+		return fail_with(err, EUCLEAN, "%s", c->why.msg);
+	ret = container_noted(c, err);
+	if (ret)
+		return ret;
 	/* one that was just made, or emptied: there is nothing that could be wrong */
 	if (clean && !s->nr && !s->binding_length && s->device_size == now->size) {
 		*take = TAKE_EXACT;

@@ -62,6 +62,16 @@ enum take {
 int container_judge(const struct container *c, const struct binding *now,
 		    const struct cbw_cut_id *boot_id, enum take *take, struct cbw_error *err);
 
+/*
+ * -EUCLEAN if it is noted, in it or outside of it, that the volume ran on without it. That
+ * needs no volume.
+ */
+int container_noted(const struct container *c, struct cbw_error *err);
+
+struct cbw_dm_dev;
+/* The tracked device that has this container now; false: none has. (report.c) */
+bool container_live(const struct container *c, struct cbw_dm_dev *live);
+
 /* Of this boot. */
 int read_boot_id(struct cbw_cut_id *id, struct cbw_error *err);
 

@@ -13,8 +13,7 @@
 
 /* ---- who has it -------------------------------------------------------- */
 
-/* The tracked device that has this container now. */
-static bool find_live(const struct container *c, struct cbw_dm_dev *live)
+bool container_live(const struct container *c, struct cbw_dm_dev *live)
 {
 	struct cbw_devno own = c->f.block ? c->f.dev : c->f.loop;
 	struct cbw_dm_dev *list;
@@ -45,11 +44,11 @@ static const char *state_text(const struct container *c, bool live)
 	case PHASE_EMPTY:
 		return "empty";
 	case PHASE_CLEAN:
-		return "clean";
+		return container_noted(c, NULL) ? "inconsistent" : "clean";
 	case PHASE_STOPPED:
-		return "stop-unfinished";
+		return container_noted(c, NULL) ? "inconsistent" : "stop-unfinished";
 	case PHASE_OPEN:
-		if (c->state.flags & CBW_STATE_UNTRACKED ||
+		if (container_noted(c, NULL) ||
 		    (!read_boot_id(&boot, NULL) && cbw_cut_equal(&boot, &c->state.boot_id)))
 			return "inconsistent";
 		return "needs-recovery";
@@ -59,13 +58,15 @@ static const char *state_text(const struct container *c, bool live)
 	return "inconsistent";
 }
 
-/* Why, for what is inconsistent. */
+/* Why, for what is inconsistent; good until the next call. */
 static const char *why_text(const struct container *c)
 {
+	static struct cbw_error noted;
+
 	if (c->phase == PHASE_BAD)
 		return c->why.msg;
-	if (c->state.flags & CBW_STATE_UNTRACKED)
-		return "the volume ran on without its container, so writes may have gone by";
+	if (container_noted(c, &noted))
+		return noted.msg;
 	return "it was not stopped in order in this boot; an attach works only if the volume was not written since it began";
 }
 
@@ -227,7 +228,7 @@ int container_info(const char *path, bool json)
 	if (!ret && c.phase == PHASE_EMPTY)
 		ret = fail_with(&err, ENODATA, "%s: it is no container: it is empty", esc(path));
 	if (!ret) {
-		attached = find_live(&c, &live);
+		attached = container_live(&c, &live);
 		ret = list_bitmaps(&c, attached ? &live : NULL, &list, &nr, &info, &err);
 	}
 	if (!ret)
@@ -449,7 +450,7 @@ int container_check(const char *path, bool fix, bool remove)
 	if (!ret && k.c.phase == PHASE_EMPTY)
 		ret = fail_with(&err, ENODATA, "%s: it is no container: it is empty", esc(path));
 	if (!ret) {
-		k.live = find_live(&k.c, &live);
+		k.live = container_live(&k.c, &live);
 		ret = check_all(&k, &err);
 	}
 	if (!ret && (fix || remove) && !k.live)
