@@ -300,6 +300,30 @@ of_a_snapshot()
 		expect "base" "$(bitmap_get dut b base)" "$cut"
 }
 
+# Killed after a release: that is gone, so nobody begins anew unawares; who has it goes on.
+released()
+{
+	local snap base
+
+	change && base=$(bitmap_get dut b base) &&
+		tool 0 snapshot create dut --store "$store" --bitmap b || return
+	snap=$(snapshot)
+	export_start "$snap" --release && qemu-io -d unmap -f raw -c "discard 0 64K" "$uri" || return
+	kill -KILL "${BG[export]}"
+	until_true 10 bg_ended export || return
+	wait "${BG[export]}"
+	unset 'BG[export]'
+	expect "released" "$(snap_get "$snap" released)" 16 || return
+	tool 1 export "$snap" --socket "$S" --release && says "64.0 KiB of it were released before" &&
+		says "--resume" && tool 1 export "$snap" --socket "$S" && says "--resume" || return
+	export_start "$snap" --release --resume &&
+		qemu-io -r -f raw -c "read $((5 * G)) 64K" "$uri" || return
+	qemu-io -r -f raw -c "read 0 4K" "$uri" >"$CBW_TMP/io" 2>&1
+	grep -q "Invalid argument" "$CBW_TMP/io" || { cat "$CBW_TMP/io"; return 1; }
+	export_stop 0 && tool 2 export dut --socket "$S" --resume && says "of dut a new one is made" &&
+		tool 0 snapshot remove "$snap" && expect "base" "$(bitmap_get dut b base)" "$base"
+}
+
 stores()
 {
 	find /var/tmp -maxdepth 1 -name 'cbw-store-*' | wc -l
@@ -345,6 +369,7 @@ t "a commit, when the reader has all" commits
 t "a commit without a base" no_base
 t "only what has changed" only_changed
 t "of a snapshot that is there" of_a_snapshot
+t "killed after a release" released
 t "a store of its own" own_store
 t "errors" errors
 t "nothing is left" no_snapshots

@@ -16,7 +16,7 @@ struct export_args {
 	const char *id;
 	const char *commit;
 	uint64_t chunk;
-	bool release, once, only_changed, freeze, force, json;
+	bool release, resume, once, only_changed, freeze, force, json;
 	bool on_success;
 };
 
@@ -153,8 +153,9 @@ static int export_chain(const struct export_args *a)
 	status = refuse_dev_options(a, "the directory of a chain");
 	if (status >= 0)
 		return status;
-	if (a->release)
-		return usage("cbw export: --release: an image of a chain has nothing to release");
+	if (a->release || a->resume)
+		return usage("cbw export: --%s: an image of a chain has nothing to release",
+			     a->release ? "release" : "resume");
 	if (nbd_listen(a->socket, &sock, &err))
 		return failed("export: %s", err.msg);
 	status = chain_source_open(&c, a->what, a->id, a->bitmap);
@@ -174,7 +175,8 @@ static int point_still_alive(void *arg, struct cbw_error *err)
 static int serve_point(const struct export_args *a, struct point *p, struct nbd_socket *sock,
 		       struct nbd_server *server, struct cbw_error *err)
 {
-	int ret = point_open(p, a->bitmap, a->release, a->on_success, err);
+	int ret = point_open(p, a->bitmap, a->release, a->on_success, a->resume,
+			     err);
 
 	if (ret)
 		return ret;
@@ -250,6 +252,9 @@ static int export_tracked(const struct export_args *a, const struct cbw_dm_dev *
 	struct cbw_error err;
 	int ret, status;
 
+	if (a->resume)
+		return usage("cbw export: --resume is for a snapshot that is there; of %s a new one is made",
+			     esc(a->what));
 	if (nbd_listen(a->socket, &sock, &err))
 		return failed("export: %s", err.msg);
 	ret = cbw_session_open(&p.session, &err);
@@ -304,6 +309,8 @@ int cmd_export(int argc, char **argv)
 		  "name of the export; default the empty one" },
 		{ "release", OPT_FLAG, &a.release, NULL,
 		  "a trim says that the reader has that, and releases it in the snapshot" },
+		{ "resume", OPT_FLAG, &a.resume, NULL,
+		  "of SNAP: some of it was released before; for a reader that has that" },
 		{ "persistent", OPT_FLAG, &persistent, NULL, "until a signal comes (default)" },
 		{ "once", OPT_FLAG, &a.once, NULL, "until the last reader has gone" },
 		{ "id", OPT_TEXT, &a.id, "ID",
@@ -324,7 +331,7 @@ int cmd_export(int argc, char **argv)
 	};
 	struct cmdline cl = {
 		.command = "cbw export",
-		.args = "DEV|SNAP|DIR[/VOLUME] --socket PATH [--bitmap B] [--release] [--once] [--name EXPORT]",
+		.args = "DEV|SNAP|DIR[/VOLUME] --socket PATH [--bitmap B] [--release] [--resume] [--once] [--name EXPORT]",
 		.about = "Serves a point in time over NBD: of snapshot SNAP, of an image of the chain in DIR,\n"
 			"or of tracked device DEV, of which a snapshot is made for that. Prints the URI when\n"
 			"readers may connect. Ends with SIGTERM or SIGINT.",

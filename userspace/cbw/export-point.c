@@ -275,7 +275,7 @@ static int find_bitmap(struct point *p, struct cbw_devno source, const char *nam
 	return load_bitmap(p, source, err);
 }
 
-int point_open(struct point *p, const char *bitmap, bool release, bool count,
+int point_open(struct point *p, const char *bitmap, bool release, bool count, bool resume,
 	       struct cbw_error *err)
 {
 	struct cbw_snapshot_info info;
@@ -291,8 +291,13 @@ int point_open(struct point *p, const char *bitmap, bool release, bool count,
 	p->chunk = info.out_chunk_size;
 	p->source.size = info.out_device_size;
 	ret = point_alive(p, err);
-	if (!ret && info.out_released)
-		say("export: %s: %s of it were released before: they cannot be read any more, and where they are is not known",
+	/* who began anew would find that out late, or take the holes for what was there */
+	if (!ret && info.out_released && !resume)
+		ret = fail_with(err, ENODATA, "%s: %s of it were released before, and cannot be read any more; a reader that has those goes on with --resume, any other needs a new snapshot ('cbw snapshot remove %s' gives this one up, and its bitmap is as if it had not been)",
+				esc(p->snap.name), human(info.out_released * p->chunk),
+				esc(p->snap.name));
+	else if (!ret && info.out_released)
+		say("export: %s: %s of it were released before; where they are only the reader knows",
 		    esc(p->snap.name), human(info.out_released * p->chunk));
 	if (!ret)
 		ret = is_limited(&p->snap, &p->limited, err);

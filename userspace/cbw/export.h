@@ -61,8 +61,9 @@ struct point {
  * @p: @session is there; @snap: the snapshot
  * @bitmap: that was frozen at its cut; NULL: the one, if there is one
  * @release: trim releases; @count: note what was sent
+ * @resume: of a snapshot of which something was released too
  */
-int point_open(struct point *p, const char *bitmap, bool release, bool count,
+int point_open(struct point *p, const char *bitmap, bool release, bool count, bool resume,
 	       struct cbw_error *err);
 void point_close(struct point *p);
 /* -EIO with the reason if the snapshot failed */

@@ -20,8 +20,11 @@ _cbw()
 	COMPREPLY=()
 	case $prev in
 	--to|--store-dir|--resume|--output|--socket)
-		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
-		return ;;
+		# of backup; that of export has no value
+		if [[ $prev != --resume || $command != export ]]; then
+			mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+			return
+		fi ;;
 	--store|--against|--container)
 		mapfile -t COMPREPLY < <(compgen -f -- "${cur:-/dev/}")
 		[[ $prev != --store || auto != "$cur"* ]] || COMPREPLY+=(auto)
@@ -69,8 +72,8 @@ _cbw()
 		map)
 			words="$(_cbw_devices) --bitmap --format --id --output --block-size --help" ;;
 		export)
-			words="$(_cbw_devices) --socket --bitmap --name --release --persistent --once
-				--id --store --only-changed --commit --chunk --freeze --force --json --help" ;;
+			words="$(_cbw_devices) --socket --bitmap --name --release --resume
+				--persistent --once --id --store --only-changed --commit --chunk --freeze --force --json --help" ;;
 		check)		words='-r --repair --remove-inconsistent --help' ;;
 		status|list)	words="$(_cbw_devices) --json --help" ;;
 		backup)

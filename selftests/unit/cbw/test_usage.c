@@ -42,6 +42,7 @@ static const struct usage table[] = {
 	{ cmd_export, "export x --socket s --id 3", "--id is for the directory of a chain" },
 	{ cmd_export, "export /tmp --socket s --store t", "are for a tracked device" },
 	{ cmd_export, "export /tmp --socket s --release", "nothing to release" },
+	{ cmd_export, "export /tmp --socket s --resume", "nothing to release" },
 	{ cmd_bitmap, "bitmap add x .cbw-x", "names that begin with .cbw-" },
 	{ cmd_detach, "detach", "too few arguments" },
 	{ cmd_detach, "detach x --force=yes", "--force takes no value" },
