@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 120
+# budget: 150
 #
 # cbw export and cbw map of snapshots: stock NBD clients see the point in time and what has
 # changed, several at once, while the volume is written; a trim releases, if it may; the bitmap
@@ -340,6 +340,35 @@ own_store()
 	export_stop 0 && expect "stores" "$(stores)" 0 && no_snapshots
 }
 
+# One for a snapshot that stays: room for all of it from the beginning, gone with the snapshot.
+kept_store()
+{
+	local snap rc
+
+	tool 0 snapshot create dut --store auto && expect "stores" "$(stores)" 1 || return
+	snap=$(snapshot)
+	cp /dev/mapper/dut "$CBW_TMP/before" && cbw-load fill /dev/mapper/dut --gen $((GEN += 1)) &&
+		! snap_is "$snap" state failed && cmp "$CBW_TMP/before" "/dev/mapper/$snap" || return
+	rm "$CBW_TMP/before"
+	# what makes another store does not take it for a leftover
+	export_start dut && expect "stores" "$(stores)" 2 && export_stop 0 || return
+	tool 0 snapshot remove "$snap" && expect "stores" "$(stores)" 0 || return
+	# gone otherwise it is a leftover
+	change && tool 0 snapshot create dut --store auto --bitmap b || return
+	dm_remove "$(snapshot)" && expect "stores" "$(stores)" 1 &&
+		tool 0 snapshot create dut --store auto && says "is removed" &&
+		expect "stores" "$(stores)" 1 && tool 0 snapshot remove "$(snapshot)" || return
+	# a store of somebody else stays
+	tool 0 snapshot create dut --store "$store" && tool 0 snapshot remove "$(snapshot)" &&
+		[[ -b $store ]] || return
+	mount -t tmpfs -o size=80M none /var/tmp || return
+	tool 1 snapshot create dut --store auto && says "nobody makes it larger" && no_snapshots &&
+		expect "stores" "$(stores)" 0
+	rc=$?
+	umount /var/tmp
+	return $rc
+}
+
 errors()
 {
 	tool 1 export dut --socket "$S" --store "$store" --bitmap none &&
@@ -371,6 +400,7 @@ t "only what has changed" only_changed
 t "of a snapshot that is there" of_a_snapshot
 t "killed after a release" released
 t "a store of its own" own_store
+t "a store of its own for a snapshot that stays" kept_store
 t "errors" errors
 t "nothing is left" no_snapshots
 finish

@@ -147,6 +147,18 @@ refuses()
 		expect "files" "$(ls -A "$CBW_TMP/small")" ""
 }
 
+# For a snapshot that stays: it goes when the snapshot does.
+kept()
+{
+	local snap
+
+	cbw-load fill $M/$VOL --gen 1 && tool 0 snapshot create $VOL --store auto || return
+	[[ $(lvs_left) == *cbw_store_* ]] || wrong "no logical volume: $(lvs_left)" || return
+	any_snapshot && cbw-load fill $M/$VOL --gen 2 && ! snap_is $snap state failed &&
+		cbw-check verify $M/$snap --gen 1 && tool 0 snapshot remove $snap &&
+		expect "logical volumes" "$(lvs_left)" vol && no_snapshots
+}
+
 take_down()
 {
 	tool 0 detach $VOL && lvm vgremove -q -y cbwvg && no_snapshots
@@ -158,6 +170,7 @@ t "in a file, grows" in_file
 t "no room in the group: a file" group_full
 t "a limit" limit
 t "what a killed run left is removed" leftovers
+t "for a snapshot that stays" kept
 t "what is refused" refuses
 t "nothing is left" take_down
 umount "$TO"

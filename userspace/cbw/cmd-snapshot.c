@@ -5,6 +5,10 @@
 #include "cbw.h"
 #include "store.h"
 
+/* of a store that is sized by a bitmap: room for what becomes dirty until the cut */
+#define DIRTY_SPARE	(64ull << 20)
+#define CHUNK_DEFAULT	4096
+
 /* one device of a snapshot create */
 struct item {
 	struct cbw_dm_dev dev;
@@ -21,7 +25,7 @@ static void undo(struct item *items, size_t nr)
 		if (items[i].made)
 			cbw_snapshot_remove(items[i].snap.name, NULL);
 		if (items[i].store.path)
-			store_close(&items[i].store);
+			store_drop(&items[i].store);
 	}
 }
 
@@ -49,6 +53,70 @@ static void report(const struct item *items, size_t nr,
 				       cbw_cut_to_text(cut, text)));
 		json_line(o);
 	}
+}
+
+/* The chunks that a snapshot limited to @bitmap has to preserve are no more bytes than this. */
+static int most_dirty(struct cbw_session *session, const struct item *item, const char *bitmap,
+		      uint64_t chunk, uint64_t *bytes, struct cbw_error *err)
+{
+	struct cbw_bitmap b;
+	int ret = cbw_bitmap_find(session, item->dev.dev, bitmap, &b, err);
+
+	if (ret)
+		return ret;
+	if (!chunk)
+		chunk = CHUNK_DEFAULT;
+	/* a granule that is smaller needs a chunk all the same */
+	*bytes = b.dirty_bytes / b.granularity * (b.granularity > chunk ? b.granularity : chunk);
+	return 0;
+}
+
+/*
+ * All that the snapshot may have to preserve, in a store that does not grow: of a bitmap what is
+ * dirty, and a little more, since that goes on until the cut.
+ */
+static int make_store(struct item *item, const struct cbw_dm_dev *volumes, size_t nr,
+		      const char *bitmap, uint64_t chunk, struct cbw_error *err)
+{
+	uint64_t size = item->dev.size + item->dev.size / 8 + STORE_ALIGN, some;
+	struct cbw_session *session;
+	struct cbw_error why;
+	int ret;
+
+	if (bitmap) {
+		ret = cbw_session_open(&session, err);
+		if (ret)
+			return ret;
+		ret = most_dirty(session, item, bitmap, chunk, &some, err);
+		cbw_session_close(session);
+		if (ret)
+			return ret;
+		some += some / 8 + DIRTY_SPARE;
+		if (some < size)
+			size = some;
+	}
+	ret = store_auto_kept(&item->dev, volumes, nr, size, &item->store, err);
+	if (ret != -ENOSPC)
+		return ret;
+	why = *err;
+	return fail_with(err, ENOSPC, "%s: no store for it: %.300s; once the command has ended nobody makes it larger, so --store auto needs room for all that may be overwritten: name a store",
+			 esc(item->dev.name), why.msg);
+}
+
+/* Whether a store that was sized by a bitmap has room for all of it, as it was at the cut. */
+static int check_room(struct cbw_session *session, const struct item *item, const char *bitmap,
+		      uint64_t chunk, struct cbw_error *err)
+{
+	uint64_t bytes;
+	int ret;
+
+	if (item->store.kind == STORE_GIVEN || !bitmap || item->store.size >= item->dev.size)
+		return 0;
+	ret = most_dirty(session, item, bitmap, chunk, &bytes, err);
+	if (ret || bytes <= item->store.size)
+		return ret;
+	return fail_with(err, ENOSPC, "%s: more became dirty before the cut than its store has room for; try again, or name a store",
+			 esc(item->dev.name));
 }
 
 static int create_all(struct item *items, size_t nr, const char *bitmap,
@@ -95,6 +163,8 @@ static int create_all(struct item *items, size_t nr, const char *bitmap,
 		if (ret == -ESTALE && !bitmap)
 			ret = 0;
 	}
+	for (i = 0; i < nr && !ret; i++)
+		ret = check_room(session, &items[i], bitmap, chunk, err);
 out:
 	cbw_txn_free(txn);
 	cbw_session_close(session);
@@ -109,7 +179,7 @@ static int snapshot_create(int argc, char **argv)
 	bool force = false, json = false;
 	struct opt opts[] = {
 		{ "store", OPT_LIST, &stores, "S",
-		  "block device or file for preserved data; one per DEV, in order" },
+		  "block device or file for preserved data, or auto: one that has room for all, and goes with the snapshot; one per DEV, in order" },
 		{ "bitmap", OPT_TEXT, &bitmap, "B",
 		  "freeze this bitmap at the cut, preserve only what it says is dirty" },
 		{ "chunk", OPT_SIZE, &chunk, "N",
@@ -163,11 +233,12 @@ static int snapshot_create(int argc, char **argv)
 		say("the snapshot of an interrupted backup cannot be removed: its store hangs");
 	for (i = 0; i < nr; i++) {
 		for (k = 0; k < i; k++)
-			if (!strcmp(stores.v[k], stores.v[i]))
+			if (!strcmp(stores.v[k], stores.v[i]) && strcmp(stores.v[i], "auto"))
 				return usage("cbw snapshot create: --store %s is named twice",
 					     esc(stores.v[i]));
-		if (store_check(stores.v[i], volumes, nr, force,
-				&items[i].store, &err)) {
+		if (!strcmp(stores.v[i], "auto") ?
+		    make_store(&items[i], volumes, nr, bitmap, chunk, &err) :
+		    store_check(stores.v[i], volumes, nr, force, &items[i].store, &err)) {
 			undo(items, nr);
 			return failed("snapshot create: %s", err.msg);
 		}
@@ -178,7 +249,7 @@ static int snapshot_create(int argc, char **argv)
 	}
 	report(items, nr, &cut, json);
 	for (i = 0; i < nr; i++)
-		store_close(&items[i].store);
+		store_leave(&items[i].store);
 	return EXIT_OK;
 }
 
@@ -203,6 +274,8 @@ static int snapshot_remove(int argc, char **argv)
 	struct cbw_session *session;
 	struct cbw_dm_dev dev;
 	struct cbw_error err;
+	struct store store;
+	bool kept;
 
 	if (status >= 0)
 		return status;
@@ -231,8 +304,14 @@ static int snapshot_remove(int argc, char **argv)
 				      err.msg);
 		cbw_session_close(session);
 	}
-	if (cbw_snapshot_remove(dev.name, &err))
+	kept = store_kept_by(&dev, &store);
+	if (cbw_snapshot_remove(dev.name, &err)) {
+		if (kept)
+			store_leave(&store);
 		return failed("snapshot remove: %s", err.msg);
+	}
+	if (kept)
+		store_drop(&store);
 	return EXIT_OK;
 }
 

@@ -80,6 +80,11 @@ int store_grow(struct store *store, uint64_t size, struct cbw_error *err);
  */
 void store_again(enum store_kind kind, const char *path, const char *lv, uint64_t most,
 		 struct store *store);
+/* The same of a fixed size, all of it set aside: for a snapshot that stays. (store-kept.c) */
+int store_auto_kept(const struct cbw_dm_dev *vol, const struct cbw_dm_dev *volumes, size_t nr,
+		    uint64_t size, struct store *store, struct cbw_error *err);
+/* Whether a snapshot has such a one: then what store_drop() needs when that is gone. */
+bool store_kept_by(const struct cbw_dm_dev *snap, struct store *store);
 /* What to begin with, for a volume, and at most @most. */
 uint64_t store_first_size(uint64_t volume, uint64_t most);
 /* The size that is wanted when so much is used, and @rate bytes come per second. */
