@@ -94,10 +94,10 @@ group_full()
 	local snap
 
 	lvm lvcreate -q -y -Zn -Wn -n rest -l 100%FREE cbwvg || return
-	bg tool "$CBW" backup $VOL --to "$TO/g" --rate 16M
+	bg tool "$CBW" backup $VOL --to "$TO/g" --rate 4M
 	until_true 10 any_snapshot || { cat "$CBW_TMP/tool.out"; return 1; }
 	expect "files" "$(find /var/tmp -maxdepth 1 -name 'cbw-store-*' | wc -l)" 1 || return
-	bg_wait tool 20 || return
+	bg_wait tool 40 || return
 	expect "files" "$(find /var/tmp -maxdepth 1 -name 'cbw-store-*' | wc -l)" 0 &&
 		lvm lvremove -q -y cbwvg/rest
 }
