@@ -135,8 +135,11 @@ bool same_figures(const char *a, const char *b)
 {
 	struct statfs x, y;
 
-	return !statfs(a, &x) && !statfs(b, &y) && x.f_blocks == y.f_blocks &&
-		x.f_bsize == y.f_bsize;
+	if (statfs(a, &x) || statfs(b, &y))
+		return false;
+	/* some tell nothing */
+	return !x.f_blocks || !y.f_blocks || (uint64_t)x.f_blocks * (uint64_t)x.f_frsize ==
+		(uint64_t)y.f_blocks * (uint64_t)y.f_frsize;
 }
 
 bool btrfs_has(const char *dir, struct cbw_devno dev)

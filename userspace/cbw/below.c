@@ -28,13 +28,13 @@
 /**
  * struct search
  * @volumes, @nr: what is looked for
- * @which: the one that was found, or that nothing is known about
+ * @which: the one that was found, or that nothing is known about; -1: of none of them
  * @why: nothing is known
  */
 struct search {
 	const struct cbw_dm_dev *volumes;
 	size_t nr;
-	size_t which;
+	ssize_t which;
 	char why[300];
 };
 
@@ -64,7 +64,7 @@ static enum answer by_use(struct search *s, const char *path, const char *what)
 	for (i = 0; i < s->nr; i++) {
 		if (volume_carries(s->volumes[i].dev, path) == NO)
 			continue;
-		s->which = i;
+		s->which = (ssize_t)i;
 		return not_known(s, "%s", what);
 	}
 	return NO;
@@ -76,7 +76,7 @@ static bool is_volume(struct search *s, struct cbw_devno dev)
 
 	for (i = 0; i < s->nr; i++) {
 		if (s->volumes[i].dev.major == dev.major && s->volumes[i].dev.minor == dev.minor) {
-			s->which = i;
+			s->which = (ssize_t)i;
 			return true;
 		}
 	}
@@ -249,7 +249,23 @@ static bool has_no_device(const char *type)
 {
 	static const char *const types[] = {
 		"tmpfs", "ramfs", "rootfs", "devtmpfs", "hugetlbfs", "nfs", "nfs4", "cifs", "smb3",
-		"9p", "virtiofs", "ceph",
+		"9p", "virtiofs", "ceph", "fuse.sshfs", "fuse.rclone", "fuse.s3fs", "fuse.gcsfuse",
+		"fuse.curlftpfs", "fuse.davfs", "davfs",
+	};
+	size_t i;
+
+	for (i = 0; i < sizeof(types) / sizeof(types[0]); i++)
+		if (!strcmp(type, types[i]))
+			return true;
+	return false;
+}
+
+/* Of several directories, which may be anywhere; their figures are sums. */
+static bool is_pool(const char *type)
+{
+	static const char *const types[] = {
+		"fuse.mergerfs", "fuse.unionfs", "fuse.unionfs-fuse", "fuse.mhddfs",
+		"fuse.glusterfs", "aufs", "unionfs",
 	};
 	size_t i;
 
@@ -280,7 +296,7 @@ static enum answer mount_is_on(struct search *s, struct mount *m, const char *pa
 		return path_is_on(s, m->source, depth + 1);
 	snprintf(what, sizeof(what), "what the file system below it (%.20s, %.60s) stands on is not to be seen from here",
 		 esc(m->type), esc(m->source));
-	return by_use(s, path, what);
+	return by_use(s, is_pool(m->type) ? NULL : path, what);
 }
 
 /* A file whose device number is made up. */
@@ -314,7 +330,7 @@ static enum answer path_is_on(struct search *s, const char *path, int depth)
 int check_not_on(const char *path, const char *what, const struct cbw_dm_dev *volumes, size_t nr,
 		 struct cbw_error *err)
 {
-	struct search s = { .volumes = volumes, .nr = nr };
+	struct search s = { .volumes = volumes, .nr = nr, .which = nr == 1 ? 0 : -1 };
 	struct stat st;
 
 	if (stat(path, &st))
@@ -328,7 +344,8 @@ int check_not_on(const char *path, const char *what, const struct cbw_dm_dev *vo
 				 esc(path), what, esc(volumes[s.which].name));
 	default:
 		return fail_with(err, EBUSY,
-				 "%s: the %s may lie on volume %s itself, which it must not: %s; take another place",
-				 esc(path), what, esc(volumes[s.which].name), s.why);
+				 "%s: the %s may lie on %s%s itself, which it must not: %s; take another place",
+				 esc(path), what, s.which < 0 ? "a volume" : "volume ",
+				 s.which < 0 ? "" : esc(volumes[s.which].name), s.why);
 	}
 }

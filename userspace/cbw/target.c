@@ -9,6 +9,8 @@
 #include "qcow2.h"
 #include "target.h"
 
+#define PART_TRIES	5
+
 bool target_is_stream(const char *name)
 {
 	return !strcmp(name, "-");
@@ -36,19 +38,41 @@ bool target_format_ok(const char *format)
 /* What a run that was killed has left under the other name; one that is at work has it. */
 static int clear_part(const struct target *t, struct cbw_error *err)
 {
-	int fd, ret;
+	int fd, ret = -ESTALE, tries;
 
-	do {
+	for (tries = 0; ret == -ESTALE && tries < PART_TRIES; tries++) {
 		fd = open(t->part, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 		if (fd < 0 && errno == ENOENT)
 			return 0;
+		/* a link, a socket, a directory: no run has that */
+		if (fd < 0 && errno != ELOOP && errno != ENXIO && errno != EISDIR)
+			return fail_with(err, errno, "%s: %s", esc(t->part), strerror(errno));
 		ret = fd < 0 ? 0 : sink_lock(fd, t->part, err);
 		if (!ret && unlink(t->part) && errno != ENOENT)
 			ret = fail_with(err, errno, "%s: %s", esc(t->part), strerror(errno));
 		if (fd >= 0)
 			close(fd);
-	} while (ret == -ESTALE);
+	}
 	return ret;
+}
+
+/*
+ * What is going to be replaced is nobody else's meanwhile: an increment that another run writes
+ * there would be gone, and its bitmap committed.
+ */
+static int lock_replaced(struct target *t, struct cbw_error *err)
+{
+	struct stat st;
+
+	if (stat(t->name, &st))
+		return 0;
+	if (!t->force)
+		return fail_with(err, EEXIST, "%s: %s; --force if it is to be overwritten",
+				 esc(t->name), strerror(EEXIST));
+	t->replaced = open(t->name, O_RDWR | O_CLOEXEC);
+	if (t->replaced < 0)
+		return fail_with(err, errno, "%s: %s", esc(t->name), strerror(errno));
+	return sink_lock(t->replaced, t->name, err);
 }
 
 /* An image that is to be overwritten: nobody else is to have it. Its descriptor, or an error */
@@ -123,14 +147,18 @@ int target_open(struct target *t, const char *name, const struct target_opts *o,
 	struct stat st;
 	int ret;
 
-	*t = (struct target){ .name = xstrdup(name), .fd = -1, .force = o->force };
+	*t = (struct target){
+		.name = xstrdup(name), .fd = -1, .replaced = -1, .force = o->force,
+	};
 	if (target_is_stream(name)) {
 		t->sink = sink_stream(STDOUT_FILENO, size);
 		return 0;
 	}
 	if (o->part && !o->keep && !target_is_uri(name) && (stat(name, &st) || S_ISREG(st.st_mode))) {
 		t->part = xasprintf("%s.part", name);
-		ret = clear_part(t, err);
+		ret = lock_replaced(t, err);
+		if (!ret)
+			ret = clear_part(t, err);
 		if (ret)
 			return ret;
 	}
@@ -156,12 +184,35 @@ static int sync_parent(const char *path, struct cbw_error *err)
 	return ret;
 }
 
+/* Not every file system can do that at once. */
+static int rename_new(const char *from, const char *to)
+{
+	struct stat st;
+
+	if (!renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE))
+		return 0;
+	if (errno != EINVAL && errno != ENOSYS)
+		return -1;
+	if (!link(from, to))
+		return unlink(from);
+	if (errno == EEXIST || !lstat(to, &st)) {
+		errno = EEXIST;
+		return -1;
+	}
+	return rename(from, to);
+}
+
 /* Complete and durable: it gets its name. */
 static int name_it(struct target *t, struct cbw_error *err)
 {
-	if (renameat2(AT_FDCWD, t->part, AT_FDCWD, t->name, t->force ? 0 : RENAME_NOREPLACE))
+	int ret = t->replaced >= 0 ? sink_lock(t->replaced, t->name, err) : 0;
+
+	if (ret)
+		return ret;
+	/* one that was not there when this began is another run's */
+	if (t->replaced >= 0 ? rename(t->part, t->name) : rename_new(t->part, t->name))
 		return fail_with(err, errno, "%s: %s%s", esc(t->name), strerror(errno),
-				 errno == EEXIST ? "; --force if it is to be overwritten" : "");
+				 errno == EEXIST ? "; it was made meanwhile" : "");
 	free(t->part);
 	t->part = NULL;
 	return 0;
@@ -191,7 +242,9 @@ void target_close(struct target *t, bool failed)
 		qcow2_close(t->img);
 	if (t->fd >= 0 && !stuck)
 		close(t->fd);
+	if (t->replaced >= 0)
+		close(t->replaced);
 	free(t->part);
 	free(t->name);
-	*t = (struct target){ .fd = -1 };
+	*t = (struct target){ .fd = -1, .replaced = -1 };
 }

@@ -32,6 +32,7 @@ struct target_opts {
  * struct target
  * @part: name that the file has until it is complete; NULL: @name
  * @force: it may replace one
+ * @replaced: the file that is going to be, locked; -1: there was none
  * @img: NULL: it is no image
  * @made: the file is ours, and goes if the copy fails
  */
@@ -39,6 +40,7 @@ struct target {
 	char *name;
 	char *part;
 	bool force;
+	int replaced;
 	struct sink *sink;
 	struct qcow2_image *img;
 	int fd;

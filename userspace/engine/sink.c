@@ -7,6 +7,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -343,29 +344,44 @@ static int open_block(struct file_sink *f, uint64_t need, struct cbw_error *err)
 	return 0;
 }
 
+/* A lock there keeps our own second descriptor from writing, too. */
+static bool is_cifs(int fd)
+{
+	struct statfs fs;
+
+	return !fstatfs(fd, &fs) && ((uint32_t)fs.f_type == 0xff534d42 ||
+				     (uint32_t)fs.f_type == 0xfe534d42);
+}
+
 int sink_lock(int fd, const char *path, struct cbw_error *err)
 {
 	struct stat st, now;
 	int tries;
+	bool gone;
 
-	for (tries = 0; flock(fd, LOCK_EX | LOCK_NB); tries++) {
+	for (tries = 0; !is_cifs(fd) && flock(fd, LOCK_EX | LOCK_NB); tries++) {
 		/* not every file system has locks */
 		if (errno != EWOULDBLOCK && errno != EINTR)
 			return 0;
-		if (tries == LOCK_TRIES || stop_signal)
+		if (stop_signal)
+			return fail_with(err, EINTR, "stopped by signal %d", (int)stop_signal);
+		if (tries == LOCK_TRIES)
 			return fail_with(err, EBUSY,
 					 "%s: it is in use: another run writes to it, or reads it",
 					 esc(path));
 		nanosleep(&(struct timespec){ .tv_nsec = LOCK_NS }, NULL);
 	}
-	if (fstat(fd, &st) || stat(path, &now) || st.st_dev != now.st_dev ||
-	    st.st_ino != now.st_ino)
+	gone = stat(path, &now);
+	if ((gone && errno != ENOENT) || fstat(fd, &st))
+		return fail_with(err, errno, "%s: %s", esc(path), strerror(errno));
+	if (gone || st.st_dev != now.st_dev || st.st_ino != now.st_ino)
 		return fail_with(err, ESTALE, "%s: another run has removed it", esc(path));
 	return 0;
 }
 
 static int open_and_lock(struct file_sink *f, const struct sink_file_opts *o, struct cbw_error *err)
 {
+	struct stat st;
 	int ret;
 
 	/* two that make it at once: it is one's, and only that one may remove it again */
@@ -373,8 +389,8 @@ static int open_and_lock(struct file_sink *f, const struct sink_file_opts *o, st
 	f->s.made = f->fd >= 0;
 	if (f->fd < 0 && errno == EEXIST && (o->keep || o->force)) {
 		f->fd = open(f->s.name, O_RDWR | O_CLOEXEC);
-		/* removed just now, by the run that made it */
-		if (f->fd < 0 && errno == ENOENT)
+		/* a link to nothing, or removed just now by the run that made it */
+		if (f->fd < 0 && errno == ENOENT && lstat(f->s.name, &st))
 			errno = EBUSY;
 	}
 	if (f->fd < 0)

@@ -419,6 +419,7 @@ int qcow2_create(const char *path, const struct qcow2_create_opts *opts,
 	struct q2_layer fake = { .fd = -1 }, *l = NULL;
 	unsigned int mode, i;
 	bool arrange, made = false;
+	struct stat own, now;
 	uint32_t cluster;
 	int ret;
 
@@ -500,8 +501,9 @@ int qcow2_create(const char *path, const struct qcow2_create_opts *opts,
 	*out = img;
 	img = NULL;
 out:
-	/* only who has it open knows that it is ours */
-	if (ret && made)
+	/* only who has it open knows that it is ours, if it still is */
+	if (ret && made && l && !fstat(l->fd, &own) && !stat(path, &now) &&
+	    own.st_dev == now.st_dev && own.st_ino == now.st_ino)
 		unlink(path);
 	q2_layer_free(l);
 	qcow2_close(img);

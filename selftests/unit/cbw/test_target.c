@@ -101,6 +101,36 @@ static void two_images(void **state)
 	assert_true(has(path_of("a.qcow2"), "QFI"));
 }
 
+/* What gets its name in the end replaces nothing that another run has written meanwhile. */
+static void replaced(void **state)
+{
+	const struct target_opts full = { .part = true, .force = true }, copy = { .force = true };
+	const struct target_opts increment = { .keep = true }, first = { .part = true };
+	struct cbw_error err;
+	struct target t, u;
+
+	(void)state;
+	put(path_of("g.raw"), "abc");
+	at_once("g.raw", &full, &increment);
+	put(path_of("g.qcow2"), "abc");
+	assert_int_equal(target_open(&t, path_of("g.qcow2"), &first, SIZE, &err), -EEXIST);
+	target_close(&t, true);
+	assert_true(has(path_of("g.qcow2"), "abc"));
+	/* it was not there in the beginning */
+	assert_int_equal(target_open(&t, path_of("h.raw"), &full, SIZE, &err), 0);
+	assert_int_equal(target_open(&u, path_of("h.raw"), &copy, SIZE, &err), 0);
+	assert_int_equal(pwrite(u.sink->sync_fd, "new", 3, 0), 3);
+	assert_int_equal(target_sync(&u, &err), 0);
+	target_close(&u, false);
+	assert_int_equal(target_sync(&t, &err), -EEXIST);
+	target_close(&t, true);
+	assert_true(has(path_of("h.raw"), "new"));
+	assert_int_equal(access(path_of("h.raw.part"), F_OK), -1);
+	assert_int_equal(symlink(path_of("nothing"), path_of("l.raw")), 0);
+	assert_int_equal(target_open(&t, path_of("l.raw"), &copy, SIZE, &err), -ENOENT);
+	target_close(&t, true);
+}
+
 static void dead_run(void **state)
 {
 	const struct target_opts o = { .part = true };
@@ -166,6 +196,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(two_runs),
 		cmocka_unit_test(two_images),
+		cmocka_unit_test(replaced),
 		cmocka_unit_test(dead_run),
 		cmocka_unit_test(not_made),
 	};
