@@ -73,6 +73,17 @@ killed()
 		says "no base" && tool 0 bitmap disable dut t
 }
 
+# Who gives it up later knows that it was disabled.
+given_up()
+{
+	bg b "$CBW" backup dut --to "$TO/r" --bitmap p --store "$store" --rate 1M --resumable
+	until_true 10 compgen -G "$TO/r/dut/*.part" && kill -KILL "${BG[b]}" || return
+	bg_wait b 20
+	[[ $(bitmap_get dut p flags) == *e* ]] &&
+		tool 1 backup dut --to "$TO/r" --bitmap p --store "$CBW_TMP/small" --chunk 1M &&
+		says "is given up" && as_before
+}
+
 done_well()
 {
 	tool 0 backup dut --to "$TO/t.raw" --bitmap t --store "$store" && is t e 0 &&
@@ -89,6 +100,7 @@ keep
 t "there is no cut" no_cut
 t "it fails after the cut" fails
 t "it is killed" killed
+t "it is killed, and given up by the next one" given_up
 t "it is done" done_well
 drop_stale
 umount "$TO"

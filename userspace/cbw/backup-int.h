@@ -26,6 +26,8 @@ void backup_drop_snapshot(struct job *j);
 int backup_commit(struct backup *b, struct job *j, struct cbw_error *err);
 /* Removes what the backup added. */
 void backup_undo_bitmaps(struct backup *b, struct job *j);
+/* What there is after a backup that was given up, in words. */
+const char *backup_left(const struct backup *b);
 /* Everything behind the cut. */
 int backup_finish(struct backup *b);
 /* What the snapshot's state says: 0, or -EIO with the reason it failed. */

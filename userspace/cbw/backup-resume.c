@@ -341,8 +341,8 @@ int backup_resume(struct backup *b, const char *path)
 			return keep_all(b);
 		}
 		if (ret < 0)
-			return failed("backup: %s; it cannot be resumed and is given up, chain and bitmap are as before it",
-				      err.msg);
+			return failed("backup: %s; it cannot be resumed and is given up, %s",
+				      err.msg, backup_left(b));
 		complete += ret == 1;
 	}
 	for (i = 0; i < b->nr && complete == b->nr; i++)

@@ -132,6 +132,16 @@ static int commit_saved(struct backup *b, struct job *j, struct cbw_error *err)
 	return ret;
 }
 
+const char *backup_left(const struct backup *b)
+{
+	size_t i;
+
+	for (i = 0; i < b->nr; i++)
+		if (b->job[i].decision.replace || b->job[i].decision.second_replace)
+			return "chain and bitmap are as they were, but for a bitmap that could not be trusted, which is gone";
+	return "chain and bitmap are as they were";
+}
+
 static int give_up(struct backup *b, const struct cbw_error *err)
 {
 	struct cbw_error why;
@@ -147,7 +157,7 @@ static int give_up(struct backup *b, const struct cbw_error *err)
 
 	if (!can_go_on(b))
 		return failed("%s; the backup was given up, %s", err->msg,
-			      !b->single ? "chain and bitmap are as they were" :
+			      !b->single ? backup_left(b) :
 			      !b->bitmap ? "it is not complete" : b->job[0].decision.replace ?
 			      "the bitmap, which could not be trusted, is gone" :
 			      "the bitmap is as it was");

@@ -34,12 +34,12 @@ char *resume_format(const struct cbw_cut_id *chain, const struct resume *r)
 	out = xasprintf(MAGIC "\nchain %s\ncut %s\nsnapshot %s\nbitmap %s\ntype %d\nparent %u\n"
 			"fallback %d\nreason %s\nadd %d\nsecond %d\nbase %s\ngranularity %u\n"
 			"id %u\ntime %lld\nsize %llu\ndone %llu\nstore-kind %d\nstore %s\nlv %s\n"
-			"store-max %llu\ncompress %d\ngroup %u\nend .\n",
+			"store-max %llu\ncompress %d\ngroup %u\nenable %d\nreplace %d\nend .\n",
 			cbw_cut_to_text(chain, id), cbw_cut_to_text(&r->cut, cut), snapshot,
 			bitmap, d->type, d->parent, d->fallback, reason, d->add, d->second,
 			cbw_cut_to_text(&r->base, base), r->granularity, r->id, (long long)r->time,
 			(ull)r->size, (ull)r->done, r->store_kind, store, lv, (ull)r->store_most,
-			r->compress, r->group);
+			r->compress, r->group, d->enable, d->replace || d->second_replace);
 	free(bitmap);
 	free(store);
 	free(lv);
@@ -141,7 +141,7 @@ static bool parse_decision(char **at, struct decision *d)
 /* Not in those of an older tool, which did not know what it should. */
 static bool parse_more(char **at, struct resume *r)
 {
-	uint64_t compress, group;
+	uint64_t compress, group, enable, replace;
 
 	if (strncmp(*at, "compress ", 9))
 		return true;
@@ -149,6 +149,12 @@ static bool parse_more(char **at, struct resume *r)
 		return false;
 	r->compress = (int)compress;
 	r->group = (uint32_t)group;
+	if (strncmp(*at, "enable ", 7))
+		return true;
+	if (!number(at, "enable", 1, &enable) || !number(at, "replace", 1, &replace))
+		return false;
+	r->decision.enable = enable;
+	r->decision.replace = replace;
 	return true;
 }
 

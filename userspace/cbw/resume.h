@@ -18,7 +18,8 @@
  * @snapshot: its name in /dev/mapper
  * @bitmap: what is frozen
  * @second: name of the second bitmap
- * @decision: type, parent, fallback with its reason, and what was added
+ * @decision: type, parent, fallback with its reason, what was added and enabled; read again,
+ *	@replace is that of either bitmap
  * @base, @granularity: of the bitmap
  * @id, @time, @size: of the entry
  * @done: what was to be copied in front of this offset is durable in the image. Nothing

@@ -12,7 +12,8 @@ static struct resume sample(void)
 		.snapshot = "cbw-snap-0123456789abcdef",
 		.bitmap = xstrdup("a b\\c\n"),
 		.decision = { .type = ENTRY_INCREMENTAL, .parent = 3, .fallback = false,
-			.add = true, .second = SECOND_ROTATE, .reason = "because of 'x'\n" },
+			.add = true, .enable = true, .replace = true,
+			.second = SECOND_ROTATE, .reason = "because of 'x'\n" },
 		.base = { { 5 } },
 		.granularity = 65536, .id = 4, .time = 1700000000, .size = 1 << 20, .done = 65536,
 		.store_kind = STORE_LV,
@@ -42,6 +43,7 @@ static void round_trip(void **state)
 	assert_int_equal(got.done, 65536);
 	assert_int_equal(got.compress, 19);
 	assert_int_equal(got.group, 2);
+	assert_true(got.decision.enable && got.decision.replace);
 	free(text);
 	free(again);
 	resume_free(&r);
@@ -49,20 +51,28 @@ static void round_trip(void **state)
 }
 
 /* Of a tool that did not write the last lines: it can be ended all the same. */
-static void older(void **state)
+static void older_than(const char *line, int compress, uint32_t group)
 {
 	struct resume r = sample(), got;
-	char *text = resume_format(&id, &r), *from = strstr(text, "compress"), *to = strstr(text, "end .");
+	char *text = resume_format(&id, &r), *from = strstr(text, line);
+	char *to = strstr(text, "end .");
 	struct cbw_error err;
 
-	(void)state;
 	memmove(from, to, strlen(to) + 1);
 	assert_int_equal(resume_parse(text, &id, &got, &err), 0);
-	assert_int_equal(got.compress, 0);
-	assert_int_equal(got.group, 0);
+	assert_int_equal(got.compress, compress);
+	assert_int_equal(got.group, group);
+	assert_false(got.decision.enable || got.decision.replace);
 	free(text);
 	resume_free(&r);
 	resume_free(&got);
+}
+
+static void older(void **state)
+{
+	(void)state;
+	older_than("compress ", 0, 0);
+	older_than("enable ", 19, 2);
 }
 
 /* What is replaced, and by what. */
@@ -87,6 +97,10 @@ static void hostile(void **state)
 		{ "store-kind 2", "store-kind 3" },
 		{ "compress 19", "compress 23" },
 		{ "compress 19\n", "" },
+		{ "enable 1", "enable 2" },
+		{ "enable 1\n", "" },
+		{ "replace 1", "replace 2" },
+		{ "replace 1\n", "" },
 		/* what would be removed */
 		{ "lv vg/cbw_store_1", "lv vg/data" },
 		{ "lv vg/cbw_store_1", "lv " },
