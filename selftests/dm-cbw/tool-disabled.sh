@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 75
+# budget: 90
 #
 # A full backup with a user's bitmap that does not record: it records again from the cut on and
 # stays what it was (transient or not, its granularity); when there is no cut, or the backup
@@ -95,6 +95,24 @@ done_well()
 		is t e 0 && is p ep 0
 }
 
+# The container is full and cannot grow, and a bitmap has to be replaced.
+full_container()
+{
+	local origin2 box second i
+
+	nullb origin2 16 512 && nullb box 2 512 && tool 0 create dut2 "$origin2" --container "$box" &&
+		DM_DEVS+=(dut2) || return
+	tool 0 backup dut2 --to "$TO/d" --differential --store "$store" || return
+	second=$(chain_bitmap "$TO/d/dut2")-d &&
+		tool 0 bitmap disable dut2 "$second" || return
+	for ((i = 0; i < 60; i++)); do
+		"$CBW" bitmap add dut2 "f$i" || break
+	done
+	((i < 60)) || wrong "the container is never full" || return
+	tool 0 backup dut2 --to "$TO/d" --full --store "$store" &&
+		[[ $(bitmap_get dut2 "$second" flags) == *e* ]]
+}
+
 t "set up" setup
 keep
 t "there is no cut" no_cut
@@ -102,6 +120,7 @@ t "it fails after the cut" fails
 t "it is killed" killed
 t "it is killed, and given up by the next one" given_up
 t "it is done" done_well
+t "no room for two" full_container
 drop_stale
 umount "$TO"
 finish

@@ -6,21 +6,69 @@
 #include "cbw.h"
 #include "room.h"
 
-/* A new bitmap may not fit into the container: true if that could be helped. */
-static bool make_room(const struct backup *b)
+/* A container may have no room for @nr more bitmaps: true if that could be helped. */
+static bool make_room(const struct backup *b, const struct job *j, unsigned int nr)
+{
+	bool made = false;
+
+	if (!j->dev.container.major)
+		return false;
+	while (nr-- && !container_make_room(b->session, &j->dev, j->before.granularity, NULL))
+		made = true;
+	return made;
+}
+
+static bool make_room_for_cut(const struct backup *b)
 {
 	bool made = false;
 	size_t i;
 
 	for (i = 0; i < b->nr; i++) {
-		const struct job *j = &b->job[i];
+		const struct decision *d = &b->job[i].decision;
 
-		if ((j->decision.add || j->decision.second == SECOND_ADD ||
-		     j->decision.second == SECOND_COPY) && j->dev.container.major)
-			made |= !container_make_room(b->session, &j->dev, j->before.granularity,
-						     NULL);
+		made |= make_room(b, &b->job[i], d->add + (d->second == SECOND_ADD));
 	}
 	return made;
+}
+
+/*
+ * A bitmap that is removed keeps its place in the container until that is written, so what replaces
+ * it in the same transaction needs one of its own. Where the container cannot grow, the old one,
+ * which is of no use to anybody, has to go before.
+ */
+static bool replaced_before(const struct job *j)
+{
+	return j->dev.container.major &&
+		(j->decision.replace ||
+		 (j->decision.second == SECOND_ADD && j->decision.second_replace));
+}
+
+static void add_removals(const struct job *j, struct cbw_txn *txn)
+{
+	if (j->decision.replace)
+		cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_REMOVE, j->dev.dev,
+			       j->chain.bitmap, NULL);
+	if (j->decision.second == SECOND_ADD && j->decision.second_replace)
+		cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_REMOVE, j->dev.dev, j->second, NULL);
+}
+
+static bool remove_replaced(const struct backup *b)
+{
+	struct cbw_txn *txn = cbw_txn_new();
+	bool some = false;
+	size_t i;
+
+	if (!txn)
+		return false;
+	for (i = 0; i < b->nr; i++) {
+		if (!replaced_before(&b->job[i]))
+			continue;
+		add_removals(&b->job[i], txn);
+		some = true;
+	}
+	some = some && !cbw_txn_run(b->session, txn, NULL, NULL);
+	cbw_txn_free(txn);
+	return some;
 }
 
 static int prepare_chain(struct job *j, struct cbw_error *err)
@@ -32,6 +80,25 @@ static int prepare_chain(struct job *j, struct cbw_error *err)
 	return ret ? ret : chain_save(&j->chain, NULL, err);
 }
 
+/* The second bitmap: the old one is removed, or made from the first one, or both. */
+static int copy_second(const struct backup *b, const struct job *j, bool remove, bool copy,
+		       struct cbw_error *err)
+{
+	struct cbw_txn *txn = cbw_txn_new();
+	int ret;
+
+	if (!txn)
+		return fail_with(err, ENOMEM, "out of memory");
+	if (remove)
+		cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_REMOVE, j->dev.dev, j->second, NULL);
+	if (copy)
+		cbw_txn_bitmap_copy(txn, j->dev.dev, j->second, (struct cbw_devno){ 0 },
+				    j->chain.bitmap, NULL);
+	ret = cbw_txn_run(b->session, txn, NULL, err);
+	cbw_txn_free(txn);
+	return ret;
+}
+
 /*
  * What a snapshot is limited to has to be there before it is made. All else is done at the cut:
  * if there is none, nothing has changed.
@@ -39,28 +106,24 @@ static int prepare_chain(struct job *j, struct cbw_error *err)
 static int prepare_bitmaps(struct backup *b, struct job *j, struct cbw_error *err)
 {
 	const struct decision *d = &j->decision;
-	struct cbw_txn *txn;
 	int ret;
 
 	if (d->replace)
 		j->before.base = (struct cbw_cut_id){ 0 };
 	if (d->second != SECOND_COPY)
 		return 0;
-	txn = cbw_txn_new();
-	if (!txn)
-		return fail_with(err, ENOMEM, "out of memory");
-	if (d->second_replace)
-		cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_REMOVE, j->dev.dev, j->second, NULL);
-	cbw_txn_bitmap_copy(txn, j->dev.dev, j->second, (struct cbw_devno){ 0 },
-			    j->chain.bitmap, NULL);
-	ret = cbw_txn_run(b->session, txn, NULL, err);
-	if (ret == -ENOSPC && make_room(b))
-		ret = cbw_txn_run(b->session, txn, NULL, err);
-	cbw_txn_free(txn);
+	ret = copy_second(b, j, d->second_replace, true, err);
+	if (ret == -ENOSPC && make_room(b, j, 1))
+		ret = copy_second(b, j, d->second_replace, true, err);
+	/* each in its own, as remove_replaced() */
+	if (ret == -ENOSPC && d->second_replace && j->dev.container.major &&
+	    !copy_second(b, j, true, false, NULL))
+		ret = copy_second(b, j, false, true, err);
 	return ret;
 }
 
-static int add_actions(const struct job *j, struct cbw_txn *txn)
+/* @removed: what is replaced is gone already */
+static int add_actions(const struct job *j, bool removed, struct cbw_txn *txn)
 {
 	const struct decision *d = &j->decision;
 	const char *bitmap = j->chain.bitmap;
@@ -71,18 +134,14 @@ static int add_actions(const struct job *j, struct cbw_txn *txn)
 		if (d->enable)
 			cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_ENABLE, j->dev.dev,
 				       bitmap, NULL);
-		if (d->replace)
-			cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_REMOVE, j->dev.dev,
-				       bitmap, NULL);
+		if (!removed)
+			add_removals(j, txn);
 		if (d->add)
 			cbw_txn_bitmap_add(txn, j->dev.dev, bitmap,
 					   j->before.granularity, 0, NULL);
 		if (bitmap)
 			cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_ROTATE, j->dev.dev,
 				       bitmap, NULL);
-		if (d->second == SECOND_ADD && d->second_replace)
-			cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_REMOVE, j->dev.dev,
-				       j->second, NULL);
 		if (d->second == SECOND_ADD)
 			cbw_txn_bitmap_add(txn, j->dev.dev, j->second,
 					   j->before.granularity, 0, NULL);
@@ -158,7 +217,7 @@ int backup_check_frozen(struct backup *b, struct job *j, struct cbw_error *err)
 	return 0;
 }
 
-int backup_cut(struct backup *b, struct cbw_error *err)
+static int run_cut(struct backup *b, bool removed, struct cbw_error *err)
 {
 	struct cbw_txn *txn = cbw_txn_new();
 	size_t i;
@@ -166,6 +225,21 @@ int backup_cut(struct backup *b, struct cbw_error *err)
 
 	if (!txn)
 		return fail_with(err, ENOMEM, "out of memory");
+	for (i = 0; i < b->nr && !ret; i++)
+		ret = add_actions(&b->job[i], removed && replaced_before(&b->job[i]), txn);
+	if (!ret && b->freeze)
+		ret = cbw_txn_freeze(txn, 0, err);
+	if (!ret)
+		ret = cbw_txn_run(b->session, txn, &b->cut, err);
+	cbw_txn_free(txn);
+	return ret;
+}
+
+int backup_cut(struct backup *b, struct cbw_error *err)
+{
+	size_t i;
+	int ret = 0;
+
 	for (i = 0; i < b->nr && !ret; i++) {
 		struct job *j = &b->job[i];
 
@@ -175,18 +249,17 @@ int backup_cut(struct backup *b, struct cbw_error *err)
 			ret = prepare_bitmaps(b, j, err);
 		if (!ret)
 			ret = make_snapshot(b, j, err);
-		if (!ret)
-			ret = add_actions(j, txn);
 	}
-	if (!ret && b->freeze)
-		ret = cbw_txn_freeze(txn, 0, err);
-	if (!ret)
-		ret = cbw_txn_run(b->session, txn, &b->cut, err);
-	if (ret == -ENOSPC && make_room(b))
-		ret = cbw_txn_run(b->session, txn, &b->cut, err);
-	if (!ret)
-		b->have_cut = true;
-	cbw_txn_free(txn);
+	if (ret)
+		return ret;
+	ret = run_cut(b, false, err);
+	if (ret == -ENOSPC && make_room_for_cut(b))
+		ret = run_cut(b, false, err);
+	if (ret == -ENOSPC && remove_replaced(b))
+		ret = run_cut(b, true, err);
+	if (ret)
+		return ret;
+	b->have_cut = true;
 	for (i = 0; i < b->nr && !ret; i++)
 		ret = backup_check_frozen(b, &b->job[i], err);
 	if (!ret && b->resumable)
