@@ -122,6 +122,13 @@ static int prepare_bitmaps(struct backup *b, struct job *j, struct cbw_error *er
 	return ret;
 }
 
+/* Without a container that cannot be told, and makes no difference. */
+static bool was_transient(const struct job *j)
+{
+	return j->decision.replace && j->dev.container.major &&
+		!(j->before.flags & CBW_BITMAP_PERSISTENT);
+}
+
 /* @removed: what is replaced is gone already */
 static int add_actions(const struct job *j, bool removed, struct cbw_txn *txn)
 {
@@ -137,8 +144,8 @@ static int add_actions(const struct job *j, bool removed, struct cbw_txn *txn)
 		if (!removed)
 			add_removals(j, txn);
 		if (d->add)
-			cbw_txn_bitmap_add(txn, j->dev.dev, bitmap,
-					   j->before.granularity, 0, NULL);
+			cbw_txn_bitmap_add(txn, j->dev.dev, bitmap, j->before.granularity,
+					   was_transient(j) ? CBW_ADD_TRANSIENT : 0, NULL);
 		if (bitmap)
 			cbw_txn_bitmap(txn, CBW_ACTION_BITMAP_ROTATE, j->dev.dev,
 				       bitmap, NULL);

@@ -561,7 +561,10 @@ static void loop(struct xfer *x)
 
 /* ---- beginning and end --------------------------------------------------- */
 
-/* As many pieces as there can be; what is not touched takes no memory. */
+/*
+ * As many pieces as there can be. Once they are registered with the ring all of them take memory,
+ * which is pinned; else, and with what is extra, only what is touched does.
+ */
 static size_t bytes_of_buffers(const struct xfer_params *params)
 {
 	uint64_t bytes = params->piece_max ? params->piece_max * (uint64_t)XFER_SLOTS : XFER_BUFFER;

@@ -4,7 +4,8 @@
  *
  *	next	the owner says which piece comes next (main thread, in order)
  *	read	by io_uring, or in a worker thread, or not at all (any order)
- *	work	what takes the processor: in a worker thread (any order)
+ *	work	what takes the processor: in a worker thread, if it is quick in the main one
+ *		(any order)
  *	place	where it goes is decided (main thread, in order)
  *	write	by io_uring or in a worker (any order)
  *	done	reported (main thread, in order)
@@ -93,7 +94,9 @@ struct xfer_bufs {
  * @next: the next piece; 1, 0 no more, or an error
  * @read: with XFER_CALL: fill @bufs->data; worker thread; 0 or an error
  * @work: what is to be done with the data before it is placed; worker thread number
- *	@worker, or NULL: nothing. Not called with XFER_NONE.
+ *	@worker, or NULL: nothing. Not called with XFER_NONE. With params.quick the thread of
+ *	xfer_run() calls it too, as worker 0, and the real worker 0 may be in it at the same
+ *	time: then it must not have anything that belongs to a worker.
  * @place: up to XFER_WRITES_MAX writes of it; their number, or an error
  * @write: with XFER_CALL; worker thread; 0 or an error
  * @done: all writes of a piece have completed; may be NULL
