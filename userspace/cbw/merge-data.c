@@ -432,7 +432,10 @@ static int count(struct merge_run *m, struct entry *result, struct cbw_error *er
 	return 0;
 }
 
-/* Refcounts are relied on when clusters are given out, and free ones are punched out. */
+/*
+ * Refcounts are relied on when clusters are given out, and free ones are punched out. What is
+ * only read stays as it is: what looks like leaks then may be all that a damaged table had.
+ */
 static int open_sound(const char *path, unsigned int flags, const char *shown,
 		      struct qcow2_image **img, struct cbw_error *err)
 {
@@ -440,12 +443,12 @@ static int open_sound(const char *path, unsigned int flags, const char *shown,
 	struct qcow2_error qerr;
 	int ret;
 
-	ret = qcow2_open(path, QCOW2_OPEN_WRITE | QCOW2_OPEN_SAME_DIR | flags, img, &qerr);
+	ret = qcow2_open(path, QCOW2_OPEN_SAME_DIR | flags, img, &qerr);
 	if (ret)
 		return qfail(err, ret, &qerr);
 	ret = qcow2_check(*img, 0, &rep, &qerr);
 	/* what a merge that was cut off has left */
-	if (!ret && !rep.corruptions && rep.leaks)
+	if (!ret && !rep.corruptions && rep.leaks && flags & QCOW2_OPEN_WRITE)
 		ret = qcow2_repair(*img, QCOW2_REPAIR_LEAKS, &rep, &qerr);
 	if (ret)
 		return qfail(err, ret, &qerr);
@@ -455,7 +458,8 @@ static int open_sound(const char *path, unsigned int flags, const char *shown,
 	return 0;
 }
 
-static int open_both(struct merge_run *m, struct cbw_error *err)
+static int open_both(struct merge_run *m, unsigned int low_flags, unsigned int up_flags,
+		     struct cbw_error *err)
 {
 	char *low = chain_path(m->chain, m->lower->file);
 	char *up = chain_path(m->chain, m->upper->file);
@@ -464,11 +468,9 @@ static int open_both(struct merge_run *m, struct cbw_error *err)
 
 	m->low_path = xstrdup(esc(low));
 	m->up_path = xstrdup(esc(up));
-	ret = open_sound(low, QCOW2_OPEN_REUSE | QCOW2_OPEN_PUNCH, m->low_path,
-			 &m->low, err);
+	ret = open_sound(low, low_flags, m->low_path, &m->low, err);
 	if (!ret)
-		ret = open_sound(up, QCOW2_OPEN_NO_BACKING | QCOW2_OPEN_PUNCH,
-				 m->up_path, &m->up, err);
+		ret = open_sound(up, QCOW2_OPEN_NO_BACKING | up_flags, m->up_path, &m->up, err);
 	if (!ret && (qcow2_get_layer(m->low, 0, &l) || qcow2_get_layer(m->up, 0, &u)))
 		ret = fail_with(err, EINVAL, "%s: no image", m->low_path);
 	if (!ret && (l.virtual_size != m->size || u.virtual_size != m->size))
@@ -554,7 +556,7 @@ int merge_verify(const struct chain *chain, const struct entry *lower,
 
 	sums_init(after, upper->size);
 	progress_begin(&m.progress, "verify", upper->file, upper->copied, json);
-	ret = open_both(&m, err);
+	ret = open_both(&m, 0, 0, err);
 	for (nr = 0; nr < after->nr && !ret; nr++)
 		ret = verify_range(&m, nr, err);
 	progress_end(&m.progress);
@@ -581,7 +583,8 @@ int merge_data(const struct chain *chain, const struct entry *lower,
 	int ret;
 
 	progress_begin(&m.progress, "merge", upper->file, upper->copied, opts->json);
-	ret = open_both(&m, err);
+	ret = open_both(&m, QCOW2_OPEN_WRITE | QCOW2_OPEN_REUSE | QCOW2_OPEN_PUNCH,
+			m.punch ? QCOW2_OPEN_WRITE | QCOW2_OPEN_PUNCH : 0, err);
 	for (nr = 0; nr < after->nr && !ret; nr++) {
 		ret = merge_range(&m, nr, err);
 		if (!ret && stop_signal)

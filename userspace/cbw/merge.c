@@ -350,6 +350,20 @@ static int run_held(struct chain *chain, unsigned int how, const struct merge_op
 	return ret;
 }
 
+/* Whether header and L1 table are still those that the details have. */
+static int as_written(const struct chain *chain, const struct entry *e, const struct details *d,
+		      struct cbw_error *err)
+{
+	bool header, l1;
+	int ret = header_same(chain, e->file, d, &header, &l1, err);
+
+	if (ret || (header && l1))
+		return ret;
+	return fail_with(err, EUCLEAN, "%s/%s: its %s not what was written, it is not merged; 'cbw check -r %s' restores that",
+			 esc(chain->dir), e->file, header ? "L1 table is" : l1 ? "header is" :
+			 "header and its L1 table are", esc(chain->dir));
+}
+
 /*
  * What is damaged must not be taken in, nor is it known then what it was. Then what the
  * result has to be is written down, and noted in the journal, in memory.
@@ -372,7 +386,12 @@ static int sound(struct chain *chain, struct entry *lower, struct entry *upper, 
 		return ret;
 	ret = need_details(chain, upper, json, &upper_d, err);
 	if (!ret) {
-		ret = merge_verify(chain, lower, upper, &lower_d, &upper_d, json, &after, err);
+		ret = as_written(chain, lower, &lower_d, err);
+		if (!ret)
+			ret = as_written(chain, upper, &upper_d, err);
+		if (!ret)
+			ret = merge_verify(chain, lower, upper, &lower_d, &upper_d, json, &after,
+					   err);
 		details_free(&upper_d);
 	}
 	if (!ret)
