@@ -10,9 +10,6 @@
 #include "restore.h"
 #include "resume.h"
 
-/* bytes of a header in front of its extensions */
-#define HEADER_NUMBERS	104
-
 struct run {
 	struct chain chain;
 	bool fix;
@@ -54,44 +51,6 @@ static void say_lost(const struct run *r, const struct entry *e)
 		    esc(r->chain.dir), e->file, ids);
 }
 
-/* Whether the header's numbers are still ours: then it is one of ours that was damaged. */
-static bool same_numbers(struct qcow2_image *img, const struct details *d)
-{
-	uint8_t now[HEADER_NUMBERS];
-
-	return d->header_bytes >= sizeof(now) &&
-		pread(qcow2_fd(img), now, sizeof(now), 0) == (ssize_t)sizeof(now) &&
-		!memcmp(now, d->header, sizeof(now));
-}
-
-/*
- * Whose header is it that is not ours any more? One that says that it is of another chain or
- * point in time is not damaged: the file is the wrong one. So is a sound image that says nothing
- * of a chain, and has other numbers or (@l1: not) another L1 table.
- */
-static bool is_other(const struct run *r, const struct entry *e, const struct details *d, bool l1)
-{
-	char *path = chain_path(&r->chain, e->file);
-	struct qcow2_header_ext ext;
-	struct cbw_cut_id ids[3];
-	struct qcow2_image *img;
-	struct qcow2_error qerr;
-	bool other = false;
-
-	if (!qcow2_open(path, QCOW2_OPEN_NO_BACKING, &img, &qerr)) {
-		if (qcow2_get_ext(img, 0, CHAIN_QCOW2_EXT, &ext)) {
-			other = !l1 || !same_numbers(img, d);
-		} else if (ext.len == sizeof(ids)) {
-			memcpy(ids, ext.data, sizeof(ids));
-			other = !cbw_cut_equal(&ids[0], &r->chain.id) ||
-				!cbw_cut_equal(&ids[1], &e->cut);
-		}
-		qcow2_close(img);
-	}
-	free(path);
-	return other;
-}
-
 static void check_header(struct run *r, const struct entry *e,
 			 const struct details *d)
 {
@@ -105,7 +64,7 @@ static void check_header(struct run *r, const struct entry *e,
 	}
 	if (header && l1)
 		return;
-	if (!header && is_other(r, e, d, l1)) {
+	if (!header && header_other(&r->chain, e, d, l1)) {
 		/* check_image() says so */
 		r->distrust = true;
 		return;

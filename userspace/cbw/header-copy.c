@@ -10,6 +10,8 @@
 
 #define SECTOR		512u
 #define H_CLUSTER_BITS	20	/* place in the header, 32 bits */
+/* bytes of a header in front of its extensions */
+#define HEADER_NUMBERS	104
 
 /* what is to be at one place in the file */
 struct part {
@@ -183,4 +185,43 @@ int header_same(const struct chain *chain, const char *file,
 		return fail_with(err, ret, "%s/%s: reading header and L1 table: %s",
 				 esc(chain->dir), file, strerror(-ret));
 	return 0;
+}
+
+/* Whether the header's numbers are still ours: then it is one of ours that was damaged. */
+static bool same_numbers(struct qcow2_image *img, const struct details *d)
+{
+	uint8_t now[HEADER_NUMBERS];
+
+	return d->header_bytes >= sizeof(now) &&
+		pread(qcow2_fd(img), now, sizeof(now), 0) == (ssize_t)sizeof(now) &&
+		!memcmp(now, d->header, sizeof(now));
+}
+
+/*
+ * Whose header is it that is not ours any more? One that says that it is of another chain or
+ * point in time is not damaged: the file is the wrong one. So is a sound image that says nothing
+ * of a chain, and has other numbers or (@l1: not) another L1 table.
+ */
+bool header_other(const struct chain *chain, const struct entry *e, const struct details *d,
+		  bool l1)
+{
+	char *path = chain_path(chain, e->file);
+	struct qcow2_header_ext ext;
+	struct cbw_cut_id ids[3];
+	struct qcow2_image *img;
+	struct qcow2_error qerr;
+	bool other = false;
+
+	if (!qcow2_open(path, QCOW2_OPEN_NO_BACKING, &img, &qerr)) {
+		if (qcow2_get_ext(img, 0, CHAIN_QCOW2_EXT, &ext)) {
+			other = !l1 || !same_numbers(img, d);
+		} else if (ext.len == sizeof(ids)) {
+			memcpy(ids, ext.data, sizeof(ids));
+			other = !cbw_cut_equal(&ids[0], &chain->id) ||
+				!cbw_cut_equal(&ids[1], &e->cut);
+		}
+		qcow2_close(img);
+	}
+	free(path);
+	return other;
 }

@@ -362,6 +362,15 @@ static void sum_what_is(struct merge_run *m, uint64_t nr, bool any, uint32_t crc
 	m->after->crc[nr] = as_it_was ? m->lower_d->sums.crc[nr] : crc;
 }
 
+/*
+ * Of a range that the upper image has nothing of: that is so because it was taken in before, or
+ * because a table of it was damaged. What the lower one has from the beginning is not looked at.
+ */
+static bool was_taken(const struct merge_run *m, uint64_t nr)
+{
+	return !m->lower_d || m->lower_d->sums.crc[nr] != m->after->crc[nr];
+}
+
 static int merge_range(struct merge_run *m, uint64_t nr, struct cbw_error *err)
 {
 	uint64_t start = nr * SUMS_RANGE, at, to;
@@ -373,8 +382,7 @@ static int merge_range(struct merge_run *m, uint64_t nr, struct cbw_error *err)
 	ret = map_lower(m, start, end, err);
 	if (!ret)
 		ret = map_upper(m, start, end, &any, err);
-	/* it has nothing of it, or not any more: then the lower one has it, durably */
-	if (ret || (!any && !m->lost))
+	if (ret || (!any && !m->lost && !was_taken(m, nr)))
 		return ret;
 	ret = scan_one(&m->up_src, nr, m->up_buf, &up, err);
 	if (!ret)

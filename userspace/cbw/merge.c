@@ -271,7 +271,7 @@ static int run(struct chain *chain, bool lost, const struct merge_opts *opts,
 {
 	const struct entry lower = *chain_by_id(chain, chain->merge.from);
 	const struct entry upper = *chain_by_id(chain, chain->merge.into);
-	struct details lower_d = { 0 }, upper_d = { 0 };
+	struct details lower_d = { 0 }, upper_d = { 0 }, *low, *up;
 	struct merge_opts o = *opts;
 	struct entry result = upper;
 	struct sums after = { 0 };
@@ -287,10 +287,9 @@ static int run(struct chain *chain, bool lost, const struct merge_opts *opts,
 	result.parent = lower.parent;
 	result.type = lower.type;
 	chain_file_name(result.id, result.type, result.file);
-	ret = merge_data(chain, &lower, &upper,
-			 lost ? if_details(chain, &lower, &lower_d) : NULL,
-			 lost ? if_details(chain, &upper, &upper_d) : NULL,
-			 &after, lost, &o, &result, err);
+	low = if_details(chain, &lower, &lower_d);
+	up = if_details(chain, &upper, &upper_d);
+	ret = merge_data(chain, &lower, &upper, low, up, &after, lost, &o, &result, err);
 	if (!ret)
 		ret = plan_chain(chain, &lower, &upper, &result, &after, opts->json, err);
 	details_free(&lower_d);
@@ -450,6 +449,38 @@ static int resume_without(struct chain *chain, const struct merge_opts *opts,
 	return run_held(chain, RUN_SAVE | RUN_LOST, opts, err);
 }
 
+/*
+ * Header and L1 table of the upper image stay what they were; but punching takes entries out of
+ * the table. To who has lost them it looks as if it had all been taken in.
+ */
+static int keep_header(const struct chain *chain, const struct merge_opts *opts,
+		       struct cbw_error *err)
+{
+	const struct entry *upper = chain_by_id(chain, chain->merge.into);
+	bool with_l1 = !chain->merge.punch, header, l1;
+	struct details d;
+	int ret;
+
+	if (details_load(chain, upper, &d, NULL))
+		return 0;
+	ret = header_same(chain, upper->file, &d, &header, &l1, err);
+	if (ret || (header && (l1 || !with_l1)) || (!header && header_other(chain, upper, &d, l1)))
+		goto out;
+	if (!opts->repair) {
+		ret = fail_with(err, EUCLEAN, "%s/%s: its %s not any more what it was when the merge began; put that back, or 'cbw check -r %s' does so and ends the merge",
+				esc(chain->dir), upper->file, header ? "L1 table is" : "header is",
+				esc(chain->dir));
+		goto out;
+	}
+	ret = header_put(chain, upper->file, &d, with_l1, NULL, err);
+	if (!ret)
+		say("%s/%s: its %s not what was written, and was restored from its details",
+		    esc(chain->dir), upper->file, header ? "L1 table is" : "header is");
+out:
+	details_free(&d);
+	return ret;
+}
+
 static int resume_data(struct chain *chain, const struct merge_opts *opts,
 		       struct cbw_error *err)
 {
@@ -458,7 +489,9 @@ static int resume_data(struct chain *chain, const struct merge_opts *opts,
 	struct sums after;
 	int ret;
 
-	ret = open_entry(chain, chain_by_id(chain, chain->merge.into), &img, err);
+	ret = keep_header(chain, opts, err);
+	if (!ret)
+		ret = open_entry(chain, chain_by_id(chain, chain->merge.into), &img, err);
 	if (ret)
 		return ret;
 	qcow2_close(img);

@@ -84,9 +84,9 @@ int merge_verify(const struct chain *chain, const struct entry *lower,
 /**
  * merge_data - step 2; parts of it may have been done
  * @lower, @upper: as the manifest has them
- * @after: sums that the result has to have, from merge_verify(), or ...
- * @lower_d, @upper_d: ... they are lost, and what @after has is filled in from what is
- *	there; then these are what there is of details, or NULL. Else both are NULL.
+ * @lower_d, @upper_d: what there is of details, or NULL
+ * @after: sums that the result has to have, from merge_verify()
+ * @lost: they are not known any more, and @after is filled in from what is there
  * @result: .copied, .zero and .crc are filled in
  */
 int merge_data(const struct chain *chain, const struct entry *lower,
@@ -121,6 +121,13 @@ int header_put(const struct chain *chain, const char *file,
 int header_same(const struct chain *chain, const char *file,
 		const struct details *d, bool *header, bool *l1,
 		struct cbw_error *err);
+
+/**
+ * header_other - whether a header that is not what the details have is that of another image
+ * @l1: whether the L1 table is what they have
+ */
+bool header_other(const struct chain *chain, const struct entry *e, const struct details *d,
+		  bool l1);
 
 /** details_make - details of an image that has none, or not any more */
 int details_make(const struct chain *chain, struct entry *e, bool json,

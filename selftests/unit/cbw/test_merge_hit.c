@@ -61,6 +61,55 @@ static void tool(int (*fn)(int, char **), const struct points *p, const char *li
 	free(words);
 }
 
+/* Dies at call @n of a merge of @id into what it stands on, or of ending one; whether it got there. */
+static bool cut_off(const struct points *p, uint32_t id, const struct merge_opts *o, unsigned int n)
+{
+	int status;
+	pid_t pid;
+
+	fflush(NULL);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (!pid) {
+		struct cbw_error err;
+		struct chain c;
+
+		if (chain_open_locked(p->dir, &c, &err))
+			_exit(1);
+		faults_begin(FAULT_KILL, n, NULL);
+		_exit(c.merge.state ? !!merge_resume(&c, o, &err) : !!merge_into(&c, id, o, &err));
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	return WEXITSTATUS(status) == FAULT_EXIT;
+}
+
+static enum merge_state state_of(const struct points *p)
+{
+	enum merge_state state = MERGE_NAMES;
+	struct cbw_error err;
+	struct chain c;
+
+	if (chain_open(p->dir, false, &c, &err))
+		return state;
+	state = c.merge.state;
+	chain_close(&c);
+	return state;
+}
+
+/* A merge of @id that dies when it has just begun, and again after @more calls that change files. */
+static void begun(const struct points *p, uint32_t id, bool punch, unsigned int more)
+{
+	const struct merge_opts o = { .punch = punch, .batch = 4 * MIB };
+	unsigned int n;
+
+	for (n = 0; state_of(p) == MERGE_NONE; n++)
+		assert_true(cut_off(p, id, &o, n));
+	if (more)
+		assert_true(cut_off(p, id, &o, more));
+	assert_int_equal(state_of(p), MERGE_DATA);
+}
+
 /* The first L1 entry of an image is lost. */
 static void zero_l1(const struct points *p, const char *file)
 {
@@ -108,10 +157,92 @@ static void l1_before(void **state)
 	}
 }
 
+/* ---- while it is under way ------------------------------------------------ */
+
+/* What the upper image does not have any more was not taken in because of that. */
+static void l1_meanwhile(void **state)
+{
+	struct points p;
+	unsigned int i;
+
+	(void)state;
+	for (i = 0; i < 3; i++) {
+		build(&p, "meanwhile");
+		begun(&p, 2, false, i ? 6 : 0);
+		run_in(&p, "cp 000002-inc.qcow2 ../copy");
+		zero_l1(&p, "000002-inc.qcow2");
+		tool(cmd_chain, &p, i == 2 ? "chain merge DIR --punch" : "chain merge DIR",
+		     EXIT_DISTRUST, "when the merge began");
+		points_are(&p, "1 2 3 4");
+		if (!i)
+			run_in(&p, "cp ../copy 000002-inc.qcow2");
+		tool(cmd_check, &p, "check -r DIR", EXIT_OK, i ? "restored" : NULL);
+		points_are(&p, "2 3 4");
+		points_check(&p, true);
+		tool(cmd_verify, &p, "verify DIR", EXIT_OK, NULL);
+		points_free(&p);
+		run("rm -r %s/*", top);
+	}
+}
+
+/* Without its details, or if it is punched, the lower image is compared. */
+static void l1_unknown(void **state)
+{
+	struct points p;
+	unsigned int i;
+
+	(void)state;
+	for (i = 0; i < 3; i++) {
+		build(&p, "unknown");
+		begun(&p, 2, i == 1, 0);
+		run_in(&p, i == 0 ? "rm 000002-inc.json" : i == 1 ? "true" : "rm 00000[12]-*.json");
+		run_in(&p, "cp 000002-inc.qcow2 ../copy");
+		zero_l1(&p, "000002-inc.qcow2");
+		tool(cmd_chain, &p, "chain merge DIR", EXIT_DISTRUST, "when the merge began");
+		points_are(&p, "1 2 3 4");
+		if (i) {
+			run_in(&p, "cp ../copy 000002-inc.qcow2");
+			tool(cmd_chain, &p, "chain merge DIR", EXIT_OK, "was ended");
+			points_check(&p, true);
+			tool(cmd_verify, &p, "verify DIR", EXIT_OK, NULL);
+		} else {
+			tool(cmd_check, &p, "check -r DIR", EXIT_DISTRUST, "cbw verify");
+			tool(cmd_verify, &p, "verify DIR", EXIT_DISTRUST, "000002-full.qcow2");
+		}
+		points_are(&p, "2 3 4");
+		points_free(&p);
+		run("rm -r %s/*", top);
+	}
+}
+
+/* Its header is put back, where it is known. */
+static void header_meanwhile(void **state)
+{
+	struct points p;
+	unsigned int i;
+
+	(void)state;
+	for (i = 0; i < 2; i++) {
+		build(&p, "header");
+		begun(&p, 2, i, 6);
+		run_in(&p, "dd if=/dev/zero of=000002-inc.qcow2 bs=1 count=64 conv=notrunc status=none");
+		tool(cmd_chain, &p, "chain merge DIR", EXIT_DISTRUST, "cbw check -r");
+		tool(cmd_check, &p, "check -r DIR", EXIT_OK, "restored from its details");
+		points_are(&p, "2 3 4");
+		points_check(&p, true);
+		tool(cmd_verify, &p, "verify DIR", EXIT_OK, NULL);
+		points_free(&p);
+		run("rm -r %s/*", top);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(l1_before),
+		cmocka_unit_test(l1_meanwhile),
+		cmocka_unit_test(l1_unknown),
+		cmocka_unit_test(header_meanwhile),
 	};
 	char *cmd;
 	int ret;
