@@ -146,6 +146,28 @@ int header_put(const struct chain *chain, const char *file,
 	return 0;
 }
 
+int header_copy(int fd, const struct details *d)
+{
+	uint64_t end = d->l1_offset + d->l1_bytes;
+	uint8_t *cluster;
+	size_t len;
+	int ret;
+
+	if (end < d->l1_offset || end > INT64_MAX)
+		return -EUCLEAN;
+	cluster = header_cluster(d, &len);
+	if (!cluster)
+		return -EUCLEAN;
+	/* it is sparse, and refers to what it does not have */
+	ret = ftruncate(fd, INT64_MAX / 4096 * 4096) ? -errno : 0;
+	if (!ret)
+		ret = write_at(fd, d->l1, d->l1_bytes, d->l1_offset);
+	if (!ret)
+		ret = write_at(fd, cluster, len, 0);
+	free(cluster);
+	return ret;
+}
+
 static int same(int fd, const struct part *p, bool *is)
 {
 	uint8_t *now = xcalloc(p->len, 1);

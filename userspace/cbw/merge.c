@@ -2,6 +2,7 @@
 /* merging: from one manifest to the next, see merge.h */
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "cbw.h"
@@ -57,6 +58,21 @@ static bool header_only(const struct entry *e, const struct details *d)
 	return e->crc != 0;
 }
 
+/* Of an image on top of it: not in a file that is not that image. */
+static int put_child(const struct chain *chain, const struct entry *e, const struct details *d,
+		     struct cbw_error *err)
+{
+	bool header, l1;
+	int ret = header_same(chain, e->file, d, &header, &l1, err);
+
+	if (ret || header)
+		return ret;
+	if (header_other(chain, e, d, l1))
+		return fail_with(err, EUCLEAN, "%s/%s: it is not the image of point in time %u, and stays as it is",
+				 esc(chain->dir), e->file, e->id);
+	return header_put(chain, e->file, d, false, NULL, err);
+}
+
 /* Names and header; *bare: its details have served their purpose. */
 static int settle_entry(const struct chain *chain, const struct entry *e, bool *bare,
 			struct cbw_error *err)
@@ -71,7 +87,8 @@ static int settle_entry(const struct chain *chain, const struct entry *e, bool *
 		ret = details_load(chain, e, &d, err);
 	if (ret)
 		return ret;
-	ret = header_put(chain, e->file, &d, false, NULL, err);
+	ret = e->id == chain->merge.into ? header_put(chain, e->file, &d, false, NULL, err) :
+		put_child(chain, e, &d, err);
 	*bare = !ret && header_only(e, &d);
 	details_free(&d);
 	return ret;
@@ -102,7 +119,7 @@ int merge_names(struct chain *chain, struct cbw_error *err)
 			child->details_crc = 0;
 		}
 		/* what is lost of one of them must not keep all others from being read */
-		if (ret == -ENOENT || ret == -EUCLEAN) {
+		if (ret == -ENOENT || distrust(ret)) {
 			say("%s; point in time %u cannot be read until that is repaired", err->msg,
 			    child->id);
 			ret = 0;
@@ -119,12 +136,10 @@ int merge_names(struct chain *chain, struct cbw_error *err)
 
 /* ---- step 3: what will be ---------------------------------------------- */
 
-/* The header of an image as it will be goes to its details. */
-static int plan(const struct chain *chain, const char *file,
-		const struct qcow2_header_change *change, bool take,
-		struct details *d, struct cbw_error *err)
+/* The header of the image at @path as it will be goes to its details. */
+static int plan_at(const char *path, const struct qcow2_header_change *change, bool take,
+		   struct details *d, struct cbw_error *err)
 {
-	char *path = chain_path(chain, file);
 	struct qcow2_image *img;
 	struct qcow2_error qerr;
 	void *header;
@@ -132,10 +147,8 @@ static int plan(const struct chain *chain, const char *file,
 	int ret;
 
 	ret = qcow2_open(path, QCOW2_OPEN_NO_BACKING, &img, &qerr);
-	if (ret) {
-		fail_with(err, ret, "%s", qerr.msg);
-		goto out;
-	}
+	if (ret)
+		return fail_with(err, ret, "%s", qerr.msg);
 	ret = qcow2_plan_header(img, change, &header, &len, &qerr);
 	if (ret)
 		fail_with(err, ret, "%s", qerr.msg);
@@ -143,14 +156,47 @@ static int plan(const struct chain *chain, const char *file,
 		ret = details_take(img, path, d, err);
 	qcow2_close(img);
 	if (ret)
-		goto out;
+		return ret;
 	while (len && !((uint8_t *)header)[len - 1])
 		len--;
 	free(d->header);
 	d->header = header;
 	d->header_bytes = (uint32_t)len;
-out:
+	return 0;
+}
+
+static int plan(const struct chain *chain, const char *file,
+		const struct qcow2_header_change *change, bool take,
+		struct details *d, struct cbw_error *err)
+{
+	char *path = chain_path(chain, file);
+	int ret = plan_at(path, change, take, d, err);
+
 	free(path);
+	return ret;
+}
+
+/* Of what the details have, whatever the image has become. */
+static int plan_copy(const struct chain *chain, const char *file,
+		     const struct qcow2_header_change *change, struct details *d,
+		     struct cbw_error *err)
+{
+	struct cbw_error why;
+	char path[40];
+	int fd, ret;
+
+	fd = memfd_create("cbw-header", MFD_CLOEXEC);
+	if (fd < 0)
+		return fail_with(err, errno, "memfd_create: %s", strerror(errno));
+	ret = header_copy(fd, d);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	if (ret)
+		fail_with(err, ret, "%s/%s: the copy of its header cannot be used: %s",
+			  esc(chain->dir), file, strerror(-ret));
+	else if ((ret = plan_at(path, change, false, d, &why)))
+		fail_with(err, ret, "%s/%s: the copy of its header makes no sense: %s",
+			  esc(chain->dir), file, why.msg);
+	close(fd);
 	return ret;
 }
 
@@ -194,8 +240,21 @@ static int need_details(const struct chain *chain, struct entry *e, bool json,
 	return ret ? ret : details_load(chain, e, d, err);
 }
 
+/* While its details still tell a damaged header from another image's: see put_child(). */
+static void restore_child(const struct chain *chain, const struct entry *e, const struct details *d)
+{
+	bool header, l1;
+
+	if (header_same(chain, e->file, d, &header, &l1, NULL) || header ||
+	    header_other(chain, e, d, l1) || header_put(chain, e->file, d, false, NULL, NULL))
+		return;
+	say("%s/%s: its header was not what was written, and was restored from its details",
+	    esc(chain->dir), e->file);
+}
+
 /*
- * Of an image on top of it, whose backing file will have another name. One that has lost
+ * Of an image on top of it, whose backing file will have another name. It may be damaged, or
+ * missing: what the details have goes on being what it has to be. One that has lost
  * its details and is damaged gets its new header all the same, by details without checksums
  * that go afterwards: so nothing vouches for it, as before.
  */
@@ -213,7 +272,7 @@ static int plan_child(const struct chain *chain, struct entry *child,
 	int ret;
 
 	ret = need_details(chain, child, json, &d, err);
-	bare = ret == -ENOENT || ret == -EUCLEAN;
+	bare = ret == -ENOENT || distrust(ret);
 	if (ret && !bare)
 		return ret;
 	if (bare) {
@@ -221,7 +280,10 @@ static int plan_child(const struct chain *chain, struct entry *child,
 		d = (struct details){ .cut = child->cut, .size = child->size };
 		sums_init(&d.sums, d.size);
 	}
-	ret = plan(chain, child->file, &change, bare, &d, err);
+	if (!bare)
+		restore_child(chain, child, &d);
+	ret = bare ? plan(chain, child->file, &change, true, &d, err) :
+		plan_copy(chain, child->file, &change, &d, err);
 	if (!ret)
 		ret = details_save(chain, child, &d, true, err);
 	/* there is no image in which a header could be changed: merge_names() says so */

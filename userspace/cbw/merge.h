@@ -117,6 +117,9 @@ int header_put(const struct chain *chain, const char *file,
 	       const struct details *d, bool l1, bool *changed,
 	       struct cbw_error *err);
 
+/** header_copy - what the details have of an image, to an empty file; 0 or a negative errno */
+int header_copy(int fd, const struct details *d);
+
 /** header_same - whether header and L1 table are what the details have */
 int header_same(const struct chain *chain, const char *file,
 		const struct details *d, bool *header, bool *l1,

@@ -157,6 +157,51 @@ static void l1_before(void **state)
 	}
 }
 
+/* What an image on top of it has is not what it has to have only because it is there. */
+static void child_header(void **state)
+{
+	struct points p;
+
+	(void)state;
+	build(&p, "child");
+	run_in(&p, "printf X | dd of=000003-inc.qcow2 bs=1 seek=130 conv=notrunc status=none");
+	tool(cmd_chain, &p, "chain merge DIR 1..2", EXIT_OK, NULL);
+	points_are(&p, "2 3 4");
+	points_check(&p, true);
+	tool(cmd_check, &p, "check DIR", EXIT_OK, NULL);
+	tool(cmd_verify, &p, "verify DIR", EXIT_OK, NULL);
+	points_free(&p);
+	run("rm -r %s/*", top);
+}
+
+/* One that is missing, or in whose place another is, does not keep the rest from being merged. */
+static void child_missing(void **state)
+{
+	static const char *const put[] = { "rm 000003-inc.qcow2",
+		"cp 000004-inc.qcow2 000003-inc.qcow2", "dd if=/dev/zero of=000003-inc.qcow2 bs=512 count=1 conv=notrunc status=none" };
+	struct points p;
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < 3; i++) {
+		build(&p, "missing");
+		run_in(&p, "cp 000003-inc.qcow2 ../copy");
+		run_in(&p, put[i]);
+		run_in(&p, "cp 000004-inc.qcow2 ../other");
+		tool(cmd_chain, &p, "chain merge DIR 1..2", EXIT_OK, i < 2 ? "cannot be read until" : NULL);
+		points_are(&p, "2 3 4");
+		if (i == 1)
+			run_in(&p, "cmp 000003-inc.qcow2 ../other");
+		/* where it is found again, it is repaired */
+		run_in(&p, "cp ../copy 000003-inc.qcow2");
+		tool(cmd_check, &p, "check -r DIR", EXIT_OK, "restored from its details");
+		points_check(&p, true);
+		tool(cmd_verify, &p, "verify DIR", EXIT_OK, NULL);
+		points_free(&p);
+		run("rm -r %s/*", top);
+	}
+}
+
 /* ---- while it is under way ------------------------------------------------ */
 
 /* What the upper image does not have any more was not taken in because of that. */
@@ -240,6 +285,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(l1_before),
+		cmocka_unit_test(child_header),
+		cmocka_unit_test(child_missing),
 		cmocka_unit_test(l1_meanwhile),
 		cmocka_unit_test(l1_unknown),
 		cmocka_unit_test(header_meanwhile),
