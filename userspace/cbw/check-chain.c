@@ -197,7 +197,12 @@ static void check_merge(struct run *r)
 
 	if (r->chain.merge.state == MERGE_NONE)
 		return;
-	if (!r->fix || resume_waits(&r->chain)) {
+	if (resume_waits(&r->chain)) {
+		fail_with(&err, EUCLEAN, "%s: a merge of %u into %u was cut off, and a backup was interrupted; 'cbw backup --resume %s' finishes that, or gives it up; then 'cbw check -r' ends the merge, or 'cbw chain merge'",
+			  esc(r->chain.dir), r->chain.merge.from, r->chain.merge.into,
+			  esc(r->chain.dir));
+		error(r, err.msg);
+	} else if (!r->fix) {
 		fail_with(&err, EUCLEAN, "%s: a merge of %u into %u was cut off; 'cbw check -r' ends it, or 'cbw chain merge'",
 			  esc(r->chain.dir), r->chain.merge.from, r->chain.merge.into);
 		error(r, err.msg);
@@ -252,6 +257,9 @@ static int check_dir(const char *dir, bool fix)
 	if (r.left)
 		say("%s: %u errors are left%s", esc(dir), r.left, fix ?
 		    ": they cannot be repaired from what is here" : "");
+	else if (r.distrust)
+		say("%s: %zu images fit each other, but what a merge has left there is damaged, or unchecked, as said above",
+		    esc(dir), r.chain.nr);
 	else
 		printf("%s: good, %zu images%s\n", esc(dir), r.chain.nr, r.fixed ?
 		       "; 'cbw verify' reads what they hold" : "");

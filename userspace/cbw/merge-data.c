@@ -353,13 +353,20 @@ static int not_as_begun(struct merge_run *m, uint64_t start, uint64_t end, struc
 /*
  * The sum of a range that is as it was has to be its old one, else @crc is all that there is.
  * A range is that if the upper image has nothing of it, and had no data, since zeros are
- * not punched out.
+ * not punched out. What is known to be damaged gets one that it does not have.
  */
-static void sum_what_is(struct merge_run *m, uint64_t nr, bool any, uint32_t crc)
+static void sum_what_is(struct merge_run *m, uint64_t nr, bool any, uint32_t up, uint32_t crc)
 {
+	uint64_t start = nr * SUMS_RANGE;
+	uint64_t end = m->size - start < SUMS_RANGE ? m->size : start + SUMS_RANGE;
 	bool as_it_was = !any && m->lower_d && m->upper_d && !m->upper_d->sums.crc[nr];
 
 	m->after->crc[nr] = as_it_was ? m->lower_d->sums.crc[nr] : crc;
+	if (!m->upper_d || m->chain->merge.punch || up == m->upper_d->sums.crc[nr])
+		return;
+	say("%s/%s: damaged: bytes %llu to %llu of the volume: 'cbw verify' goes on to say so",
+	    esc(m->chain->dir), m->upper->file, (ull)start, (ull)end - 1);
+	m->after->crc[nr] = ~crc;
 }
 
 /*
@@ -391,11 +398,8 @@ static int merge_range(struct merge_run *m, uint64_t nr, struct cbw_error *err)
 		ret = lay_both(m, start, end, err);
 	if (ret)
 		return ret;
-	if (m->lost && m->upper_d && !m->chain->merge.punch && up.crc != m->upper_d->sums.crc[nr])
-		say("%s/%s: damaged: bytes %llu to %llu of the volume", esc(m->chain->dir),
-		    m->upper->file, (ull)start, (ull)end - 1);
 	if (m->lost)
-		sum_what_is(m, nr, any, new_sum(m, start, end));
+		sum_what_is(m, nr, any, up.crc, new_sum(m, start, end));
 	else if (new_sum(m, start, end) != m->after->crc[nr])
 		ret = not_as_begun(m, start, end, err);
 	for (at = start; at < end && !ret; at = to)

@@ -100,6 +100,8 @@ int merge_names(struct chain *chain, struct cbw_error *err)
 	bool bare;
 	size_t i;
 	int ret = 0;
+	/* of an incremental one that took in an incremental one; all others are called otherwise then */
+	bool same_name = e->type == ENTRY_INCREMENTAL;
 
 	/* once it has its new name there is none of the old one */
 	if (renameat(chain->dirfd, chain->merge.file, chain->dirfd, e->file) &&
@@ -108,7 +110,7 @@ int merge_names(struct chain *chain, struct cbw_error *err)
 				 esc(chain->dir), chain->merge.file, e->file,
 				 strerror(errno));
 	ret = settle_entry(chain, e, &bare, err);
-	for (i = 0; i < chain->nr && !ret; i++) {
+	for (i = 0; i < chain->nr && !ret && !same_name; i++) {
 		struct entry *child = &chain->entry[i];
 
 		if (child->parent != e->id || !child->details_size)
@@ -503,9 +505,11 @@ static int resume_without(struct chain *chain, const struct merge_opts *opts,
 	if (!distrust(ret) && ret != -ENOENT)
 		return ret;
 	if (!opts->repair)
-		return fail_with(err, EUCLEAN, "%s: what the merge of %u into %u has to end with is not known any more (%s), and its images are not what they were before; put that file back, or 'cbw check -r %s' ends the merge with what is there, unchecked",
+		return fail_with(err, EUCLEAN, "%s: what the merge of %u into %u has to end with is not known%s (%s), and its images are not what they were before; %s'cbw check -r %s' ends the merge with what is there, unchecked",
 				 esc(chain->dir), chain->merge.from, chain->merge.into,
-				 why.msg, esc(chain->dir));
+				 chain->merge.sums_size ? " any more" : "", why.msg,
+				 chain->merge.sums_size ? "put that file back, or " : "",
+				 esc(chain->dir));
 	say("%s: what the merge of %u into %u has to end with is not known any more (%s): it is ended with what is there, and nothing tells whether that is damaged",
 	    esc(chain->dir), chain->merge.from, chain->merge.into, why.msg);
 	return run_held(chain, RUN_SAVE | RUN_LOST, opts, err);

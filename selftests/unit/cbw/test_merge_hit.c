@@ -130,6 +130,30 @@ static void zero_l1(const struct points *p, const char *file)
 	free(path);
 }
 
+/* Turns a byte over of what layer 0 has from 8 MiB of the volume on. */
+static void poke(const struct points *p, const char *file)
+{
+	char *path = xasprintf("%s/%s", p->dir, file), byte;
+	struct qcow2_run r = { .type = QCOW2_RUN_ZERO };
+	struct qcow2_image *img;
+	struct qcow2_error err;
+	uint64_t at;
+	FILE *f;
+
+	assert_int_equal(qcow2_open(path, QCOW2_OPEN_NO_BACKING, &img, &err), 0);
+	for (at = 8 * MIB; r.type != QCOW2_RUN_DATA; at += r.length)
+		assert_int_equal(qcow2_map_layer(img, 0, at, qcow2_size(img) - at, &r, &err), 0);
+	qcow2_close(img);
+	f = fopen(path, "r+");
+	assert_non_null(f);
+	assert_int_equal(fseek(f, (long)r.host_offset + 100, SEEK_SET), 0);
+	byte = (char)~fgetc(f);
+	assert_int_equal(fseek(f, (long)r.host_offset + 100, SEEK_SET), 0);
+	fputc(byte, f);
+	assert_int_equal(fclose(f), 0);
+	free(path);
+}
+
 /* ---- before it begins ---------------------------------------------------- */
 
 /* A merge that is refused has changed nothing: what could be repaired still can be. */
@@ -200,6 +224,24 @@ static void child_missing(void **state)
 		points_free(&p);
 		run("rm -r %s/*", top);
 	}
+}
+
+/* Nothing is said of one whose backing file keeps its name. */
+static void child_same_name(void **state)
+{
+	char *argv[] = { "chain", "merge", NULL, "2..3", NULL }, out[4096];
+	struct points p;
+
+	(void)state;
+	build(&p, "same");
+	run_in(&p, "rm 000004-inc.json");
+	argv[2] = p.dir;
+	assert_int_equal(run_quiet(cmd_chain, 4, argv, out), EXIT_OK);
+	if (strstr(out, "000004"))
+		fail_msg("%s", out);
+	points_are(&p, "1 3 4");
+	points_free(&p);
+	run("rm -r %s/*", top);
 }
 
 /* ---- while it is under way ------------------------------------------------ */
@@ -281,15 +323,52 @@ static void header_meanwhile(void **state)
 	}
 }
 
+/* Without the checksums to end with, too, what is seen to be damaged stays known. */
+static void damage_known(void **state)
+{
+	struct points p;
+
+	(void)state;
+	build(&p, "known");
+	begun(&p, 2, false, 12);
+	run_in(&p, "rm merge.json");
+	poke(&p, "000002-inc.qcow2");
+	tool(cmd_chain, &p, "chain merge DIR", EXIT_DISTRUST, "put that file back");
+	tool(cmd_check, &p, "check -r DIR", EXIT_DISTRUST, "as said above");
+	points_are(&p, "2 3 4");
+	tool(cmd_check, &p, "check DIR", EXIT_OK, "good, 3 images");
+	tool(cmd_verify, &p, "verify DIR", EXIT_DISTRUST, "000002-full.qcow2");
+	points_free(&p);
+	run("rm -r %s/*", top);
+}
+
+/* An older version wrote no such file: nobody is sent to look for it. */
+static void old_journal(void **state)
+{
+	struct points p;
+
+	(void)state;
+	build(&p, "old");
+	begun(&p, 2, false, 12);
+	run_in(&p, "rm merge.json && sed -i 's/\"sums_size\": *[0-9]*/\"sums_size\": 0/' manifest.json");
+	poke(&p, "000002-inc.qcow2");
+	tool(cmd_chain, &p, "chain merge DIR", EXIT_DISTRUST, "were before; 'cbw check -r");
+	points_free(&p);
+	run("rm -r %s/*", top);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(l1_before),
 		cmocka_unit_test(child_header),
 		cmocka_unit_test(child_missing),
+		cmocka_unit_test(child_same_name),
 		cmocka_unit_test(l1_meanwhile),
 		cmocka_unit_test(l1_unknown),
 		cmocka_unit_test(header_meanwhile),
+		cmocka_unit_test(damage_known),
+		cmocka_unit_test(old_journal),
 	};
 	char *cmd;
 	int ret;
