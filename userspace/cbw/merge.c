@@ -236,7 +236,7 @@ static int need_details(const struct chain *chain, struct entry *e, bool json,
 {
 	int ret = details_load(chain, e, d, err);
 
-	if (ret != -ENODATA && ret != -ENOENT && ret != -EUCLEAN)
+	if (ret != -ENODATA && ret != -ENOENT && !distrust(ret))
 		return ret;
 	ret = details_make(chain, e, json, err);
 	return ret ? ret : details_load(chain, e, d, err);
@@ -571,7 +571,8 @@ static int resume_data(struct chain *chain, const struct merge_opts *opts,
 		sums_free(&after);
 		return run_held(chain, more ? RUN_SAVE : 0, opts, err);
 	}
-	if (ret != -ENODATA && ret != -ENOENT && ret != -EUCLEAN)
+	if (ret != -ENODATA && ret != -ENOENT && !distrust(ret) &&
+	    !(opts->repair && (ret == -EIO || ret == -EACCES || ret == -ENXIO)))
 		return ret;
 	return resume_without(chain, opts, err);
 }

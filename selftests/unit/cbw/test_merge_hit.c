@@ -342,6 +342,24 @@ static void damage_known(void **state)
 	run("rm -r %s/*", top);
 }
 
+/* A file that cannot be read is as good as lost. */
+static void sums_unreadable(void **state)
+{
+	struct points p;
+
+	(void)state;
+	build(&p, "unreadable");
+	begun(&p, 2, false, 12);
+	run_in(&p, "ln -sf nothing merge.json && ln -sf x 000001-full.json");
+	tool(cmd_chain, &p, "chain merge DIR", EXIT_DISTRUST, "cbw check -r");
+	tool(cmd_check, &p, "check -r DIR", EXIT_DISTRUST, "nothing tells whether");
+	points_are(&p, "2 3 4");
+	points_check(&p, true);
+	tool(cmd_verify, &p, "verify DIR", EXIT_OK, NULL);
+	points_free(&p);
+	run("rm -r %s/*", top);
+}
+
 /* An older version wrote no such file: nobody is sent to look for it. */
 static void old_journal(void **state)
 {
@@ -368,6 +386,7 @@ int main(void)
 		cmocka_unit_test(l1_unknown),
 		cmocka_unit_test(header_meanwhile),
 		cmocka_unit_test(damage_known),
+		cmocka_unit_test(sums_unreadable),
 		cmocka_unit_test(old_journal),
 	};
 	char *cmd;
