@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 # budget: 90
+# long
 #
 # A full backup with a user's bitmap that does not record: it records again from the cut on and
 # stays what it was (transient or not, its granularity); when there is no cut, or the backup
