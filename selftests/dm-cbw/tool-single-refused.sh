@@ -71,10 +71,32 @@ refused()
 		no_snapshots
 }
 
+# A target is locked before the cut: else another run could cut later, write there and commit, and
+# have an older state written over that.
+before_the_cut()
+{
+	local i rc
+
+	cp "$TO/f.raw" "$TO/held.raw" || return
+	bg holder flock -F "$TO/held.raw" sleep 30
+	until_true 10 eval "! flock -n '$TO/held.raw' true" || return
+	bg b "$CBW" backup dut --to "$TO/held.raw" --force --store "$store"
+	until_true 10 eval "dmsetup status --target cbw-snapshot | grep -q ." || return
+	for ((i = 0; i < 100; i++)); do
+		[[ $(dmsetup status --target cbw-snapshot) != *" active "* ]] ||
+			wrong "it has made its cut, and not its target" || return
+		kill -0 "${BG[b]}" 2>/dev/null || break
+		nap 0.01
+	done
+	ends b 1 && grep -q "in use" "$CBW_TMP/b.out" || return
+	kill "${BG[holder]}" && { bg_wait holder 10; rc=$?; ((rc == 143)); } && no_snapshots
+}
+
 t "set up" setup
 keep
 t "full backups" begun
 t "two at once" at_once
+t "the target before the cut" before_the_cut
 t "what is refused" refused
 drop_stale
 umount "$TO"

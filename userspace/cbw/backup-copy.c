@@ -26,18 +26,30 @@ static int collect(const struct cbw_extent *e, void *arg)
 	return 0;
 }
 
+/* What is protected: every chunk that a dirty granule touches. */
+static uint32_t protected_unit(const struct job *j)
+{
+	return j->before.granularity > j->chunk ? j->before.granularity : j->chunk;
+}
+
+uint32_t backup_cluster(const struct job *j)
+{
+	uint32_t unit = protected_unit(j);
+
+	return j->decision.type != ENTRY_FULL && unit < QCOW2_DEFAULT_CLUSTER ? unit :
+		QCOW2_DEFAULT_CLUSTER;
+}
+
 /*
  * @zero: what need not be read, since its content does not matter: units of what is
  * protected that were discarded whole
  */
 static int what_to_copy(struct backup *b, struct job *j, struct ranges *data,
-			struct ranges *zero, uint32_t *cluster, struct cbw_error *err)
+			struct ranges *zero, struct cbw_error *err)
 {
 	struct found f = { data, zero };
-	uint64_t unit;
 	int ret;
 
-	*cluster = QCOW2_DEFAULT_CLUSTER;
 	if (j->decision.type == ENTRY_FULL) {
 		/* its bitmap says nothing about the time before it recorded */
 		ranges_add(data, 0, j->dev.size);
@@ -47,12 +59,7 @@ static int what_to_copy(struct backup *b, struct job *j, struct ranges *data,
 				 0, collect, &f, err);
 	if (ret)
 		return ret;
-	/* what is protected: every chunk that a dirty granule touches */
-	unit = j->before.granularity > j->chunk ? j->before.granularity :
-		j->chunk;
-	ranges_align(data, zero, unit, j->dev.size);
-	if (*cluster > unit)
-		*cluster = (uint32_t)unit;
+	ranges_align(data, zero, protected_unit(j), j->dev.size);
 	return 0;
 }
 
@@ -378,12 +385,13 @@ int backup_copy(struct backup *b, struct job *j, struct cbw_error *err)
 	struct ranges data = { 0 }, zero = { 0 };
 	struct qcow2_error qerr;
 	struct sums sums;
-	uint32_t cluster;
 	int ret;
 
-	ret = what_to_copy(b, j, &data, &zero, &cluster, err);
-	if (!ret)
-		ret = b->single ? single_open(b, j, cluster, err) : make_image(b, j, cluster, err);
+	ret = what_to_copy(b, j, &data, &zero, err);
+	if (!ret && b->single)
+		single_entry(b, j);
+	else if (!ret)
+		ret = make_image(b, j, backup_cluster(j), err);
 	if (!ret)
 		ret = copy_ranges(b, j, &data, &zero, &sums, err);
 	ranges_free(&data);

@@ -256,6 +256,8 @@ int backup_cut(struct backup *b, struct cbw_error *err)
 			ret = prepare_bitmaps(b, j, err);
 		if (!ret)
 			ret = make_snapshot(b, j, err);
+		if (!ret && b->single)
+			ret = single_open(b, j, err);
 	}
 	if (ret)
 		return ret;

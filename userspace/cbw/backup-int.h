@@ -41,12 +41,21 @@ int resume_progress(struct job *j, uint64_t done, struct cbw_error *err);
 /* Makes the snapshots and the cut; checks that what was planned still holds. */
 int backup_cut(struct backup *b, struct cbw_error *err);
 
+/* Bytes of a cluster of its image; when the snapshot is there. */
+uint32_t backup_cluster(const struct job *j);
 /* Copies one volume; its image is durable then. */
 int backup_copy(struct backup *b, struct job *j, struct cbw_error *err);
 
 /* without a chain: what plan, image and report are else */
 int single_plan(struct backup *b, struct job *j);
-int single_open(struct backup *b, struct job *j, uint32_t cluster, struct cbw_error *err);
+/*
+ * Before the cut: were the target opened, and so locked, after it, another run could cut later, write
+ * its increment there and commit in between; an older state would then go over that, and what
+ * changed from the one cut to the other would be in no increment.
+ */
+int single_open(struct backup *b, struct job *j, struct cbw_error *err);
+/* behind the cut */
+void single_entry(const struct backup *b, struct job *j);
 void single_report(const struct backup *b, const struct job *j);
 
 #endif

@@ -95,8 +95,9 @@ int single_plan(struct backup *b, struct job *j)
 	return EXIT_OK;
 }
 
-int single_open(struct backup *b, struct job *j, uint32_t cluster, struct cbw_error *err)
+int single_open(struct backup *b, struct job *j, struct cbw_error *err)
 {
+	uint32_t cluster = backup_cluster(j);
 	bool full = j->decision.type == ENTRY_FULL;
 	struct target_opts o = b->target;
 	int ret;
@@ -121,6 +122,11 @@ int single_open(struct backup *b, struct job *j, uint32_t cluster, struct cbw_er
 	/* of what is kept nothing but what was read is written */
 	if (!full && j->target.sink->unit > cluster)
 		j->target.sink->unit = cluster;
+	return 0;
+}
+
+void single_entry(const struct backup *b, struct job *j)
+{
 	j->entry = (struct entry){
 		.id = 1,
 		.type = j->decision.type,
@@ -128,7 +134,6 @@ int single_open(struct backup *b, struct job *j, uint32_t cluster, struct cbw_er
 		.base = j->before.base,
 		.size = j->dev.size,
 	};
-	return 0;
 }
 
 void single_report(const struct backup *b, const struct job *j)

@@ -253,7 +253,7 @@ int backup_run(struct backup *b)
 			    esc(b->job[i].dev.name), b->mode == MODE_DIFFERENTIAL ?
 			    "a differential" : "an increment", b->job[i].decision.reason);
 	if (backup_cut(b, &err))
-		return failed("%s", err.msg);
+		return b->single ? give_up(b, &err) : failed("%s", err.msg);
 	return backup_finish(b);
 }
 
