@@ -3,6 +3,16 @@
 
 #include "common.h"
 
+char *path_in(const char *dir, const char *name)
+{
+	static char ring[4][128];
+	static int at;
+	char *p = ring[at++ % 4];
+
+	snprintf(p, sizeof(ring[0]), "%s/%s", dir, name);
+	return p;
+}
+
 int run_quiet(int (*fn)(int, char **), int argc, char **argv, char *text)
 {
 	int out = dup(STDOUT_FILENO), err = dup(STDERR_FILENO), ret;

@@ -16,12 +16,7 @@ static char *released;		/* one byte per sector */
 
 static char *path_of(const char *name)
 {
-	static char ring[4][128];
-	static int at;
-	char *p = ring[at++ % 4];
-
-	snprintf(p, sizeof(ring[0]), "%s/%s", top, name);
-	return p;
+	return path_in(top, name);
 }
 
 static int release(void *arg, const struct ranges *r, struct cbw_error *err)

@@ -27,12 +27,7 @@ static pid_t server, tool;
 
 static char *path_of(const char *name)
 {
-	static char ring[4][128];
-	static int at;
-	char *p = ring[at++ % 4];
-
-	snprintf(p, sizeof(ring[0]), "%s/%s", top, name);
-	return p;
+	return path_in(top, name);
 }
 
 /* ---- the server ------------------------------------------------------------------- */

@@ -3,99 +3,11 @@
  * Merges of chains whose files are hit, before or meanwhile: nothing that could be repaired is
  * lost by it, nothing damaged gets a checksum that fits, and it can be ended.
  */
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include "details.h"
-#include "faults.h"
-#include "merge.h"
-#include "points.h"
+#include "cutoff.h"
 #include "qcow2.h"
 #include "restore.h"
-
-#define MIB	(1024u * 1024)
-
-static char top[64] = "/dev/shm/cbw-unit-XXXXXX";
-
-static void run(const char *fmt, const char *a)
-{
-	char *cmd = xasprintf(fmt, a);
-
-	if (system(cmd))
-		fail_msg("%s", cmd);
-	free(cmd);
-}
-
-static void run_in(const struct points *p, const char *cmd)
-{
-	char *text = xasprintf("cd '%s' && %s", p->dir, cmd);
-
-	run("%s", text);
-	free(text);
-}
-
-/* 1 and 2 have all of it, 3 and 4 a part. */
-static void build(struct points *p, const char *name)
-{
-	static const uint32_t cluster[] = { 65536, 65536, 65536, 4096 };
-	static const unsigned int flags[] = { POINT_DENSE, POINT_DENSE, 0, 0 };
-	char *dir = xasprintf("%s/%s", top, name);
-
-	srand(21);
-	points_build(p, dir, 12 * MIB + 512, 4, cluster, flags, 4);
-	free(dir);
-}
-
-/* A command, on the chain; says is what it has to say. */
-static void tool(int (*fn)(int, char **), const struct points *p, const char *line, int status,
-		 const char *says)
-{
-	char *words = xstrdup(line), *argv[8] = { NULL }, out[4096], *at;
-	int argc = 0, got;
-
-	for (at = strtok(words, " "); at && argc < 7; at = strtok(NULL, " "))
-		argv[argc++] = strcmp(at, "DIR") ? at : p->dir;
-	got = run_quiet(fn, argc, argv, out);
-	if (got != status || (says && !strstr(out, says)))
-		fail_msg("%s: status %d, not %d; says: %s", line, got, status, out);
-	free(words);
-}
-
-/* Dies at call @n of a merge of @id into what it stands on, or of ending one; whether it got there. */
-static bool cut_off(const struct points *p, uint32_t id, const struct merge_opts *o, unsigned int n)
-{
-	int status;
-	pid_t pid;
-
-	fflush(NULL);
-	pid = fork();
-	assert_true(pid >= 0);
-	if (!pid) {
-		struct cbw_error err;
-		struct chain c;
-
-		if (chain_open_locked(p->dir, &c, &err))
-			_exit(1);
-		faults_begin(FAULT_KILL, n, NULL);
-		_exit(c.merge.state ? !!merge_resume(&c, o, &err) : !!merge_into(&c, id, o, &err));
-	}
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_true(WIFEXITED(status));
-	return WEXITSTATUS(status) == FAULT_EXIT;
-}
-
-static enum merge_state state_of(const struct points *p)
-{
-	enum merge_state state = MERGE_NAMES;
-	struct cbw_error err;
-	struct chain c;
-
-	if (chain_open(p->dir, false, &c, &err))
-		return state;
-	state = c.merge.state;
-	chain_close(&c);
-	return state;
-}
 
 /* A merge of @id that dies when it has just begun, and again after @more calls that change files. */
 static void begun(const struct points *p, uint32_t id, bool punch, unsigned int more)
@@ -103,11 +15,11 @@ static void begun(const struct points *p, uint32_t id, bool punch, unsigned int 
 	const struct merge_opts o = { .punch = punch, .batch = 4 * MIB };
 	unsigned int n;
 
-	for (n = 0; state_of(p) == MERGE_NONE; n++)
+	for (n = 0; state_of(p, NULL) == MERGE_NONE; n++)
 		assert_true(cut_off(p, id, &o, n));
 	if (more)
 		assert_true(cut_off(p, id, &o, more));
-	assert_int_equal(state_of(p), MERGE_DATA);
+	assert_int_equal(state_of(p, NULL), MERGE_DATA);
 }
 
 /* The first L1 entry of an image is lost. */
@@ -126,30 +38,6 @@ static void zero_l1(const struct points *p, const char *file)
 	assert_non_null(f);
 	assert_int_equal(fseek(f, (long)l.l1_offset, SEEK_SET), 0);
 	assert_int_equal(fwrite(zero, 1, sizeof(zero), f), sizeof(zero));
-	assert_int_equal(fclose(f), 0);
-	free(path);
-}
-
-/* Turns a byte over of what layer 0 has from 8 MiB of the volume on. */
-static void poke(const struct points *p, const char *file)
-{
-	char *path = xasprintf("%s/%s", p->dir, file), byte;
-	struct qcow2_run r = { .type = QCOW2_RUN_ZERO };
-	struct qcow2_image *img;
-	struct qcow2_error err;
-	uint64_t at;
-	FILE *f;
-
-	assert_int_equal(qcow2_open(path, QCOW2_OPEN_NO_BACKING, &img, &err), 0);
-	for (at = 8 * MIB; r.type != QCOW2_RUN_DATA; at += r.length)
-		assert_int_equal(qcow2_map_layer(img, 0, at, qcow2_size(img) - at, &r, &err), 0);
-	qcow2_close(img);
-	f = fopen(path, "r+");
-	assert_non_null(f);
-	assert_int_equal(fseek(f, (long)r.host_offset + 100, SEEK_SET), 0);
-	byte = (char)~fgetc(f);
-	assert_int_equal(fseek(f, (long)r.host_offset + 100, SEEK_SET), 0);
-	fputc(byte, f);
 	assert_int_equal(fclose(f), 0);
 	free(path);
 }
@@ -389,19 +277,6 @@ int main(void)
 		cmocka_unit_test(sums_unreadable),
 		cmocka_unit_test(old_journal),
 	};
-	char *cmd;
-	int ret;
 
-	if (access("/dev/shm", W_OK))
-		snprintf(top, sizeof(top), "/tmp/cbw-unit-XXXXXX");
-	if (!mkdtemp(top))
-		return 1;
-	if (getenv("CBW_TEST"))
-		cmocka_set_test_filter(getenv("CBW_TEST"));
-	ret = cmocka_run_group_tests_name("cbw merges of what was hit", tests, NULL, NULL);
-	cmd = xasprintf("rm -rf %s", top);
-	if (system(cmd))
-		ret = 1;
-	free(cmd);
-	return ret;
+	return run_merges("cbw merges of what was hit", tests, sizeof(tests) / sizeof(tests[0]));
 }

@@ -4,83 +4,11 @@
  * or less space, and with something damaged meanwhile.
  */
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include "faults.h"
-#include "merge.h"
-#include "points.h"
+#include "cutoff.h"
 #include "qcow2.h"
 #include "restore.h"
-
-#define MIB	(1024u * 1024)
-
-static char top[64] = "/dev/shm/cbw-unit-XXXXXX";
-
-static void run(const char *fmt, const char *a)
-{
-	char *cmd = xasprintf(fmt, a);
-
-	if (system(cmd))
-		fail_msg("%s", cmd);
-	free(cmd);
-}
-
-static void run_in(const struct points *p, const char *cmd)
-{
-	char *text = xasprintf("cd '%s' && %s", p->dir, cmd);
-
-	run("%s", text);
-	free(text);
-}
-
-/* 1 and 2 have all of it, 3 and 4 a part. */
-static void build(struct points *p, const char *name)
-{
-	char *dir = xasprintf("%s/%s", top, name);
-	uint32_t i;
-
-	srand(21);
-	points_init(p, dir, 12 * MIB + 512);
-	for (i = 0; i < 4; i++)
-		points_add(p, i, i == 3 ? 4096 : 65536, i < 2 ? POINT_DENSE : 0, 1700000000 + i);
-	free(dir);
-}
-
-/* Dies at call @n of a merge of @id into what it stands on, or of ending one; whether it got there. */
-static bool cut_off(const struct points *p, uint32_t id, const struct merge_opts *o, unsigned int n)
-{
-	int status;
-	pid_t pid;
-
-	fflush(NULL);
-	pid = fork();
-	assert_true(pid >= 0);
-	if (!pid) {
-		struct cbw_error err;
-		struct chain c;
-
-		if (chain_open_locked(p->dir, &c, &err))
-			_exit(1);
-		faults_begin(FAULT_KILL, n, NULL);
-		_exit(c.merge.state ? !!merge_resume(&c, o, &err) : !!merge_into(&c, id, o, &err));
-	}
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_true(WIFEXITED(status));
-	return WEXITSTATUS(status) == FAULT_EXIT;
-}
-
-static enum merge_state state_of(const struct points *p, struct chain_merge *m)
-{
-	struct cbw_error err;
-	struct chain c;
-
-	if (chain_open(p->dir, false, &c, &err))
-		return MERGE_NAMES;
-	*m = c.merge;
-	chain_close(&c);
-	return m->state;
-}
 
 static uint64_t bytes_of(const struct points *p, const char *file)
 {
@@ -136,53 +64,6 @@ static void ok_resume(const struct points *p, const struct merge_opts *o)
 		fail_msg("%s", err.msg);
 }
 
-static void ids_are(const struct points *p, const char *want)
-{
-	char text[256];
-
-	points_ids(p, text);
-	assert_string_equal(text, want);
-}
-
-/* A command, on the chain. */
-static void tool(int (*fn)(int, char **), const struct points *p, const char *line, int status,
-		 const char *says)
-{
-	char *words = xstrdup(line), *argv[8] = { NULL }, out[4096], *at;
-	int argc = 0, got;
-
-	for (at = strtok(words, " "); at && argc < 7; at = strtok(NULL, " "))
-		argv[argc++] = strcmp(at, "DIR") ? at : p->dir;
-	got = run_quiet(fn, argc, argv, out);
-	if (got != status || (says && !strstr(out, says)))
-		fail_msg("%s: status %d, not %d; says: %s", line, got, status, out);
-	free(words);
-}
-
-/* Turns a byte over of what layer 0 has of the last of the volume. */
-static void poke(const struct points *p, const char *file)
-{
-	char *path = xasprintf("%s/%s", p->dir, file), byte;
-	struct qcow2_run r = { .type = QCOW2_RUN_ZERO };
-	struct qcow2_image *img;
-	struct qcow2_error err;
-	uint64_t at;
-	FILE *f;
-
-	assert_int_equal(qcow2_open(path, QCOW2_OPEN_NO_BACKING, &img, &err), 0);
-	for (at = 8 * MIB; r.type != QCOW2_RUN_DATA; at += r.length)
-		assert_int_equal(qcow2_map_layer(img, 0, at, qcow2_size(img) - at, &r, &err), 0);
-	qcow2_close(img);
-	f = fopen(path, "r+");
-	assert_non_null(f);
-	fseek(f, (long)r.host_offset + 100, SEEK_SET);
-	byte = (char)~fgetc(f);
-	fseek(f, (long)r.host_offset + 100, SEEK_SET);
-	fputc(byte, f);
-	fclose(f);
-	free(path);
-}
-
 /* ---- what was lost ------------------------------------------------------- */
 
 /* Details of the two images are not needed to end it, with punching or without. */
@@ -199,7 +80,7 @@ static void details_lost(void **state)
 		half(&p, "lost", i % 2);
 		run_in(&p, lose[i / 2]);
 		ok_resume(&p, &o);
-		ids_are(&p, "2 3 4");
+		points_are(&p, "2 3 4");
 		points_check(&p, true);
 		tool(cmd_verify, &p, "verify DIR", EXIT_OK, NULL);
 		points_free(&p);
@@ -223,7 +104,7 @@ static void sums_lost_early(void **state)
 	}
 	run_in(&p, "rm merge.json 000001-full.json");
 	ok_resume(&p, &o);
-	ids_are(&p, "2 3 4");
+	points_are(&p, "2 3 4");
 	points_check(&p, true);
 	points_free(&p);
 }
@@ -242,7 +123,7 @@ static void all_lost(void **state)
 		tool(cmd_chain, &p, "chain merge DIR", EXIT_DISTRUST, "cbw check -r");
 		tool(cmd_check, &p, "check DIR", EXIT_FAILED, "cut off");
 		tool(cmd_check, &p, "check -r DIR", EXIT_DISTRUST, "nothing tells whether");
-		ids_are(&p, "2 3 4");
+		points_are(&p, "2 3 4");
 		points_check(&p, true);
 		tool(cmd_check, &p, "check DIR", EXIT_OK, NULL);
 		tool(cmd_verify, &p, "verify DIR", EXIT_OK, NULL);
@@ -265,7 +146,7 @@ static void child_lost(void **state)
 	run_in(&p, "rm 000003-inc.json");
 	poke(&p, "000003-inc.qcow2");
 	ok_resume(&p, &o);
-	ids_are(&p, "2 3 4");
+	points_are(&p, "2 3 4");
 	tool(cmd_verify, &p, "verify DIR", EXIT_DISTRUST, "000003-inc.qcow2");
 	poke(&p, "000003-inc.qcow2");
 	tool(cmd_verify, &p, "verify DIR", EXIT_OK, NULL);
@@ -292,7 +173,7 @@ static void damage(void **state)
 		assert_int_equal(resume(&p, &o, &err), -EUCLEAN);
 		assert_non_null(strstr(err.msg, "what they were when the merge began"));
 		tool(cmd_chain, &p, "chain merge DIR", EXIT_DISTRUST, "cbw check -r");
-		ids_are(&p, "1 2 3 4");
+		points_are(&p, "1 2 3 4");
 		/* put back, it ends well */
 		if (i < 2) {
 			poke(&p, file[1]);
@@ -300,7 +181,7 @@ static void damage(void **state)
 			points_check(&p, true);
 		} else {
 			tool(cmd_check, &p, "check -r DIR", EXIT_DISTRUST, "cbw verify");
-			ids_are(&p, "2 3 4");
+			points_are(&p, "2 3 4");
 			tool(cmd_check, &p, "check DIR", EXIT_OK, NULL);
 			tool(cmd_verify, &p, "verify DIR", EXIT_DISTRUST, "000002-full.qcow2");
 		}
@@ -360,7 +241,7 @@ static void punch_later(void **state)
 	tool(cmd_verify, &p, "verify DIR", EXIT_FAILED, "left out");
 	/* once begun with it, it goes on with it */
 	tool(cmd_chain, &p, "chain merge DIR", EXIT_OK, "was ended");
-	ids_are(&p, "2 3 4");
+	points_are(&p, "2 3 4");
 	points_check(&p, true);
 	tool(cmd_verify, &p, "verify DIR", EXIT_OK, NULL);
 	points_free(&p);
@@ -377,19 +258,6 @@ int main(void)
 		cmocka_unit_test(damage_below),
 		cmocka_unit_test(punch_later),
 	};
-	char *cmd;
-	int ret;
 
-	if (access("/dev/shm", W_OK))
-		snprintf(top, sizeof(top), "/tmp/cbw-unit-XXXXXX");
-	if (!mkdtemp(top))
-		return 1;
-	if (getenv("CBW_TEST"))
-		cmocka_set_test_filter(getenv("CBW_TEST"));
-	ret = cmocka_run_group_tests_name("cbw merges that are ended", tests, NULL, NULL);
-	cmd = xasprintf("rm -rf %s", top);
-	if (system(cmd))
-		ret = 1;
-	free(cmd);
-	return ret;
+	return run_merges("cbw merges that are ended", tests, sizeof(tests) / sizeof(tests[0]));
 }

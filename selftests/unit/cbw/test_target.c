@@ -15,12 +15,7 @@ static char top[] = "/tmp/cbw-unit-XXXXXX";
 
 static char *path_of(const char *name)
 {
-	static char ring[4][128];
-	static int at;
-	char *p = ring[at++ % 4];
-
-	snprintf(p, sizeof(ring[0]), "%s/%s", top, name);
-	return p;
+	return path_in(top, name);
 }
 
 static void put(const char *path, const char *text)

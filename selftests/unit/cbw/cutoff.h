@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* merges that are cut off, for the tests of what ends them */
+#ifndef CUTOFF_H
+#define CUTOFF_H
+
+#include "merge.h"
+#include "points.h"
+
+#define MIB	(1024u * 1024)
+
+/* Where the chains are; run_merges() makes it. */
+extern char top[64];
+
+/* Shell commands: with @a for %s; in the chain's directory. */
+void run(const char *fmt, const char *a);
+void run_in(const struct points *p, const char *cmd);
+
+/* A command on the chain, which is DIR in @line; @says is what it has to say, NULL: anything. */
+void tool(int (*fn)(int, char **), const struct points *p, const char *line, int status,
+	  const char *says);
+
+/* Four points in time: 1 and 2 have all of the volume, 3 and 4 a part. */
+void build(struct points *p, const char *name);
+
+/* Dies at call @n of a merge of @id into what it stands on, or of ending one; whether it got there. */
+bool cut_off(const struct points *p, uint32_t id, const struct merge_opts *o, unsigned int n);
+
+/* How far the merge is; just before its end there is no chain to be read. @m: NULL: not wanted */
+enum merge_state state_of(const struct points *p, struct chain_merge *m);
+
+/* Turns a byte over of what an image itself has from 8 MiB of the volume on. */
+void poke(const struct points *p, const char *file);
+
+int run_merges(const char *name, const struct CMUnitTest *tests, size_t nr);
+
+#endif
