@@ -248,7 +248,7 @@ static void snap_limit_work(struct work_struct *work)
 /*
  * Each is told once, and nothing of one that is being removed. What led to an end comes before it:
  * one write can take four fifths of the store and the rest, and is told of by one run of the work.
- * @low_space is set before the state is, and read after it.
+ * @low_space is set before @over is, and read after it.
  */
 static void snap_tell(struct cbw_snap *snap)
 {
@@ -264,6 +264,8 @@ static void snap_tell(struct cbw_snap *snap)
 	lockdep_assert_held(&cbw_config_mutex);
 	if (list_empty(&snap->all_node))
 		return;
+	/* Pairs with the cmpxchg() of @over, which is behind the check that sets @low_space. */
+	smp_rmb();
 	if (READ_ONCE(snap->low_space))
 		is |= BIT(CBW_EVENT_SNAPSHOT_LOW_SPACE);
 	if (state == CBW_SNAPSHOT_FAILED)
