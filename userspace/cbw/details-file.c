@@ -49,6 +49,9 @@ int details_save(const struct chain *chain, struct entry *e,
 		e->details_size = len;
 		e->details_crc = crc32c(0, text, len);
 	}
+	/* half of it would take the room that there was not */
+	if (ret)
+		(void)unlinkat(chain->dirfd, tmp, 0);
 out:
 	if (ret)
 		fail_with(err, ret, "%s/%s: %s", esc(chain->dir), esc(tmp),

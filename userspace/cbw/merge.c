@@ -81,7 +81,6 @@ static int settle_entry(const struct chain *chain, const struct entry *e, bool *
 	int ret;
 
 	*bare = false;
-
 	ret = details_settle(chain, e, err);
 	if (!ret)
 		ret = details_load(chain, e, &d, err);

@@ -12,6 +12,7 @@
 #include "cbw.h"
 #include "lvm.h"
 #include "store.h"
+#include "sysfs.h"
 
 int store_auto_kept(const struct cbw_dm_dev *vol, const struct cbw_dm_dev *volumes, size_t nr,
 		    uint64_t size, struct store *store, struct cbw_error *err)
@@ -31,21 +32,18 @@ int store_auto_kept(const struct cbw_dm_dev *vol, const struct cbw_dm_dev *volum
 }
 
 /* The block device of its store, from its table. */
-static int store_dev(const struct cbw_dm_dev *snap, char *number, size_t len)
+static int store_dev(const struct cbw_dm_dev *snap, struct cbw_devno *dev)
 {
 	struct dm_task *dmt = dm_task_create(DM_DEVICE_TABLE);
 	char *type, *params = NULL;
 	uint64_t start, length;
-	unsigned int major, minor;
 	int ret = -EIO;
 
 	if (dmt && dm_task_set_name(dmt, snap->name) && dm_task_run(dmt))
 		dm_get_next_target(dmt, NULL, &start, &length, &type, &params);
 	/* source, then store */
-	if (params && sscanf(params, "%*u:%*u %u:%u", &major, &minor) == 2) {
-		snprintf(number, len, "%u:%u", major, minor);
+	if (params && sscanf(params, "%*u:%*u %u:%u", &dev->major, &dev->minor) == 2)
 		ret = 0;
-	}
 	if (dmt)
 		dm_task_destroy(dmt);
 	return ret;
@@ -62,33 +60,26 @@ static bool is_file_of_ours(const char *path)
 		S_ISREG(st.st_mode) && st.st_uid == geteuid();
 }
 
-static bool file_of(const char *number, struct store *store)
+static bool file_of(struct cbw_devno dev, struct store *store)
 {
-	char sys[80], path[PATH_MAX] = "";
-	FILE *f;
+	char *path = loop_file(dev);
+	bool ours = path && is_file_of_ours(path);
 
-	snprintf(sys, sizeof(sys), "/sys/dev/block/%s/loop/backing_file", number);
-	f = fopen(sys, "re");
-	if (!f)
-		return false;
-	if (!fgets(path, sizeof(path), f))
-		path[0] = '\0';
-	fclose(f);
-	path[strcspn(path, "\n")] = '\0';
-	if (!is_file_of_ours(path))
-		return false;
-	store_again(STORE_FILE, path, NULL, 0, store);
-	return true;
+	if (ours)
+		store_again(STORE_FILE, path, NULL, 0, store);
+	free(path);
+	return ours;
 }
 
-static bool lv_of(const char *number, struct store *store)
+static bool lv_of(struct cbw_devno devno, struct store *store)
 {
 	static const char begin[] = "-" LVM_NAME;
 	struct lvm_group group;
 	struct cbw_dm_dev dev;
-	char *lv, *path;
+	char *lv, *path, number[32];
 	const char *name;
 
+	snprintf(number, sizeof(number), "%u:%u", devno.major, devno.minor);
 	if (cbw_dm_find(number, &dev, NULL))
 		return false;
 	name = strstr(dev.name, begin);
@@ -105,8 +96,7 @@ static bool lv_of(const char *number, struct store *store)
 
 bool store_kept_by(const struct cbw_dm_dev *snap, struct store *store)
 {
-	char number[32];
+	struct cbw_devno dev;
 
-	return !store_dev(snap, number, sizeof(number)) &&
-		(file_of(number, store) || lv_of(number, store));
+	return !store_dev(snap, &dev) && (file_of(dev, store) || lv_of(dev, store));
 }
