@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* threads that take jobs from one queue */
+/* threads that take jobs from a queue */
 #include <pthread.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -20,16 +20,17 @@ struct thread {
 
 /**
  * struct workers
- * @lock: guards @todo, @ended, @stop
- * @more: there is something in @todo, or @stop
+ * @lock: guards @todo, @serial, @serial_runs, @ended, @stop
+ * @more: there is something in @todo or @serial that may run, or @stop
+ * @serial_runs: one of @serial is with a thread, the others wait for it
  */
 struct workers {
 	void (*run)(void *ctx, struct job *job, unsigned int worker);
 	void *ctx;
 	pthread_mutex_t lock;
 	pthread_cond_t more;
-	struct queue todo, ended;
-	bool stop;
+	struct queue todo, serial, ended;
+	bool serial_runs, stop;
 	int event;
 	unsigned int nr;
 	struct thread thread[];
@@ -54,24 +55,37 @@ static struct job *take(struct queue *q)
 	return job;
 }
 
+/* What may run; with the lock. */
+static struct job *next(struct workers *w, bool *serial)
+{
+	*serial = w->serial.first && !w->serial_runs;
+	if (!*serial)
+		return take(&w->todo);
+	w->serial_runs = true;
+	return take(&w->serial);
+}
+
 static void *work(void *arg)
 {
 	struct thread *t = arg;
 	struct workers *w = t->w;
+	bool serial, told;
 	uint64_t one = 1;
 	struct job *job;
-	bool told;
 
 	pthread_mutex_lock(&w->lock);
-	for (;;) {
-		while (!w->stop && !w->todo.first)
+	while (!w->stop) {
+		job = next(w, &serial);
+		if (!job) {
 			pthread_cond_wait(&w->more, &w->lock);
-		if (w->stop)
-			break;
-		job = take(&w->todo);
+			continue;
+		}
 		pthread_mutex_unlock(&w->lock);
 		w->run(w->ctx, job, t->nr);
 		pthread_mutex_lock(&w->lock);
+		/* this thread itself looks for the next one */
+		if (serial)
+			w->serial_runs = false;
 		told = w->ended.first;
 		put(&w->ended, job);
 		/*
@@ -94,6 +108,7 @@ struct workers *workers_start(unsigned int nr, void (*run)(void *ctx, struct job
 	w->run = run;
 	w->ctx = ctx;
 	w->todo.last = &w->todo.first;
+	w->serial.last = &w->serial.first;
 	w->ended.last = &w->ended.first;
 	w->event = eventfd(0, EFD_CLOEXEC);
 	if (w->event < 0) {
@@ -132,6 +147,15 @@ void workers_add(struct workers *w, struct job *job)
 	pthread_mutex_lock(&w->lock);
 	put(&w->todo, job);
 	pthread_cond_signal(&w->more);
+	pthread_mutex_unlock(&w->lock);
+}
+
+void workers_add_serial(struct workers *w, struct job *job)
+{
+	pthread_mutex_lock(&w->lock);
+	put(&w->serial, job);
+	if (!w->serial_runs)
+		pthread_cond_signal(&w->more);
 	pthread_mutex_unlock(&w->lock);
 }
 

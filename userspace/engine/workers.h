@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* threads that take jobs from one queue; the end of a job is told through an eventfd */
+/* threads that take jobs from a queue; the end of a job is told through an eventfd */
 #ifndef CBW_WORKERS_H
 #define CBW_WORKERS_H
 
@@ -27,6 +27,11 @@ struct workers *workers_start(unsigned int nr, void (*run)(void *ctx, struct job
 /* Becomes readable when a job ends and none that has was left: all have to be taken then. */
 int workers_fd(const struct workers *w);
 void workers_add(struct workers *w, struct job *job);
+/*
+ * The same, for jobs of which one at a time runs, in their order: what they do waits for the
+ * others in any case, and would keep all threads from the rest.
+ */
+void workers_add_serial(struct workers *w, struct job *job);
 /* A job that has ended, in any order, or NULL. */
 struct job *workers_ended(struct workers *w);
 /* Waits for what runs; jobs that were not begun are dropped. */

@@ -86,6 +86,17 @@ static void give(struct xfer *x, struct slot *s, enum task task)
 	workers_add(x->workers, &s->job);
 }
 
+/* A file in memory has one writer at a time: a second one would spin in the kernel. */
+static void give_write(struct xfer *x, struct slot *s, bool memory)
+{
+	s->task = TASK_WRITE;
+	x->in_flight++;
+	if (memory)
+		workers_add_serial(x->workers, &s->job);
+	else
+		workers_add(x->workers, &s->job);
+}
+
 /* ---- requests ---------------------------------------------------------- */
 
 static struct io_uring_sqe *get_sqe(struct xfer *x)
@@ -270,7 +281,7 @@ static void place(struct xfer *x)
 {
 	while (x->place < x->tail && !x->ret && !x->quiet) {
 		struct slot *s = slot_of(x, x->place);
-		bool thread = false;
+		bool thread = false, memory = false;
 		int nr, i;
 
 		if (s->state != READ)
@@ -288,10 +299,11 @@ static void place(struct xfer *x)
 				submit_write(x, s, (unsigned int)i);
 			else
 				thread = true;
+			memory |= s->write[i].how == XFER_THREAD;
 		}
 		if (thread) {
 			s->writes++;
-			give(x, s, TASK_WRITE);
+			give_write(x, s, memory);
 		}
 		if (!s->writes)
 			s->state = WRITTEN;
