@@ -207,11 +207,16 @@ disabled()
 	bg_wait disable 10 && expect base "$(box_base $box a)" $NONE
 }
 
+at_pages_or_done()
+{
+	hook_stopped cp-pages || bg_done "$1"
+}
+
 acknowledged()
 {
 	fresh && hook arm cp-pages || return
 	bg add msg dev bitmap_add x
-	not_yet 400 bg_done add
+	until_true 10 at_pages_or_done add && not_yet 400 bg_done add
 	if bg_done add && [[ -z $(box_base $box x) ]]; then
 		hook release cp-pages
 		bg_wait add 10
