@@ -12,6 +12,7 @@
 # make check-kcsan        the concurrent ones on a kernel that finds data races
 # tools/vm/run --shell    a shell on such a kernel (tools/vm/README)
 # make demo               the main job, end to end, in a VM
+# make fuzz [SECONDS=120]  the fuzzers, so long each, what they find in build/fuzz
 # make bench              all figures, into bench/ (more than an hour)
 # make bench ROWS=REGEX   a part, on the terminal (tools/bench/run --list)
 # make lint               what reviewers' tools say
@@ -21,15 +22,15 @@
 TOP := $(CURDIR)
 KDIR ?= $(wildcard /lib/modules/$(shell uname -r)/build)
 PREFIX ?= /usr/local
-export PREFIX DESTDIR CASES ROWS KDIR DEBUG W C V
+export PREFIX DESTDIR CASES ROWS SECONDS KDIR DEBUG W C V
 
 .PHONY: all module userspace selftests check check-long check-kernels \
-	check-debug check-kcsan demo bench lint install clean help deps
+	check-debug check-kcsan fuzz demo bench lint install clean help deps
 
 all: userspace $(if $(KDIR),module)
 
 help:
-	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile | tail -n +3
+	@sed -n '3,/^$$/s/^# //p' Makefile
 
 deps:
 	@tools/deps
@@ -58,6 +59,9 @@ check-debug:
 
 check-kcsan:
 	@tools/check --kcsan
+
+fuzz:
+	@$(MAKE) -C selftests/fuzz run-all
 
 demo:
 	@tools/deps demo
