@@ -485,6 +485,7 @@ int engine_run(struct engine *caller, struct cbw_error *err)
 		r->ranges = &r->all;
 	}
 	params.piece_max = longest(r);
+	params.bytes = ranges_total(r->ranges);
 	/* to look for zeros takes less than to hand it to a thread */
 	if (!e->dst->compress && !e->sums && !e->only_changed)
 		params.quick = QUICK;

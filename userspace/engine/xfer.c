@@ -17,6 +17,10 @@
 /* pieces that are in the processor's cache from the read to the write */
 #define THREAD_PIECE	(256u << 10)
 
+/* The buffers are at least so many of the longest pieces, and are gone through about so often. */
+#define FEWEST		4
+#define TURNS		32
+
 /* kinds of requests, in the low bits of user_data */
 enum kind {
 	KIND_READ,
@@ -575,13 +579,20 @@ static void loop(struct xfer *x)
 
 /*
  * As many pieces as there can be. Once they are registered with the ring all of them take memory,
- * which is pinned; else, and with what is extra, only what is touched does.
+ * which is pinned; else, and with what is extra, only what is touched does. The kernel clears it
+ * first, so where there is little to move there is less of it.
  */
 static size_t bytes_of_buffers(const struct xfer_params *params)
 {
-	uint64_t bytes = params->piece_max ? params->piece_max * (uint64_t)XFER_SLOTS : XFER_BUFFER;
+	uint64_t piece = params->piece_max ? params->piece_max : XFER_PIECE;
+	uint64_t most = piece * XFER_SLOTS < XFER_BUFFER ? piece * XFER_SLOTS : XFER_BUFFER;
+	uint64_t bytes = FEWEST * piece;
 
-	return bytes < XFER_BUFFER ? (size_t)bytes : XFER_BUFFER;
+	if (!params->bytes)
+		return (size_t)most;
+	while (bytes < params->bytes / TURNS)
+		bytes *= 2;
+	return (size_t)(bytes < most ? bytes : most);
 }
 
 static int make_buffers(struct xfer *x)

@@ -142,6 +142,7 @@ struct xfer_ops {
  * @extra: a second buffer for each piece
  * @own_size: see struct xfer_bufs
  * @workers: threads, 0: one for each processor
+ * @bytes: about how much there is to be moved, 0: not known
  */
 struct xfer_params {
 	const char *target;
@@ -153,6 +154,7 @@ struct xfer_params {
 	bool extra;
 	uint32_t own_size;
 	unsigned int workers;
+	uint64_t bytes;
 };
 
 /** xfer_workers - how many threads xfer_run() will have with @params */
