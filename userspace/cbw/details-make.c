@@ -5,6 +5,7 @@
 #include "merge.h"
 #include "progress.h"
 #include "qcow2.h"
+#include "restore.h"
 #include "scan.h"
 
 static int from_image(const struct chain *chain, const struct entry *e,
@@ -54,4 +55,15 @@ int details_make(const struct chain *chain, struct entry *e, bool json,
 	details_free(&d);
 	free(path);
 	return ret;
+}
+
+int details_need(const struct chain *chain, struct entry *e, bool json, struct details *d,
+		 struct cbw_error *err)
+{
+	int ret = details_load(chain, e, d, err);
+
+	if (ret != -ENODATA && ret != -ENOENT && !distrust(ret))
+		return ret;
+	ret = details_make(chain, e, json, err);
+	return ret ? ret : details_load(chain, e, d, err);
 }

@@ -66,7 +66,7 @@ int merge_names(struct chain *chain, struct cbw_error *err);
 /** merge_possible - the same question, without doing it; 0 or -EINVAL with the reason */
 int merge_possible(const struct chain *chain, uint32_t id, struct cbw_error *err);
 
-/* ---- parts (merge-data.c, header-copy.c) -------------------------------- */
+/* ---- parts ---------------------------------------------------------------- */
 
 struct details;
 struct sums;
@@ -94,6 +94,15 @@ int merge_data(const struct chain *chain, const struct entry *lower,
 	       const struct details *upper_d, struct sums *after, bool lost,
 	       const struct merge_opts *opts, struct entry *result,
 	       struct cbw_error *err);
+
+/**
+ * merge_plan - step 3, and the chain as it will be, in memory
+ * @lower, @upper: as the manifest has them
+ * @result: the entry that there will be; details are noted in it
+ * @after: its sums; they go to its details
+ */
+int merge_plan(struct chain *chain, const struct entry *lower, const struct entry *upper,
+	       struct entry *result, struct sums *after, bool json, struct cbw_error *err);
 
 /* the checksums of the result, from their file; a merge must have begun */
 int merge_sums_load(const struct chain *chain, struct sums *after, struct cbw_error *err);
@@ -134,6 +143,10 @@ bool header_other(const struct chain *chain, const struct entry *e, const struct
 
 /** details_make - details of an image that has none, or not any more */
 int details_make(const struct chain *chain, struct entry *e, bool json,
+		 struct cbw_error *err);
+
+/** details_need - details, or those that can be made when there are none */
+int details_need(const struct chain *chain, struct entry *e, bool json, struct details *d,
 		 struct cbw_error *err);
 
 #endif

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* merging: a range of two images, for merge-range.c, merge-data.c and merge-verify.c */
+#ifndef CBW_MERGE_INT_H
+#define CBW_MERGE_INT_H
+
+#include "merge.h"
+#include "progress.h"
+#include "qcow2.h"
+#include "ranges.h"
+#include "scan.h"
+#include "sums.h"
+
+/* of a cluster of the lower image */
+enum content {
+	NOWHERE,	/* below */
+	ZEROS,
+	PLAIN,
+	COMPRESSED,
+};
+
+struct cluster {
+	enum content content;
+	bool touched;		/* the upper image has something of it ... */
+	bool packed;		/* ... compressed */
+	uint32_t covered;	/* ... so many bytes */
+};
+
+struct merge_run {
+	const struct chain *chain;
+	const struct entry *lower, *upper;
+	const struct details *lower_d, *upper_d;
+	struct sums *after;
+	bool lost;		/* .after has to be made from what is there */
+	bool punch;
+	bool repair;
+	bool doubtful;
+	bool backed;		/* the lower image has a backing file */
+	bool same_packing;	/* compressed clusters can move as they are */
+	struct qcow2_image *low, *up;
+	unsigned int low_type;
+	char *low_path, *up_path;	/* printable */
+	struct scan_source low_src, up_src;
+	uint32_t cluster;	/* of the lower image */
+	uint64_t size;
+	char *buf, *up_buf;
+	void *packed;
+	struct cluster *map;	/* of the range's clusters */
+	struct ranges moved;	/* since the last flush */
+	uint64_t moved_bytes, batch, done;
+	struct progress progress;
+};
+
+/* An error of the library. */
+int merge_qfail(struct cbw_error *err, int ret, const struct qcow2_error *qerr);
+bool merge_all_zero(const char *buf, size_t len);
+
+/**
+ * merge_open - both images, and the buffers
+ * @low_flags, @up_flags: of qcow2_open(), beside those that are always given
+ *
+ * With any result merge_close() is called.
+ */
+int merge_open(struct merge_run *m, unsigned int low_flags, unsigned int up_flags,
+	       struct cbw_error *err);
+void merge_close(struct merge_run *m);
+
+/** merge_map - what both say of each cluster, to .map, .moved; @any: the upper one has something */
+int merge_map(struct merge_run *m, uint64_t start, uint64_t end, bool *any,
+	      struct cbw_error *err);
+
+/** merge_lay - what the lower image will have, to .buf, when both were read */
+int merge_lay(struct merge_run *m, uint64_t start, uint64_t end, struct cbw_error *err);
+
+/** merge_new_sum - of the range as it will be in the lower image */
+uint32_t merge_new_sum(const struct merge_run *m, uint64_t start, uint64_t end);
+
+#endif

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* a range of two images, of which one takes in the other: what there is, and what will be */
+#include <unistd.h>
+
+#include "cbw.h"
+#include "crc.h"
+#include "merge-int.h"
+
+int merge_qfail(struct cbw_error *err, int ret, const struct qcow2_error *qerr)
+{
+	return fail_with(err, ret, "%s", qerr->msg);
+}
+
+bool merge_all_zero(const char *buf, size_t len)
+{
+	uint64_t first;
+
+	memcpy(&first, buf, sizeof(first));
+	return !first && !memcmp(buf, buf + sizeof(first),
+				 len - sizeof(first));
+}
+
+static enum content content_of(enum qcow2_run_type type)
+{
+	switch (type) {
+	case QCOW2_RUN_ZERO:
+		return ZEROS;
+	case QCOW2_RUN_DATA:
+		return PLAIN;
+	case QCOW2_RUN_COMPRESSED:
+		return COMPRESSED;
+	default:
+		return NOWHERE;
+	}
+}
+
+/* What the lower image says of each of its clusters. */
+static int map_lower(struct merge_run *m, uint64_t start, uint64_t end,
+		     struct cbw_error *err)
+{
+	struct qcow2_error qerr;
+	struct qcow2_run run;
+	uint64_t at, c;
+
+	for (at = start; at < end; at += run.length) {
+		int ret = qcow2_map_layer(m->low, 0, at, end - at, &run, &qerr);
+
+		if (ret)
+			return merge_qfail(err, ret, &qerr);
+		for (c = at - start; c < at - start + run.length; c += m->cluster)
+			m->map[c / m->cluster] = (struct cluster){
+				.content = content_of(run.type) };
+	}
+	return 0;
+}
+
+/* Which of them the upper image changes; the places of its data to m->moved. */
+static int map_upper(struct merge_run *m, uint64_t start, uint64_t end,
+		     bool *any, struct cbw_error *err)
+{
+	struct qcow2_error qerr;
+	struct qcow2_run run;
+	uint64_t at, from, to;
+
+	*any = false;
+	for (at = start; at < end; at += run.length) {
+		int ret = qcow2_map_layer(m->up, 0, at, end - at, &run, &qerr);
+
+		if (ret)
+			return merge_qfail(err, ret, &qerr);
+		if (run.type == QCOW2_RUN_UNALLOCATED)
+			continue;
+		*any = true;
+		/* zeros take no space, and tell a second try what the first has changed */
+		if (run.type != QCOW2_RUN_ZERO)
+			ranges_add(&m->moved, at, run.length);
+		for (from = at - start; from < at - start + run.length; from = to) {
+			struct cluster *c = &m->map[from / m->cluster];
+
+			to = (from / m->cluster + 1) * m->cluster;
+			if (to > at - start + run.length)
+				to = at - start + run.length;
+			c->touched = true;
+			c->packed |= run.type == QCOW2_RUN_COMPRESSED;
+			c->covered += (uint32_t)(to - from);
+		}
+	}
+	return 0;
+}
+
+/* Under what the upper image has comes what was there: of it the buffer has data only. */
+static int fill_base(struct merge_run *m, uint64_t start, uint64_t end,
+		     struct cbw_error *err)
+{
+	struct qcow2_error qerr;
+	uint64_t at;
+
+	for (at = start; at < end; at += m->cluster) {
+		struct cluster *c = &m->map[(at - start) / m->cluster];
+		uint32_t valid = end - at < m->cluster ? (uint32_t)(end - at) :
+			m->cluster;
+		int ret;
+
+		if (!c->touched || c->content == PLAIN || c->content == COMPRESSED)
+			continue;
+		memset(m->buf + (at - start), 0, m->cluster);
+		if (c->content == ZEROS || c->covered == valid || !m->backed)
+			continue;
+		ret = qcow2_read(m->low, at, m->buf + (at - start), valid, &qerr);
+		if (ret)
+			return merge_qfail(err, ret, &qerr);
+	}
+	return 0;
+}
+
+static int lay_upper(struct merge_run *m, uint64_t start, uint64_t end,
+		     struct cbw_error *err)
+{
+	struct qcow2_error qerr;
+	struct qcow2_run run;
+	uint64_t at;
+
+	for (at = start; at < end; at += run.length) {
+		int ret = qcow2_map_layer(m->up, 0, at, end - at, &run, &qerr);
+
+		if (ret)
+			return merge_qfail(err, ret, &qerr);
+		if (run.type == QCOW2_RUN_ZERO)
+			memset(m->buf + (at - start), 0, (size_t)run.length);
+		else if (run.type != QCOW2_RUN_UNALLOCATED)
+			memcpy(m->buf + (at - start), m->up_buf + (at - start),
+			       (size_t)run.length);
+	}
+	return 0;
+}
+
+/* Of the range as it will be in the lower image. */
+uint32_t merge_new_sum(const struct merge_run *m, uint64_t start, uint64_t end)
+{
+	uint32_t crc = 0;
+	uint64_t at;
+
+	for (at = start; at < end; at += m->cluster) {
+		const struct cluster *c = &m->map[(at - start) / m->cluster];
+		const char *buf = m->buf + (at - start);
+
+		if (c->touched ? !merge_all_zero(buf, m->cluster) :
+		    c->content == PLAIN || c->content == COMPRESSED)
+			crc = crc_cluster(crc, at, buf, m->cluster);
+	}
+	return crc;
+}
+
+int merge_map(struct merge_run *m, uint64_t start, uint64_t end, bool *any,
+	      struct cbw_error *err)
+{
+	int ret = map_lower(m, start, end, err);
+
+	return ret ? ret : map_upper(m, start, end, any, err);
+}
+
+/* What the lower image will have, to the buffer, when both were read. */
+int merge_lay(struct merge_run *m, uint64_t start, uint64_t end, struct cbw_error *err)
+{
+	int ret = fill_base(m, start, end, err);
+
+	return ret ? ret : lay_upper(m, start, end, err);
+}
+
+/*
+ * Refcounts are relied on when clusters are given out, and free ones are punched out. What is
+ * only read stays as it is: what looks like leaks then may be all that a damaged table had.
+ */
+static int open_sound(const char *path, unsigned int flags, const char *shown,
+		      struct qcow2_image **img, struct cbw_error *err)
+{
+	struct qcow2_check_report rep;
+	struct qcow2_error qerr;
+	int ret;
+
+	ret = qcow2_open(path, QCOW2_OPEN_SAME_DIR | flags, img, &qerr);
+	if (ret)
+		return merge_qfail(err, ret, &qerr);
+	ret = qcow2_check(*img, 0, &rep, &qerr);
+	/* what a merge that was cut off has left */
+	if (!ret && !rep.corruptions && rep.leaks && flags & QCOW2_OPEN_WRITE)
+		ret = qcow2_repair(*img, QCOW2_REPAIR_LEAKS, &rep, &qerr);
+	if (ret)
+		return merge_qfail(err, ret, &qerr);
+	if (rep.corruptions)
+		return fail_with(err, EUCLEAN, "%s: %llu corruptions, the first: %s",
+				 shown, (ull)rep.corruptions, rep.first);
+	return 0;
+}
+
+int merge_open(struct merge_run *m, unsigned int low_flags, unsigned int up_flags,
+		     struct cbw_error *err)
+{
+	char *low = chain_path(m->chain, m->lower->file);
+	char *up = chain_path(m->chain, m->upper->file);
+	struct qcow2_layer l, u;
+	int ret;
+
+	m->low_path = xstrdup(esc(low));
+	m->up_path = xstrdup(esc(up));
+	ret = open_sound(low, low_flags, m->low_path, &m->low, err);
+	if (!ret)
+		ret = open_sound(up, QCOW2_OPEN_NO_BACKING | up_flags, m->up_path, &m->up, err);
+	if (!ret && (qcow2_get_layer(m->low, 0, &l) || qcow2_get_layer(m->up, 0, &u)))
+		ret = fail_with(err, EINVAL, "%s: no image", m->low_path);
+	if (!ret && (l.virtual_size != m->size || u.virtual_size != m->size))
+		ret = fail_with(err, EUCLEAN, "%s: it is not of %llu bytes, as the manifest says",
+				m->low_path, (ull)m->size);
+	if (!ret) {
+		m->backed = l.backing_file;
+		m->low_type = l.compression;
+		m->cluster = l.cluster_size;
+		m->same_packing = l.compression == u.compression &&
+			l.cluster_size == u.cluster_size;
+		m->packed = xcalloc(m->cluster, 1);
+		m->map = xcalloc(SUMS_RANGE / m->cluster, sizeof(*m->map));
+		scan_source_open(&m->low_src, m->low, m->low_path);
+		scan_source_open(&m->up_src, m->up, m->up_path);
+	}
+	free(low);
+	free(up);
+	return ret;
+}
+
+void merge_close(struct merge_run *m)
+{
+	scan_source_close(&m->low_src);
+	scan_source_close(&m->up_src);
+	qcow2_close(m->low);
+	qcow2_close(m->up);
+	ranges_free(&m->moved);
+	free(m->low_path);
+	free(m->up_path);
+	free(m->packed);
+	free(m->map);
+	free(m->buf);
+	free(m->up_buf);
+}
