@@ -135,32 +135,13 @@ static int not_as_begun(struct merge_run *m, uint64_t start, uint64_t end, struc
 	const char *dir = esc(m->chain->dir);
 
 	if (!m->repair)
-		return fail_with(err, EUCLEAN, "%s: bytes %llu to %llu of the volume are not any more in %s and %s what they were when the merge began; put back the one that is damaged, or 'cbw check -r %s' ends the merge with what is there, and the range stays known as damaged",
+		return fail_with(err, EUCLEAN, "%s: bytes %llu to %llu of the volume are not any more in %s, in %s or below them what they were when the merge began; put back the one that is damaged, or 'cbw check -r %s' ends the merge with what is there, and the range stays known as damaged",
 				 dir, (ull)start, (ull)end - 1, m->lower->file,
 				 m->upper->file, dir);
 	say("%s: bytes %llu to %llu of the volume were damaged while they were merged into %u: 'cbw verify' goes on to say so",
 	    dir, (ull)start, (ull)end - 1, m->upper->id);
 	m->doubtful = true;
 	return 0;
-}
-
-/*
- * The sum of a range that is as it was has to be its old one, else @crc is all that there is.
- * A range is that if the upper image has nothing of it, and had no data, since zeros are
- * not punched out. What is known to be damaged gets one that it does not have.
- */
-static void sum_what_is(struct merge_run *m, uint64_t nr, bool any, uint32_t up, uint32_t crc)
-{
-	uint64_t start = nr * SUMS_RANGE;
-	uint64_t end = m->size - start < SUMS_RANGE ? m->size : start + SUMS_RANGE;
-	bool as_it_was = !any && m->lower_d && m->upper_d && !m->upper_d->sums.crc[nr];
-
-	m->after->crc[nr] = as_it_was ? m->lower_d->sums.crc[nr] : crc;
-	if (!m->upper_d || m->chain->merge.punch || up == m->upper_d->sums.crc[nr])
-		return;
-	say("%s/%s: damaged: bytes %llu to %llu of the volume: 'cbw verify' goes on to say so",
-	    esc(m->chain->dir), m->upper->file, (ull)start, (ull)end - 1);
-	m->after->crc[nr] = ~crc;
 }
 
 /*
@@ -181,7 +162,7 @@ static int merge_range(struct merge_run *m, uint64_t nr, struct cbw_error *err)
 	int ret;
 
 	ret = merge_map(m, start, end, &any, err);
-	if (ret || (!any && !m->lost && !was_taken(m, nr)))
+	if (ret || (!any && !was_taken(m, nr)))
 		return ret;
 	ret = scan_one(&m->up_src, nr, m->up_buf, &up, err);
 	if (!ret)
@@ -190,9 +171,7 @@ static int merge_range(struct merge_run *m, uint64_t nr, struct cbw_error *err)
 		ret = merge_lay(m, start, end, err);
 	if (ret)
 		return ret;
-	if (m->lost)
-		sum_what_is(m, nr, any, up.crc, merge_new_sum(m, start, end));
-	else if (merge_new_sum(m, start, end) != m->after->crc[nr])
+	if (merge_new_sum(m, start, end) != m->after->crc[nr])
 		ret = not_as_begun(m, start, end, err);
 	for (at = start; at < end && !ret; at = to)
 		ret = put_some(m, start, end, at, &to, err);
@@ -238,14 +217,14 @@ static int count(struct merge_run *m, struct entry *result, struct cbw_error *er
 
 int merge_data(const struct chain *chain, const struct entry *lower,
 	       const struct entry *upper, const struct details *lower_d,
-	       const struct details *upper_d, struct sums *after, bool lost,
+	       const struct details *upper_d, const struct sums *after,
 	       const struct merge_opts *opts, struct entry *result,
 	       struct cbw_error *err)
 {
 	struct merge_run m = {
 		.chain = chain, .lower = lower, .upper = upper,
 		.lower_d = lower_d, .upper_d = upper_d, .size = upper->size,
-		.after = after, .lost = lost, .doubtful = lost,
+		.after = (struct sums *)after,
 		.punch = opts->punch, .repair = opts->repair,
 		.batch = opts->batch ? opts->batch : BATCH,
 		.low_src.fd = -1, .up_src.fd = -1,

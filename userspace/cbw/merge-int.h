@@ -25,12 +25,13 @@ struct cluster {
 	uint32_t covered;	/* ... so many bytes */
 };
 
+struct merge_below;
+
 struct merge_run {
 	const struct chain *chain;
 	const struct entry *lower, *upper;
 	const struct details *lower_d, *upper_d;
 	struct sums *after;
-	bool lost;		/* .after has to be made from what is there */
 	bool punch;
 	bool repair;
 	bool doubtful;
@@ -40,9 +41,11 @@ struct merge_run {
 	unsigned int low_type;
 	char *low_path, *up_path;	/* printable */
 	struct scan_source low_src, up_src;
+	struct merge_below *below;	/* has what is below compared; NULL: as it comes */
+	uint64_t low_zeros, up_zeros;	/* bytes that merge_map() has seen in zero clusters */
 	uint32_t cluster;	/* of the lower image */
 	uint64_t size;
-	char *buf, *up_buf;
+	char *buf, *up_buf, *below_buf;
 	void *packed;
 	struct cluster *map;	/* of the range's clusters */
 	struct ranges moved;	/* since the last flush */
@@ -53,6 +56,10 @@ struct merge_run {
 /* An error of the library. */
 int merge_qfail(struct cbw_error *err, int ret, const struct qcow2_error *qerr);
 bool merge_all_zero(const char *buf, size_t len);
+
+/* What the checksum of a range says; -EUCLEAN */
+int merge_damaged(const struct chain *chain, const struct entry *e, uint64_t start, uint64_t end,
+		  struct cbw_error *err);
 
 /**
  * merge_open - both images, and the buffers
@@ -73,5 +80,21 @@ int merge_lay(struct merge_run *m, uint64_t start, uint64_t end, struct cbw_erro
 
 /** merge_new_sum - of the range as it will be in the lower image */
 uint32_t merge_new_sum(const struct merge_run *m, uint64_t start, uint64_t end);
+
+/* ---- merge-below.c ------------------------------------------------------- */
+
+/** merge_below_open - all below @lower; nothing of it is read yet, nor are its details */
+struct merge_below *merge_below_open(struct chain *chain, const struct entry *lower, bool json);
+void merge_below_close(struct merge_below *b);
+
+/**
+ * merge_below_read - what the upper @depth of those images have of a range
+ * @buf: from scan_buffer()
+ *
+ * All that they have of it is read and compared with its checksums; details that are missing are
+ * made. -EUCLEAN: an image is damaged, and @buf has nothing that means anything.
+ */
+int merge_below_read(struct merge_below *b, uint64_t nr, size_t depth, char *buf,
+		     struct cbw_error *err);
 
 #endif

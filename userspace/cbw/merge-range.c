@@ -20,6 +20,14 @@ bool merge_all_zero(const char *buf, size_t len)
 				 len - sizeof(first));
 }
 
+int merge_damaged(const struct chain *chain, const struct entry *e, uint64_t start, uint64_t end,
+		  struct cbw_error *err)
+{
+	return fail_with(err, EUCLEAN,
+			 "%s/%s: damaged: bytes %llu to %llu of the volume: the checksum does not fit",
+			 esc(chain->dir), e->file, (ull)start, (ull)end - 1);
+}
+
 static enum content content_of(enum qcow2_run_type type)
 {
 	switch (type) {
@@ -47,6 +55,8 @@ static int map_lower(struct merge_run *m, uint64_t start, uint64_t end,
 
 		if (ret)
 			return merge_qfail(err, ret, &qerr);
+		if (run.type == QCOW2_RUN_ZERO)
+			m->low_zeros += run.length;
 		for (c = at - start; c < at - start + run.length; c += m->cluster)
 			m->map[c / m->cluster] = (struct cluster){
 				.content = content_of(run.type) };
@@ -74,6 +84,8 @@ static int map_upper(struct merge_run *m, uint64_t start, uint64_t end,
 		/* zeros take no space, and tell a second try what the first has changed */
 		if (run.type != QCOW2_RUN_ZERO)
 			ranges_add(&m->moved, at, run.length);
+		else
+			m->up_zeros += run.length;
 		for (from = at - start; from < at - start + run.length; from = to) {
 			struct cluster *c = &m->map[from / m->cluster];
 
@@ -88,29 +100,81 @@ static int map_upper(struct merge_run *m, uint64_t start, uint64_t end,
 	return 0;
 }
 
+/* Bytes of the range that the volume has in a cluster. */
+static uint32_t valid_of(const struct merge_run *m, uint64_t at, uint64_t end)
+{
+	return end - at < m->cluster ? (uint32_t)(end - at) : m->cluster;
+}
+
+/* Whether what is below the lower image shows at the edges of what the upper one has. */
+static bool shows_below(const struct merge_run *m, const struct cluster *c, uint32_t valid)
+{
+	return m->backed && c->touched && c->content == NOWHERE && c->covered < valid;
+}
+
+/* How many images below the lower one have a say in that; 0: none. */
+static int below_depth(struct merge_run *m, uint64_t start, uint64_t end, size_t *depth,
+		       struct cbw_error *err)
+{
+	struct qcow2_error qerr;
+	struct qcow2_run run;
+	uint64_t at, in;
+
+	*depth = 0;
+	for (at = start; at < end; at += m->cluster) {
+		uint32_t valid = valid_of(m, at, end);
+
+		if (!shows_below(m, &m->map[(at - start) / m->cluster], valid))
+			continue;
+		for (in = 0; in < valid; in += run.length) {
+			int ret = qcow2_map(m->low, at + in, valid - in, &run, &qerr);
+			size_t layer;
+
+			if (ret)
+				return merge_qfail(err, ret, &qerr);
+			layer = run.layer == QCOW2_LAYER_NONE ? qcow2_layers(m->low) - 1 : run.layer;
+			*depth = layer > *depth ? layer : *depth;
+		}
+	}
+	return 0;
+}
+
+static int read_below(struct merge_run *m, uint64_t start, uint64_t end, struct cbw_error *err)
+{
+	size_t depth;
+	int ret;
+
+	if (!m->below)
+		return 0;
+	ret = below_depth(m, start, end, &depth, err);
+	return ret || !depth ? ret :
+		merge_below_read(m->below, start / SUMS_RANGE, depth, m->below_buf, err);
+}
+
 /* Under what the upper image has comes what was there: of it the buffer has data only. */
 static int fill_base(struct merge_run *m, uint64_t start, uint64_t end,
 		     struct cbw_error *err)
 {
 	struct qcow2_error qerr;
 	uint64_t at;
+	int ret = read_below(m, start, end, err);
 
-	for (at = start; at < end; at += m->cluster) {
+	for (at = start; at < end && !ret; at += m->cluster) {
 		struct cluster *c = &m->map[(at - start) / m->cluster];
-		uint32_t valid = end - at < m->cluster ? (uint32_t)(end - at) :
-			m->cluster;
-		int ret;
+		uint32_t valid = valid_of(m, at, end);
+		char *to = m->buf + (at - start);
 
 		if (!c->touched || c->content == PLAIN || c->content == COMPRESSED)
 			continue;
-		memset(m->buf + (at - start), 0, m->cluster);
-		if (c->content == ZEROS || c->covered == valid || !m->backed)
+		memset(to, 0, m->cluster);
+		if (!shows_below(m, c, valid))
 			continue;
-		ret = qcow2_read(m->low, at, m->buf + (at - start), valid, &qerr);
-		if (ret)
-			return merge_qfail(err, ret, &qerr);
+		if (m->below)
+			memcpy(to, m->below_buf + (at - start), valid);
+		else if (qcow2_read(m->low, at, to, valid, &qerr))
+			ret = merge_qfail(err, -qerr.code, &qerr);
 	}
-	return 0;
+	return ret;
 }
 
 static int lay_upper(struct merge_run *m, uint64_t start, uint64_t end,
@@ -240,4 +304,6 @@ void merge_close(struct merge_run *m)
 	free(m->map);
 	free(m->buf);
 	free(m->up_buf);
+	free(m->below_buf);
+	merge_below_close(m->below);
 }

@@ -1,22 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* before a merge begins: is all that it reads what it was, and what will it end with */
+/*
+ * What a merge will end with: before it begins, when all that it reads has to be what it was;
+ * and of one that has begun and lost that, from what is there.
+ */
 #include "cbw.h"
 #include "details.h"
 #include "merge-int.h"
+#include "restore.h"
 
-static int damaged(const struct merge_run *m, const struct entry *e, uint64_t nr,
-		   uint64_t end, struct cbw_error *err)
+static uint64_t end_of(const struct merge_run *m, uint64_t nr)
 {
-	return fail_with(err, EUCLEAN,
-			 "%s/%s: damaged: bytes %llu to %llu of the volume: the checksum does not fit; it is not merged",
-			 esc(m->chain->dir), e->file, (ull)(nr * SUMS_RANGE),
-			 (ull)end - 1);
+	uint64_t start = nr * SUMS_RANGE;
+
+	return m->size - start < SUMS_RANGE ? m->size : start + SUMS_RANGE;
 }
+
+/* ---- before it begins ---------------------------------------------------- */
 
 static int verify_range(struct merge_run *m, uint64_t nr, struct cbw_error *err)
 {
-	uint64_t start = nr * SUMS_RANGE;
-	uint64_t end = m->size - start < SUMS_RANGE ? m->size : start + SUMS_RANGE;
+	uint64_t start = nr * SUMS_RANGE, end = end_of(m, nr);
 	struct scan_range r;
 	bool any;
 	int ret;
@@ -28,11 +31,11 @@ static int verify_range(struct merge_run *m, uint64_t nr, struct cbw_error *err)
 		return ret;
 	ret = scan_one(&m->up_src, nr, m->up_buf, &r, err);
 	if (!ret && r.crc != m->upper_d->sums.crc[nr])
-		ret = damaged(m, m->upper, nr, end, err);
+		ret = merge_damaged(m->chain, m->upper, start, end, err);
 	if (!ret)
 		ret = scan_one(&m->low_src, nr, m->buf, &r, err);
 	if (!ret && r.crc != m->lower_d->sums.crc[nr])
-		ret = damaged(m, m->lower, nr, end, err);
+		ret = merge_damaged(m->chain, m->lower, start, end, err);
 	if (!ret)
 		ret = merge_lay(m, start, end, err);
 	if (!ret)
@@ -44,25 +47,113 @@ static int verify_range(struct merge_run *m, uint64_t nr, struct cbw_error *err)
 	return ret;
 }
 
-int merge_verify(const struct chain *chain, const struct entry *lower,
-		 const struct entry *upper, const struct details *lower_d,
-		 const struct details *upper_d, bool json, struct sums *after,
-		 struct cbw_error *err)
+int merge_verify(struct chain *chain, const struct entry *lower, const struct entry *upper,
+		 const struct details *lower_d, const struct details *upper_d, bool json,
+		 struct sums *after, struct cbw_error *err)
 {
 	struct merge_run m = {
 		.chain = chain, .lower = lower, .upper = upper,
 		.lower_d = lower_d, .upper_d = upper_d, .size = upper->size,
 		.after = after, .low_src.fd = -1, .up_src.fd = -1,
-		.buf = scan_buffer(), .up_buf = scan_buffer(),
+		.buf = scan_buffer(), .up_buf = scan_buffer(), .below_buf = scan_buffer(),
+		.below = merge_below_open(chain, lower, json),
 	};
+	struct cbw_error why;
 	uint64_t nr;
 	int ret;
 
 	sums_init(after, upper->size);
 	progress_begin(&m.progress, "verify", upper->file, upper->copied, json);
+	ret = merge_open(&m, 0, 0, &why);
+	for (nr = 0; nr < after->nr && !ret; nr++)
+		ret = verify_range(&m, nr, &why);
+	/* no checksum knows of them, and one that is lost shows what is below */
+	if (!ret)
+		ret = scan_compare_zeros(chain, lower, m.low_zeros, &why);
+	if (!ret)
+		ret = scan_compare_zeros(chain, upper, m.up_zeros, &why);
+	progress_end(&m.progress);
+	merge_close(&m);
+	if (distrust(ret))
+		return fail_with(err, ret, "%s; the merge would read that: nothing is merged until a good copy of the file is put back, without which only a full backup begins anew",
+				 why.msg);
+	return ret ? fail_with(err, ret, "%s", why.msg) : 0;
+}
+
+/* ---- when that is lost --------------------------------------------------- */
+
+/*
+ * The sum of a range that is as it was has to be its old one. A range is that if the upper
+ * image has nothing of it, and had no data, since zeros are not punched out.
+ */
+static bool as_it_was(const struct merge_run *m, uint64_t nr, bool any)
+{
+	return !any && m->lower_d && m->upper_d && !m->upper_d->sums.crc[nr];
+}
+
+/* Else its sum is all that there is; but what is known to be damaged gets one that it has not. */
+static int guess_range(struct merge_run *m, uint64_t nr, struct cbw_error *err)
+{
+	uint64_t start = nr * SUMS_RANGE, end = end_of(m, nr);
+	struct scan_range up, low;
+	struct cbw_error why;
+	bool any, bad = false;
+	uint32_t crc;
+	int ret;
+
+	m->moved.nr = 0;
+	ret = merge_map(m, start, end, &any, err);
+	if (ret)
+		return ret;
+	if (as_it_was(m, nr, any)) {
+		m->after->crc[nr] = m->lower_d->sums.crc[nr];
+		return 0;
+	}
+	ret = scan_one(&m->up_src, nr, m->up_buf, &up, err);
+	if (!ret)
+		ret = scan_one(&m->low_src, nr, m->buf, &low, err);
+	if (ret)
+		return ret;
+	if (m->upper_d && !m->punch && up.crc != m->upper_d->sums.crc[nr]) {
+		merge_damaged(m->chain, m->upper, start, end, &why);
+		say("%s: 'cbw verify' goes on to say so", why.msg);
+		bad = true;
+	}
+	ret = merge_lay(m, start, end, &why);
+	if (ret && !distrust(ret))
+		return fail_with(err, ret, "%s", why.msg);
+	if (ret) {
+		say("%s: bytes %llu to %llu of the volume in %u go on being known as damaged",
+		    why.msg, (ull)start, (ull)end - 1, m->upper->id);
+		bad = true;
+	}
+	crc = merge_new_sum(m, start, end);
+	m->after->crc[nr] = bad ? ~crc : crc;
+	m->done += up.copied;
+	progress_tick(&m->progress, m->done);
+	return stop_signal ? fail_with(err, EINTR, "stopped by signal %d", (int)stop_signal) : 0;
+}
+
+int merge_guess(struct chain *chain, const struct entry *lower, const struct entry *upper,
+		const struct details *lower_d, const struct details *upper_d, bool json,
+		struct sums *after, struct cbw_error *err)
+{
+	struct merge_run m = {
+		.chain = chain, .lower = lower, .upper = upper,
+		.lower_d = lower_d, .upper_d = upper_d, .size = upper->size,
+		.punch = chain->merge.punch,
+		.after = after, .low_src.fd = -1, .up_src.fd = -1,
+		.buf = scan_buffer(), .up_buf = scan_buffer(), .below_buf = scan_buffer(),
+		.below = merge_below_open(chain, lower, json),
+	};
+	uint64_t nr;
+	int ret;
+
+	sums_init(after, upper->size);
+	progress_begin(&m.progress, "read", upper->file, upper->copied, json);
 	ret = merge_open(&m, 0, 0, err);
 	for (nr = 0; nr < after->nr && !ret; nr++)
-		ret = verify_range(&m, nr, err);
+		ret = guess_range(&m, nr, err);
 	progress_end(&m.progress);
 	merge_close(&m);
 	return ret;

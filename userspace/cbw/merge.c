@@ -53,8 +53,52 @@ static struct details *if_details(const struct chain *chain, const struct entry 
 	return details_load(chain, e, d, NULL) ? NULL : d;
 }
 
-static int run(struct chain *chain, bool lost, const struct merge_opts *opts,
-	       struct cbw_error *err)
+/* Header and L1 table of an image as they are. */
+static int take_header(const struct chain *chain, const char *file, struct details *d,
+		       struct cbw_error *err)
+{
+	char *path = chain_path(chain, file);
+	struct qcow2_image *img;
+	struct qcow2_error qerr;
+	int ret;
+
+	ret = qcow2_open(path, QCOW2_OPEN_NO_BACKING, &img, &qerr);
+	if (ret) {
+		fail_with(err, ret, "%s", qerr.msg);
+	} else {
+		ret = details_take(img, path, d, err);
+		qcow2_close(img);
+	}
+	free(path);
+	return ret;
+}
+
+/*
+ * The checksums to end with, of what is there: what is known to be damaged must be known when
+ * all has been taken in, too, and that may need more than one try.
+ */
+static int write_guess(struct chain *chain, bool json, struct cbw_error *err)
+{
+	const struct entry *lower = chain_by_id(chain, chain->merge.from);
+	const struct entry *upper = chain_by_id(chain, chain->merge.into);
+	struct details lower_d = { 0 }, upper_d = { 0 }, header = { 0 };
+	struct sums after = { 0 };
+	int ret;
+
+	ret = merge_guess(chain, lower, upper, if_details(chain, lower, &lower_d),
+			  if_details(chain, upper, &upper_d), json, &after, err);
+	if (!ret)
+		ret = take_header(chain, lower->file, &header, err);
+	if (!ret)
+		ret = merge_sums_save(chain, upper, &after, &header, err);
+	details_free(&lower_d);
+	details_free(&upper_d);
+	details_free(&header);
+	sums_free(&after);
+	return ret;
+}
+
+static int run(struct chain *chain, const struct merge_opts *opts, struct cbw_error *err)
 {
 	const struct entry lower = *chain_by_id(chain, chain->merge.from);
 	const struct entry upper = *chain_by_id(chain, chain->merge.into);
@@ -62,13 +106,10 @@ static int run(struct chain *chain, bool lost, const struct merge_opts *opts,
 	struct merge_opts o = *opts;
 	struct entry result = upper;
 	struct sums after = { 0 };
-	int ret = 0;
+	int ret;
 
 	o.punch = chain->merge.punch;
-	if (lost)
-		sums_init(&after, upper.size);
-	else
-		ret = merge_sums_load(chain, &after, err);
+	ret = merge_sums_load(chain, &after, err);
 	if (ret)
 		return ret;
 	result.parent = lower.parent;
@@ -76,7 +117,7 @@ static int run(struct chain *chain, bool lost, const struct merge_opts *opts,
 	chain_file_name(result.id, result.type, result.file);
 	low = if_details(chain, &lower, &lower_d);
 	up = if_details(chain, &upper, &upper_d);
-	ret = merge_data(chain, &lower, &upper, low, up, &after, lost, &o, &result, err);
+	ret = merge_data(chain, &lower, &upper, low, up, &after, &o, &result, err);
 	if (!ret)
 		ret = merge_plan(chain, &lower, &upper, &result, &after, opts->json, err);
 	details_free(&lower_d);
@@ -121,6 +162,8 @@ static int run_held(struct chain *chain, unsigned int how, const struct merge_op
 		merge_sums_remove(chain);
 		chain->merge = (struct chain_merge){ 0 };
 	}
+	if (!ret && how & RUN_LOST)
+		ret = write_guess(chain, opts->json, err);
 	/* only now is anything said to have begun */
 	if (!ret && how & (RUN_FRESH | RUN_SAVE)) {
 		ret = chain_save(chain, NULL, err);
@@ -128,7 +171,7 @@ static int run_held(struct chain *chain, unsigned int how, const struct merge_op
 			chain->merge = (struct chain_merge){ 0 };
 	}
 	if (!ret)
-		ret = run(chain, how & RUN_LOST, opts, err);
+		ret = run(chain, opts, err);
 	if (lower >= 0)
 		close(lower);
 	if (upper >= 0)
@@ -235,6 +278,8 @@ static int resume_without(struct chain *chain, const struct merge_opts *opts,
 				 esc(chain->dir));
 	say("%s: what the merge of %u into %u has to end with is not known any more (%s): it is ended with what is there, and nothing tells whether that is damaged",
 	    esc(chain->dir), chain->merge.from, chain->merge.into, why.msg);
+	if (opts->doubtful)
+		*opts->doubtful = true;
 	return run_held(chain, RUN_SAVE | RUN_LOST, opts, err);
 }
 

@@ -6,15 +6,17 @@
  * never taken back, it is ended: by the next one, or by a check with repair, and its last
  * step by any command that locks the chain. The order:
  *
- * 1. All that will be touched is read, and the checksums are written down that the result
- *    will have. Then the manifest says that it has begun (%MERGE_DATA). From now on the
+ * 1. All that will be touched, and what shows through it from below, is read and compared, and
+ *    the checksums are written down that the result will have. Then the manifest says that it has begun (%MERGE_DATA). From now on the
  *    lower point in time cannot be restored. All others can: what the upper image has hides
  *    what becomes of the lower one.
  * 2. The lower image takes in what the upper one has, range by range, and is made
  *    durable. With punching, what was taken in is then taken out of the upper one: in its
  *    tables first, so that the lower one shows through, then in the file. However often that
  *    is begun anew, and whatever was punched: the lower image under what the upper one still
- *    has is the result, whose checksum is known; so damage never gets one that fits.
+ *    has is the result, whose checksum is known; so damage never gets one that fits. Who has lost
+ *    the checksums and goes on all the same first writes down others, which do not fit what is
+ *    known to be damaged.
  * 3. Details of the result are written, and of those images that will have another
  *    backing file name, beside the old ones.
  * 4. The manifest says what the chain is then (%MERGE_NAMES). Files get their names,
@@ -75,23 +77,34 @@ struct sums;
  * merge_verify - whether all that merge_data() will read has its checksums
  * @lower_d, @upper_d: details of the images
  * @after: sums that the result will have
+ *
+ * What shows through the lower image is compared too, with details of the images below, which
+ * are made where they are missing.
  */
-int merge_verify(const struct chain *chain, const struct entry *lower,
-		 const struct entry *upper, const struct details *lower_d,
-		 const struct details *upper_d, bool json, struct sums *after,
-		 struct cbw_error *err);
+int merge_verify(struct chain *chain, const struct entry *lower, const struct entry *upper,
+		 const struct details *lower_d, const struct details *upper_d, bool json,
+		 struct sums *after, struct cbw_error *err);
+
+/**
+ * merge_guess - sums that the result will have, of a merge that has begun and lost them
+ * @lower_d, @upper_d: what there is of details, or NULL
+ *
+ * They fit what is there, but where that is known to be damaged: there they fit nothing.
+ */
+int merge_guess(struct chain *chain, const struct entry *lower, const struct entry *upper,
+		const struct details *lower_d, const struct details *upper_d, bool json,
+		struct sums *after, struct cbw_error *err);
 
 /**
  * merge_data - step 2; parts of it may have been done
  * @lower, @upper: as the manifest has them
  * @lower_d, @upper_d: what there is of details, or NULL
- * @after: sums that the result has to have, from merge_verify()
- * @lost: they are not known any more, and @after is filled in from what is there
+ * @after: sums that the result has to have, from merge_verify() or merge_guess()
  * @result: .copied, .zero and .crc are filled in
  */
 int merge_data(const struct chain *chain, const struct entry *lower,
 	       const struct entry *upper, const struct details *lower_d,
-	       const struct details *upper_d, struct sums *after, bool lost,
+	       const struct details *upper_d, const struct sums *after,
 	       const struct merge_opts *opts, struct entry *result,
 	       struct cbw_error *err);
 

@@ -224,9 +224,15 @@ int scan_compare(const struct chain *chain, const struct entry *e, const struct 
 				 "%s/%s: its content has changed: checksum %08x of %llu bytes, the manifest says %08x of %llu",
 				 esc(chain->dir), e->file, scan->sums.total,
 				 (ull)scan->copied, e->crc, (ull)e->copied);
-	if (e->parent && scan->zeros != e->zero)
-		return fail_with(err, EUCLEAN,
-				 "%s/%s: its zero clusters have changed: %llu bytes, the manifest says %llu",
-				 esc(chain->dir), e->file, (ull)scan->zeros, (ull)e->zero);
-	return 0;
+	return scan_compare_zeros(chain, e, scan->zeros, err);
+}
+
+int scan_compare_zeros(const struct chain *chain, const struct entry *e, uint64_t zeros,
+		       struct cbw_error *err)
+{
+	if (!e->parent || zeros == e->zero)
+		return 0;
+	return fail_with(err, EUCLEAN,
+			 "%s/%s: its zero clusters have changed: %llu bytes, the manifest says %llu",
+			 esc(chain->dir), e->file, (ull)zeros, (ull)e->zero);
 }

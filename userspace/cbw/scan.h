@@ -93,4 +93,8 @@ void scan_free(struct scan *scan);
 int scan_compare(const struct chain *chain, const struct entry *e, const struct scan *scan,
 		 struct cbw_error *err);
 
+/** scan_compare_zeros - just those */
+int scan_compare_zeros(const struct chain *chain, const struct entry *e, uint64_t zeros,
+		       struct cbw_error *err);
+
 #endif

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Merges that read through the lower image: where the upper one has only a part of a cluster,
+ * the rest comes from further below, and what is damaged there gets no checksum that fits.
+ */
+#include <unistd.h>
+
+#include "cutoff.h"
+#include "qcow2.h"
+#include "restore.h"
+
+/* 1 has all of it; 3 has parts of clusters of 2, which has few. */
+static void build_through(struct points *p, const char *name)
+{
+	static const uint32_t cluster[] = { 65536, 65536, 4096, 4096 };
+	static const unsigned int flags[] = { POINT_DENSE, 0, 0, 0 };
+	char *dir = xasprintf("%s/%s", top, name);
+
+	srand(22);
+	points_build(p, dir, 12 * MIB + 512, 4, cluster, flags, 4);
+	free(dir);
+}
+
+static void end(struct points *p)
+{
+	points_free(p);
+	run("rm -r %s/*", top);
+}
+
+/* The L2 entry of the first zero cluster that an image has: to be as if it had nothing there. */
+static void lose_zero(const struct points *p, const char *file)
+{
+	char *path = xasprintf("%s/%s", p->dir, file), zero[8] = { 0 };
+	struct qcow2_run r = { .type = QCOW2_RUN_DATA };
+	unsigned char entry[8];
+	struct qcow2_image *img;
+	struct qcow2_layer l;
+	struct qcow2_error err;
+	uint64_t at, next, l2, nr;
+	FILE *f;
+	size_t i;
+
+	assert_int_equal(qcow2_open(path, QCOW2_OPEN_NO_BACKING, &img, &err), 0);
+	for (at = next = 0; r.type != QCOW2_RUN_ZERO; next += r.length) {
+		at = next;
+		assert_int_equal(qcow2_map_layer(img, 0, at, qcow2_size(img) - at, &r, &err), 0);
+	}
+	assert_int_equal(qcow2_get_layer(img, 0, &l), 0);
+	nr = at / l.cluster_size;
+	f = fopen(path, "r+");
+	assert_non_null(f);
+	assert_int_equal(fseek(f, (long)(l.l1_offset + nr / (l.cluster_size / 8) * 8), SEEK_SET), 0);
+	assert_int_equal(fread(entry, 1, 8, f), 8);
+	for (l2 = 0, i = 0; i < 8; i++)
+		l2 = l2 << 8 | entry[i];
+	l2 = (l2 & 0x00fffffffffffe00ull) + nr % (l.cluster_size / 8) * 8;
+	qcow2_close(img);
+	assert_int_equal(fseek(f, (long)l2, SEEK_SET), 0);
+	assert_int_equal(fread(entry, 1, 8, f), 8);
+	assert_int_equal(entry[7] & 1, 1);
+	assert_int_equal(fseek(f, (long)l2, SEEK_SET), 0);
+	assert_int_equal(fwrite(zero, 1, 8, f), 8);
+	assert_int_equal(fclose(f), 0);
+	free(path);
+}
+
+/* It is refused before anything is changed; with a good file again it ends well. */
+static void refused(struct points *p, const char *line, const char *file, const char *good,
+		    const char *says)
+{
+	char *cmd;
+
+	run_in(p, "cp -a . ../refused");
+	tool(cmd_chain, p, line, EXIT_DISTRUST, says);
+	tool(cmd_chain, p, line, EXIT_DISTRUST, file);
+	run_in(p, "diff -r . ../refused");
+	cmd = xasprintf("cp ../%s %s", good, file);
+	run_in(p, cmd);
+	free(cmd);
+	tool(cmd_chain, p, line, EXIT_OK, NULL);
+	points_check(p, true);
+	tool(cmd_verify, p, "verify DIR", EXIT_OK, NULL);
+}
+
+/* Data that is read through it. */
+static void data(void **state)
+{
+	struct points p;
+
+	(void)state;
+	build_through(&p, "data");
+	run_in(&p, "cp 000001-full.qcow2 ../good");
+	poke(&p, "000001-full.qcow2");
+	refused(&p, "chain merge DIR 2..3", "000001-full.qcow2", "good", "the merge would read that");
+	points_are(&p, "1 3 4");
+	end(&p);
+}
+
+/* Without its details it is compared with the sum of it all, and gets them if it is good. */
+static void no_details(void **state)
+{
+	struct points p;
+
+	(void)state;
+	build_through(&p, "none");
+	run_in(&p, "cp 000001-full.qcow2 ../good && rm 000001-full.json");
+	poke(&p, "000001-full.qcow2");
+	refused(&p, "chain merge DIR 2..3", "000001-full.qcow2", "good", "content has changed");
+	points_are(&p, "1 3 4");
+	run_in(&p, "test -e 000001-full.json");
+	end(&p);
+}
+
+/* What hides something below with zeros has no checksum, but there is a number of them. */
+static void zeros(void **state)
+{
+	static const char *const file[] = { "000002-inc.qcow2", "000003-inc.qcow2", "000002-inc.qcow2" };
+	static const char *const line[] = { "chain merge DIR 2..3", "chain merge DIR 2..3",
+		"chain merge DIR 3..4" };
+	struct points p;
+	char *cmd;
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < 3; i++) {
+		/* of the lower one, the upper one, one below */
+		static const uint32_t cluster[] = { 65536, 65536, 65536, 4096 };
+		static const unsigned int flags[] = { POINT_DENSE, 0, 0, 0 };
+		char *dir = xasprintf("%s/zeros", top);
+
+		srand(23);
+		points_build(&p, dir, 12 * MIB + 512, 4, cluster, flags, 4);
+		free(dir);
+		cmd = xasprintf("cp %s ../good", file[i]);
+		run_in(&p, cmd);
+		free(cmd);
+		lose_zero(&p, file[i]);
+		tool(cmd_verify, &p, "verify DIR", EXIT_DISTRUST, "zero clusters have changed");
+		refused(&p, line[i], file[i], "good", "zero clusters have changed");
+		end(&p);
+	}
+}
+
+/* An image that is not read through does not keep others from being merged. */
+static void not_read(void **state)
+{
+	struct points p;
+
+	(void)state;
+	build_through(&p, "other");
+	run_in(&p, "cp 000001-full.qcow2 ../good");
+	poke(&p, "000001-full.qcow2");
+	/* clusters of the same size: all that is taken in is whole */
+	tool(cmd_chain, &p, "chain merge DIR 3..4", EXIT_OK, NULL);
+	points_are(&p, "1 2 4");
+	run_in(&p, "cp ../good 000001-full.qcow2");
+	points_check(&p, true);
+	tool(cmd_verify, &p, "verify DIR", EXIT_OK, NULL);
+	end(&p);
+}
+
+/* A merge that has begun, and lost what it ends with: the range stays known as damaged. */
+static void lost(void **state)
+{
+	static const char *const lose[] = { "rm merge.json", "rm merge.json 000003-*.json",
+		"rm merge.json 000001-*.json" };
+	const struct merge_opts o = { .batch = 4 * MIB };
+	struct points p;
+	unsigned int n;
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < 3; i++) {
+		build_through(&p, "lost");
+		for (n = 0; state_of(&p, NULL) == MERGE_NONE; n++)
+			assert_true(cut_off(&p, 3, &o, n));
+		run_in(&p, "cp 000001-full.qcow2 ../good");
+		run_in(&p, lose[i]);
+		poke(&p, "000001-full.qcow2");
+		tool(cmd_chain, &p, "chain merge DIR", EXIT_DISTRUST, "cbw check -r");
+		tool(cmd_check, &p, "check -r DIR", EXIT_DISTRUST, "000001-full.qcow2");
+		points_are(&p, "1 3 4");
+		/* whatever becomes of the image that was damaged */
+		run_in(&p, "cp ../good 000001-full.qcow2");
+		/* with no details of it nothing tells which part that was */
+		tool(cmd_verify, &p, "verify DIR", EXIT_DISTRUST, i < 2 ?
+		     "000003-inc.qcow2: damaged: bytes 8388608 to" : "000003-inc.qcow2: damaged: bytes 0 to");
+		end(&p);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(data),
+		cmocka_unit_test(no_details),
+		cmocka_unit_test(zeros),
+		cmocka_unit_test(not_read),
+		cmocka_unit_test(lost),
+	};
+
+	return run_merges("cbw merges that read through", tests, sizeof(tests) / sizeof(tests[0]));
+}
