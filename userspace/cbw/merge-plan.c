@@ -193,6 +193,96 @@ static int plan_result(const struct chain *chain, const struct entry *lower,
 	return ret;
 }
 
+/* ---- images on top of it -------------------------------------------------- */
+
+/* Whether the file is the image that stands on @upper. */
+static int is_child(const struct chain *chain, const struct entry *child,
+		    const struct entry *upper, struct cbw_error *err)
+{
+	char *path = chain_path(chain, child->file);
+	struct qcow2_image *img;
+	struct qcow2_error qerr;
+	int ret;
+
+	ret = qcow2_open(path, QCOW2_OPEN_NO_BACKING, &img, &qerr);
+	if (ret) {
+		fail_with(err, ret, "%s", qerr.msg);
+	} else {
+		ret = check_layer(img, 0, chain, child, upper, err);
+		qcow2_close(img);
+	}
+	free(path);
+	return ret;
+}
+
+/* What is wrong with the file of one whose details are there: they know what it has to be. */
+static int say_child(const struct chain *chain, const struct entry *child, const struct details *d,
+		     struct cbw_error *err)
+{
+	bool header, l1;
+	int ret;
+
+	ret = header_same(chain, child->file, d, &header, &l1, err);
+	if (!ret && !header && header_other(chain, child, d, l1))
+		ret = fail_with(err, EUCLEAN, "%s/%s: it is not the image of point in time %u",
+				esc(chain->dir), child->file, child->id);
+	if (ret != -ENOENT && !distrust(ret))
+		return ret;
+	say("%s; the merge goes on, its details have what its header will be: 'cbw check -r' puts that there when the file is back",
+	    err->msg);
+	return 0;
+}
+
+static int check_child(const struct chain *chain, struct entry *child, const struct entry *upper,
+		       const char *file, bool json, struct cbw_error *err)
+{
+	const struct qcow2_header_change change = {
+		.set_backing = true,
+		.backing_file = file,
+		.backing_format = "qcow2",
+	};
+	struct details d;
+	int ret;
+
+	ret = details_load(chain, child, &d, err);
+	if (ret == -ENODATA || ret == -ENOENT || distrust(ret)) {
+		ret = is_child(chain, child, upper, err);
+		if (!ret)
+			ret = details_need(chain, child, json, &d, err);
+	}
+	if (ret)
+		return ret;
+	ret = say_child(chain, child, &d, err);
+	if (!ret)
+		ret = plan_copy(chain, child->file, &change, &d, err);
+	details_free(&d);
+	return ret;
+}
+
+int merge_children(struct chain *chain, const struct entry *lower, const struct entry *upper,
+		   bool json, struct cbw_error *err)
+{
+	struct cbw_error why;
+	char file[64];
+	size_t i;
+	int ret = 0;
+
+	chain_file_name(upper->id, lower->type, file);
+	if (!strcmp(file, upper->file))
+		return 0;
+	for (i = 0; i < chain->nr && !ret; i++) {
+		struct entry *child = &chain->entry[i];
+
+		if (child->parent != upper->id)
+			continue;
+		ret = check_child(chain, child, upper, file, json, &why);
+		if (ret)
+			fail_with(err, ret, "%s: %s, which stands on %u, could not get its new backing file; nothing is merged until a good copy of it is put back",
+				  why.msg, child->file, upper->id);
+	}
+	return ret;
+}
+
 /* While its details still tell a damaged header from another image's: see put_child(). */
 static void restore_child(const struct chain *chain, const struct entry *e, const struct details *d)
 {

@@ -243,7 +243,9 @@ int merge_into(struct chain *chain, uint32_t id, const struct merge_opts *opts,
 	upper = entry_of(chain, id);
 	lower = entry_of(chain, upper->parent);
 	o.repair = false;
-	ret = sound(chain, lower, upper, opts->json, err);
+	ret = merge_children(chain, lower, upper, opts->json, err);
+	if (!ret)
+		ret = sound(chain, lower, upper, opts->json, err);
 	if (ret)
 		return ret;
 	chain->merge.state = MERGE_DATA;

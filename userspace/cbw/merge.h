@@ -7,7 +7,8 @@
  * step by any command that locks the chain. The order:
  *
  * 1. All that will be touched, and what shows through it from below, is read and compared, and
- *    the checksums are written down that the result will have. Then the manifest says that it has begun (%MERGE_DATA). From now on the
+ *    the checksums are written down that the result will have. Images on top that will have
+ *    another backing file name have details, or get them. Then the manifest says that it has begun (%MERGE_DATA). From now on the
  *    lower point in time cannot be restored. All others can: what the upper image has hides
  *    what becomes of the lower one.
  * 2. The lower image takes in what the upper one has, range by range, and is made
@@ -107,6 +108,15 @@ int merge_data(const struct chain *chain, const struct entry *lower,
 	       const struct details *upper_d, const struct sums *after,
 	       const struct merge_opts *opts, struct entry *result,
 	       struct cbw_error *err);
+
+/**
+ * merge_children - whether those on top of @upper can get a backing file of another name
+ *
+ * Before it begins: details that are missing are made. What is wrong with a file is said if
+ * its details are enough to go on with, else it is an error.
+ */
+int merge_children(struct chain *chain, const struct entry *lower, const struct entry *upper,
+		   bool json, struct cbw_error *err);
 
 /**
  * merge_plan - step 3, and the chain as it will be, in memory
