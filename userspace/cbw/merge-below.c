@@ -109,7 +109,7 @@ static int lay_level(const struct merge_below *b, const struct level *l, uint64_
 	struct qcow2_run run;
 	int ret;
 
-	ret = scan_one(&l->src, nr, buf, &r, err);
+	ret = scan_one(&l->src, nr, buf, NULL, &r, err);
 	if (ret)
 		return ret;
 	if (r.crc != l->d.sums.crc[nr])

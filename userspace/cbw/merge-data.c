@@ -70,6 +70,29 @@ static int put_packed(struct merge_run *m, uint64_t offset, const char *buf,
 	return ret ? merge_qfail(err, ret, &qerr) : 0;
 }
 
+/*
+ * What could not be decompressed as it is, where that can be, else something that cannot be
+ * either: for zstd that is no frame, for deflate a block of a type that there is not.
+ */
+static int put_bad(struct merge_run *m, uint64_t offset, struct cluster *c, struct cbw_error *err)
+{
+	static const char never[] = "\x07 cbw: this could not be decompressed when it was merged";
+	struct qcow2_error qerr;
+	size_t len = sizeof(never);
+	int ret = 0;
+
+	if (m->same_packing)
+		ret = qcow2_peek_compressed(m->up, 0, offset, m->packed, m->cluster - 1, &len, &qerr);
+	else
+		memcpy(m->packed, never, len);
+	if (!ret)
+		ret = qcow2_write_compressed(m->low, offset, m->packed, len, &qerr);
+	if (ret)
+		return merge_qfail(err, ret, &qerr);
+	c->content = COMPRESSED;
+	return 0;
+}
+
 /* Writes clusters from @at on that are of one kind; *end: behind them. */
 static int put_some(struct merge_run *m, uint64_t start, uint64_t end, uint64_t at,
 		    uint64_t *to, struct cbw_error *err)
@@ -84,6 +107,8 @@ static int put_some(struct merge_run *m, uint64_t start, uint64_t end, uint64_t 
 	*to = next;
 	if (!c->touched)
 		return 0;
+	if (c->loss == LOSS_ALL)
+		return put_bad(m, at, c, err);
 	if (!zero && (c->packed || c->content == COMPRESSED)) {
 		ret = put_packed(m, at, buf, c, err);
 		if (ret != -E2BIG)
@@ -96,7 +121,7 @@ static int put_some(struct merge_run *m, uint64_t start, uint64_t end, uint64_t 
 		if (next >= end)
 			break;
 		n = c + 1;
-		if (!n->touched || zero != merge_all_zero(m->buf + (next - start), m->cluster) ||
+		if (!n->touched || n->loss == LOSS_ALL || zero != merge_all_zero(m->buf + (next - start), m->cluster) ||
 		    (!zero && (n->packed || n->content == COMPRESSED)))
 			break;
 		c = n;
@@ -157,21 +182,20 @@ static int merge_range(struct merge_run *m, uint64_t nr, struct cbw_error *err)
 {
 	uint64_t start = nr * SUMS_RANGE, at, to;
 	uint64_t end = m->size - start < SUMS_RANGE ? m->size : start + SUMS_RANGE;
-	struct scan_range up = { 0 }, low;
+	struct scan_range up = { 0 };
 	bool any;
 	int ret;
 
 	ret = merge_map(m, start, end, &any, err);
 	if (ret || (!any && !was_taken(m, nr)))
 		return ret;
-	ret = scan_one(&m->up_src, nr, m->up_buf, &up, err);
-	if (!ret)
-		ret = scan_one(&m->low_src, nr, m->buf, &low, err);
+	ret = merge_read(m, nr, &up, err);
 	if (!ret)
 		ret = merge_lay(m, start, end, err);
 	if (ret)
 		return ret;
-	if (merge_new_sum(m, start, end) != m->after->crc[nr])
+	if (merge_losses(m, start, end, m->repair ? m->upper : NULL) ||
+	    merge_new_sum(m, start, end) != m->after->crc[nr])
 		ret = not_as_begun(m, start, end, err);
 	for (at = start; at < end && !ret; at = to)
 		ret = put_some(m, start, end, at, &to, err);

@@ -18,11 +18,22 @@ enum content {
 	COMPRESSED,
 };
 
+/* what is lost of a cluster since something cannot be decompressed */
+enum loss {
+	LOSS_NONE,
+	LOSS_ALL,	/* it stays so, and cannot be read */
+	LOSS_OLD,	/* in a part of it what is below stands for it */
+	LOSS_ZERO,	/* zeros do */
+};
+
 struct cluster {
 	enum content content;
+	enum loss loss;
+	bool bad;		/* compressed, and cannot be decompressed */
 	bool touched;		/* the upper image has something of it ... */
 	bool packed;		/* ... compressed */
 	uint32_t covered;	/* ... so many bytes */
+	uint32_t up_bad;	/* ... and so many that cannot be decompressed */
 };
 
 struct merge_below;
@@ -43,7 +54,8 @@ struct merge_run {
 	struct scan_source low_src, up_src;
 	struct merge_below *below;	/* has what is below compared; NULL: as it comes */
 	uint64_t low_zeros, up_zeros;	/* bytes that merge_map() has seen in zero clusters */
-	uint32_t cluster;	/* of the lower image */
+	uint32_t cluster, up_cluster;
+	bool *low_bad, *up_bad;	/* of the range's clusters, from scan_one() */
 	uint64_t size;
 	char *buf, *up_buf, *below_buf;
 	void *packed;
@@ -74,6 +86,21 @@ void merge_close(struct merge_run *m);
 /** merge_map - what both say of each cluster, to .map, .moved; @any: the upper one has something */
 int merge_map(struct merge_run *m, uint64_t start, uint64_t end, bool *any,
 	      struct cbw_error *err);
+
+/**
+ * merge_read - all that both have of a range that was mapped
+ * @up: what the upper one has
+ *
+ * What cannot be decompressed is noted in .map.
+ */
+int merge_read(struct merge_run *m, uint64_t nr, struct scan_range *up, struct cbw_error *err);
+
+/**
+ * merge_losses - whether the range will not have all that it had
+ * @say: what becomes of it is said; the result's entry; NULL: it is not
+ */
+bool merge_losses(const struct merge_run *m, uint64_t start, uint64_t end,
+		  const struct entry *say);
 
 /** merge_lay - what the lower image will have, to .buf, when both were read */
 int merge_lay(struct merge_run *m, uint64_t start, uint64_t end, struct cbw_error *err);

@@ -13,7 +13,7 @@ int merge_qfail(struct cbw_error *err, int ret, const struct qcow2_error *qerr)
 
 bool merge_all_zero(const char *buf, size_t len)
 {
-	uint64_t first;
+	uint64_t first = 0;
 
 	memcpy(&first, buf, sizeof(first));
 	return !first && !memcmp(buf, buf + sizeof(first),
@@ -106,10 +106,108 @@ static uint32_t valid_of(const struct merge_run *m, uint64_t at, uint64_t end)
 	return end - at < m->cluster ? (uint32_t)(end - at) : m->cluster;
 }
 
+/* What the upper image has of a range but cannot give: less is covered by it. */
+static void note_up_bad(struct merge_run *m, uint64_t start, uint64_t end)
+{
+	uint64_t at, to, stop;
+
+	for (at = 0; at < end - start; at = stop) {
+		stop = at + m->up_cluster < end - start ? at + m->up_cluster : end - start;
+		for (; m->up_bad[at / m->up_cluster] && at < stop; at = to) {
+			struct cluster *c = &m->map[at / m->cluster];
+
+			to = (at / m->cluster + 1) * m->cluster;
+			to = to < stop ? to : stop;
+			c->covered -= (uint32_t)(to - at);
+			c->up_bad += (uint32_t)(to - at);
+		}
+	}
+}
+
+/*
+ * Where nothing of a cluster can be read it stays one that cannot, as a whole. Else what can
+ * is kept, and in the rest that which was below.
+ */
+static void note_loss(struct merge_run *m, uint64_t start, uint64_t end)
+{
+	uint64_t at;
+
+	for (at = start; at < end; at += m->cluster) {
+		struct cluster *c = &m->map[(at - start) / m->cluster];
+
+		c->bad = m->low_bad[(at - start) / m->cluster];
+		if (c->up_bad == valid_of(m, at, end)) {
+			c->loss = LOSS_ALL;
+		} else if (c->up_bad) {
+			c->loss = LOSS_OLD;
+			c->touched = c->covered;
+		}
+		if (c->bad && !c->touched)
+			c->loss = LOSS_ALL;
+	}
+}
+
+int merge_read(struct merge_run *m, uint64_t nr, struct scan_range *up, struct cbw_error *err)
+{
+	uint64_t start = nr * SUMS_RANGE;
+	uint64_t end = m->size - start < SUMS_RANGE ? m->size : start + SUMS_RANGE;
+	struct scan_range low;
+	int ret;
+
+	memset(m->low_bad, 0, SUMS_RANGE / m->cluster);
+	memset(m->up_bad, 0, SUMS_RANGE / m->up_cluster);
+	ret = scan_one(&m->up_src, nr, m->up_buf, m->up_bad, up, err);
+	if (!ret)
+		ret = scan_one(&m->low_src, nr, m->buf, m->low_bad, &low, err);
+	if (ret || (!up->nr_bad && !low.nr_bad))
+		return ret;
+	note_up_bad(m, start, end);
+	note_loss(m, start, end);
+	return 0;
+}
+
+/* Of the clusters with a loss: so many, and where the first is. */
+static unsigned int count_losses(const struct merge_run *m, uint64_t start, uint64_t end,
+				 enum loss loss, uint64_t *first)
+{
+	unsigned int nr = 0;
+	uint64_t at;
+
+	for (at = start; at < end; at += m->cluster)
+		if (m->map[(at - start) / m->cluster].loss == loss && !nr++)
+			*first = at;
+	return nr;
+}
+
+bool merge_losses(const struct merge_run *m, uint64_t start, uint64_t end,
+		  const struct entry *say_of)
+{
+	static const char *const what[] = {
+		[LOSS_ALL] = "they stay what they are, and cannot be read",
+		[LOSS_OLD] = "in the part that cannot be read stands what was below",
+		[LOSS_ZERO] = "in the part that cannot be read stand zeros",
+	};
+	bool any = false;
+	unsigned int nr;
+	uint64_t first = 0;
+	enum loss loss;
+
+	for (loss = LOSS_ALL; loss <= LOSS_ZERO; loss++) {
+		nr = count_losses(m, start, end, loss, &first);
+		any |= nr;
+		if (nr && say_of)
+			say("%s: %u clusters of %u bytes, the first at %llu of the volume, cannot be decompressed, or a part of them: %s in %s",
+			    esc(m->chain->dir), nr, m->cluster, (ull)first, what[loss],
+			    say_of->file);
+	}
+	return any;
+}
+
 /* Whether what is below the lower image shows at the edges of what the upper one has. */
 static bool shows_below(const struct merge_run *m, const struct cluster *c, uint32_t valid)
 {
-	return m->backed && c->touched && c->content == NOWHERE && c->covered < valid;
+	return m->backed && c->touched && c->content == NOWHERE && c->covered < valid &&
+		c->loss != LOSS_ALL;
 }
 
 /* How many images below the lower one have a say in that; 0: none. */
@@ -151,11 +249,24 @@ static int read_below(struct merge_run *m, uint64_t start, uint64_t end, struct 
 		merge_below_read(m->below, start / SUMS_RANGE, depth, m->below_buf, err);
 }
 
+/* It need not be readable to end what was begun: the range will be known as damaged. */
+static int read_shown(const struct merge_run *m, struct cluster *c, uint64_t at, char *to,
+		      uint32_t valid, struct cbw_error *err)
+{
+	struct qcow2_error qerr;
+	int ret = qcow2_read(m->low, at, to, valid, &qerr);
+
+	if (ret != -EUCLEAN)
+		return ret ? merge_qfail(err, ret, &qerr) : 0;
+	memset(to, 0, valid);
+	c->loss = c->loss == LOSS_ALL ? LOSS_ALL : LOSS_ZERO;
+	return 0;
+}
+
 /* Under what the upper image has comes what was there: of it the buffer has data only. */
 static int fill_base(struct merge_run *m, uint64_t start, uint64_t end,
 		     struct cbw_error *err)
 {
-	struct qcow2_error qerr;
 	uint64_t at;
 	int ret = read_below(m, start, end, err);
 
@@ -164,6 +275,9 @@ static int fill_base(struct merge_run *m, uint64_t start, uint64_t end,
 		uint32_t valid = valid_of(m, at, end);
 		char *to = m->buf + (at - start);
 
+		/* of those that are bad scan_one() gives zeros */
+		if (c->bad && c->covered < valid && c->loss != LOSS_ALL)
+			c->loss = LOSS_ZERO;
 		if (!c->touched || c->content == PLAIN || c->content == COMPRESSED)
 			continue;
 		memset(to, 0, m->cluster);
@@ -171,8 +285,8 @@ static int fill_base(struct merge_run *m, uint64_t start, uint64_t end,
 			continue;
 		if (m->below)
 			memcpy(to, m->below_buf + (at - start), valid);
-		else if (qcow2_read(m->low, at, to, valid, &qerr))
-			ret = merge_qfail(err, -qerr.code, &qerr);
+		else
+			ret = read_shown(m, c, at, to, valid, err);
 	}
 	return ret;
 }
@@ -191,7 +305,8 @@ static int lay_upper(struct merge_run *m, uint64_t start, uint64_t end,
 			return merge_qfail(err, ret, &qerr);
 		if (run.type == QCOW2_RUN_ZERO)
 			memset(m->buf + (at - start), 0, (size_t)run.length);
-		else if (run.type != QCOW2_RUN_UNALLOCATED)
+		else if (run.type == QCOW2_RUN_DATA || (run.type == QCOW2_RUN_COMPRESSED &&
+			 !m->up_bad[(at - start) / m->up_cluster]))
 			memcpy(m->buf + (at - start), m->up_buf + (at - start),
 			       (size_t)run.length);
 	}
@@ -279,10 +394,13 @@ int merge_open(struct merge_run *m, unsigned int low_flags, unsigned int up_flag
 		m->backed = l.backing_file;
 		m->low_type = l.compression;
 		m->cluster = l.cluster_size;
+		m->up_cluster = u.cluster_size;
 		m->same_packing = l.compression == u.compression &&
 			l.cluster_size == u.cluster_size;
 		m->packed = xcalloc(m->cluster, 1);
 		m->map = xcalloc(SUMS_RANGE / m->cluster, sizeof(*m->map));
+		m->low_bad = xcalloc(SUMS_RANGE / m->cluster, sizeof(*m->low_bad));
+		m->up_bad = xcalloc(SUMS_RANGE / m->up_cluster, sizeof(*m->up_bad));
 		scan_source_open(&m->low_src, m->low, m->low_path);
 		scan_source_open(&m->up_src, m->up, m->up_path);
 	}
@@ -302,6 +420,8 @@ void merge_close(struct merge_run *m)
 	free(m->up_path);
 	free(m->packed);
 	free(m->map);
+	free(m->low_bad);
+	free(m->up_bad);
 	free(m->buf);
 	free(m->up_buf);
 	free(m->below_buf);

@@ -29,11 +29,11 @@ static int verify_range(struct merge_run *m, uint64_t nr, struct cbw_error *err)
 	ret = merge_map(m, start, end, &any, err);
 	if (ret || (!any && !m->upper_d->sums.crc[nr]))
 		return ret;
-	ret = scan_one(&m->up_src, nr, m->up_buf, &r, err);
+	ret = scan_one(&m->up_src, nr, m->up_buf, NULL, &r, err);
 	if (!ret && r.crc != m->upper_d->sums.crc[nr])
 		ret = merge_damaged(m->chain, m->upper, start, end, err);
 	if (!ret)
-		ret = scan_one(&m->low_src, nr, m->buf, &r, err);
+		ret = scan_one(&m->low_src, nr, m->buf, NULL, &r, err);
 	if (!ret && r.crc != m->lower_d->sums.crc[nr])
 		ret = merge_damaged(m->chain, m->lower, start, end, err);
 	if (!ret)
@@ -95,7 +95,7 @@ static bool as_it_was(const struct merge_run *m, uint64_t nr, bool any)
 static int guess_range(struct merge_run *m, uint64_t nr, struct cbw_error *err)
 {
 	uint64_t start = nr * SUMS_RANGE, end = end_of(m, nr);
-	struct scan_range up, low;
+	struct scan_range up;
 	struct cbw_error why;
 	bool any, bad = false;
 	uint32_t crc;
@@ -109,9 +109,7 @@ static int guess_range(struct merge_run *m, uint64_t nr, struct cbw_error *err)
 		m->after->crc[nr] = m->lower_d->sums.crc[nr];
 		return 0;
 	}
-	ret = scan_one(&m->up_src, nr, m->up_buf, &up, err);
-	if (!ret)
-		ret = scan_one(&m->low_src, nr, m->buf, &low, err);
+	ret = merge_read(m, nr, &up, err);
 	if (ret)
 		return ret;
 	if (m->upper_d && !m->punch && up.crc != m->upper_d->sums.crc[nr]) {
@@ -128,6 +126,7 @@ static int guess_range(struct merge_run *m, uint64_t nr, struct cbw_error *err)
 		bad = true;
 	}
 	crc = merge_new_sum(m, start, end);
+	bad |= merge_losses(m, start, end, NULL);
 	m->after->crc[nr] = bad ? ~crc : crc;
 	m->done += up.copied;
 	progress_tick(&m->progress, m->done);

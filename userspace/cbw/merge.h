@@ -17,7 +17,8 @@
  *    is begun anew, and whatever was punched: the lower image under what the upper one still
  *    has is the result, whose checksum is known; so damage never gets one that fits. Who has lost
  *    the checksums and goes on all the same first writes down others, which do not fit what is
- *    known to be damaged.
+ *    known to be damaged. What cannot be decompressed stays so, or is left out of what can be
+ *    read beside it (enum loss): only with repair, and its range keeps the old checksum.
  * 3. Details of the result are written, and of those images that will have another
  *    backing file name, beside the old ones.
  * 4. The manifest says what the chain is then (%MERGE_NAMES). Files get their names,

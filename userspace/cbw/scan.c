@@ -93,7 +93,7 @@ static int read_run(const struct scan_source *s, const struct qcow2_run *run,
 	return 0;
 }
 
-int scan_one(const struct scan_source *s, uint64_t nr, void *buf,
+int scan_one(const struct scan_source *s, uint64_t nr, void *buf, bool *bad,
 	     struct scan_range *r, struct cbw_error *err)
 {
 	uint64_t start = nr * SUMS_RANGE, at = start, size = qcow2_size(s->img);
@@ -115,6 +115,12 @@ int scan_one(const struct scan_source *s, uint64_t nr, void *buf,
 		if (run.type != QCOW2_RUN_DATA && run.type != QCOW2_RUN_COMPRESSED)
 			continue;
 		ret = read_run(s, &run, data, cluster, err);
+		if (bad && ret == -EUCLEAN && run.type == QCOW2_RUN_COMPRESSED) {
+			memset(data, 0, cluster);
+			bad[(at - start) / cluster] = true;
+			r->nr_bad++;
+			continue;
+		}
 		if (ret)
 			return ret;
 		r->copied += run.length;
@@ -154,7 +160,7 @@ static void work(struct work *w, struct progress *progress)
 	       (nr = atomic_fetch_add(&w->next, 1)) < w->scan->sums.nr) {
 		struct scan_range *r = &w->range[nr];
 
-		if (scan_one(&w->source, nr, buf, r, &err)) {
+		if (scan_one(&w->source, nr, buf, NULL, r, &err)) {
 			*r = (struct scan_range){ 0 };
 			note_bad(w, nr, &err);
 		}

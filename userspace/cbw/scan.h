@@ -18,12 +18,14 @@ struct qcow2_image;
  * @bytes: that went into it, for crc32c_combine()
  * @copied: in clusters with data, plain and compressed, up to the volume's end
  * @zeros: in zero clusters
+ * @nr_bad: clusters that could not be decompressed
  */
 struct scan_range {
 	uint32_t crc;
 	uint64_t bytes;
 	uint64_t copied;
 	uint64_t zeros;
+	unsigned int nr_bad;
 };
 
 /**
@@ -49,10 +51,12 @@ void *scan_buffer(void);
  * scan_one - read range @nr
  * @buf: from scan_buffer(); what is in clusters with data is there, afterwards, at
  *	the place that it has in the range. The rest is left alone.
+ * @bad: set for each of the range's clusters that is compressed and cannot be decompressed:
+ *	zeros are in its place, and @r does not have it. NULL: that is an error.
  *
  * Any thread.
  */
-int scan_one(const struct scan_source *s, uint64_t nr, void *buf,
+int scan_one(const struct scan_source *s, uint64_t nr, void *buf, bool *bad,
 	     struct scan_range *r, struct cbw_error *err);
 
 /**

@@ -222,19 +222,28 @@ int q2_decompress(struct q2_layer *l, uint64_t guest, uint64_t entry, struct qco
 	return ret;
 }
 
+static int packed_entry(struct q2_layer *l, uint64_t guest, uint64_t *entry, struct qcow2_error *err)
+{
+	struct q2_extent x;
+	int ret = q2_map_layer(l, guest, q2_min(l->cluster_size, l->size - guest), &x, err);
+
+	if (!ret && x.type != QCOW2_RUN_COMPRESSED)
+		return q2_err(err, EINVAL, "%s: guest offset %llu is not compressed", l->name, ull(guest));
+	*entry = ret ? 0 : x.entry;
+	return ret;
+}
+
 static int read_compressed(struct q2_layer *l, uint64_t guest, void *buf, size_t room, size_t *len,
 			   struct qcow2_error *err)
 {
-	struct q2_extent x;
 	uint8_t *in = NULL;
+	uint64_t entry;
 	size_t used = 0;
 	int ret;
 
-	ret = q2_map_layer(l, guest, q2_min(l->cluster_size, l->size - guest), &x, err);
-	if (!ret && x.type != QCOW2_RUN_COMPRESSED)
-		ret = q2_err(err, EINVAL, "%s: guest offset %llu is not compressed", l->name, ull(guest));
+	ret = packed_entry(l, guest, &entry, err);
 	if (!ret)
-		ret = unpack(l, guest, x.entry, &in, &used, err);
+		ret = unpack(l, guest, entry, &in, &used, err);
 	if (!ret && used > room)
 		ret = q2_err(err, E2BIG, "%s: compressed data of guest offset %llu has %zu bytes, more than %zu", l->name,
 			     ull(guest), used, room);
@@ -246,8 +255,27 @@ static int read_compressed(struct q2_layer *l, uint64_t guest, void *buf, size_t
 	return ret;
 }
 
-int qcow2_read_compressed(struct qcow2_image *img, unsigned int layer, uint64_t off, void *buf, size_t room,
-			  size_t *len, struct qcow2_error *err)
+static int peek_compressed(struct q2_layer *l, uint64_t guest, void *buf, size_t room, size_t *len,
+			   struct qcow2_error *err)
+{
+	uint64_t entry, off, n;
+	int ret;
+
+	ret = packed_entry(l, guest, &entry, err);
+	if (ret)
+		return ret;
+	q2_compressed_place(l, entry, &off, &n);
+	n = q2_min(q2_min(n, l->file_size - off), room);
+	ret = q2_pread(l, buf, n, off, "compressed data", err);
+	if (!ret)
+		*len = n;
+	return ret;
+}
+
+typedef int (*read_fn)(struct q2_layer *, uint64_t, void *, size_t, size_t *, struct qcow2_error *);
+
+static int of_layer(struct qcow2_image *img, unsigned int layer, uint64_t off, void *buf, size_t room,
+		    size_t *len, read_fn fn, struct qcow2_error *err)
 {
 	struct q2_layer *l;
 	int ret;
@@ -259,9 +287,21 @@ int qcow2_read_compressed(struct qcow2_image *img, unsigned int layer, uint64_t 
 		return q2_err(err, EINVAL, "%s: guest offset %llu is not a multiple of the cluster size %u, or not below the size %llu",
 			      l->name, ull(off), l->cluster_size, ull(l->size));
 	pthread_mutex_lock(&img->lock);
-	ret = read_compressed(l, off, buf, room, len, err);
+	ret = fn(l, off, buf, room, len, err);
 	pthread_mutex_unlock(&img->lock);
 	return ret;
+}
+
+int qcow2_read_compressed(struct qcow2_image *img, unsigned int layer, uint64_t off, void *buf, size_t room,
+			  size_t *len, struct qcow2_error *err)
+{
+	return of_layer(img, layer, off, buf, room, len, read_compressed, err);
+}
+
+int qcow2_peek_compressed(struct qcow2_image *img, unsigned int layer, uint64_t off, void *buf, size_t room,
+			  size_t *len, struct qcow2_error *err)
+{
+	return of_layer(img, layer, off, buf, room, len, peek_compressed, err);
 }
 
 void q2_decompress_free(struct q2_layer *l)

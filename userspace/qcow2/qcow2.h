@@ -544,6 +544,13 @@ int qcow2_read_compressed(struct qcow2_image *img, unsigned int layer,
 			  struct qcow2_error *err);
 
 /**
+ * qcow2_peek_compressed - the same of one that is damaged: it is not looked at
+ * @len: bytes in @buf: all sectors that it lies in, as far as there is room
+ */
+int qcow2_peek_compressed(struct qcow2_image *img, unsigned int layer, uint64_t offset,
+			  void *buf, size_t room, size_t *len, struct qcow2_error *err);
+
+/**
  * qcow2_set_backing - record another backing file, or none
  * @backing_file, @backing_format: as in struct qcow2_create_opts; NULL, NULL: none
  *

@@ -82,6 +82,37 @@ void poke(const struct points *p, const char *file)
 	free(path);
 }
 
+uint64_t read_be(FILE *f, uint64_t place)
+{
+	unsigned char b[8];
+	uint64_t n = 0;
+	size_t i;
+
+	assert_int_equal(fseek(f, (long)place, SEEK_SET), 0);
+	assert_int_equal(fread(b, 1, sizeof(b), f), sizeof(b));
+	for (i = 0; i < sizeof(b); i++)
+		n = n << 8 | b[i];
+	return n;
+}
+
+uint64_t l2_place(struct qcow2_image *img, uint64_t at)
+{
+	struct qcow2_layer l;
+	uint64_t nr, table;
+	char path[40];
+	FILE *f;
+
+	assert_int_equal(qcow2_get_layer(img, 0, &l), 0);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", l.fd);
+	f = fopen(path, "r");
+	assert_non_null(f);
+	nr = at / l.cluster_size;
+	table = read_be(f, l.l1_offset + nr / (l.cluster_size / 8) * 8) & 0x00fffffffffffe00ull;
+	assert_int_equal(fclose(f), 0);
+	assert_true(table);
+	return table + nr % (l.cluster_size / 8) * 8;
+}
+
 void tool(int (*fn)(int, char **), const struct points *p, const char *line, int status,
 	  const char *says)
 {

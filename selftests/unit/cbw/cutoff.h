@@ -3,8 +3,12 @@
 #ifndef CUTOFF_H
 #define CUTOFF_H
 
+#include <stdio.h>
+
 #include "merge.h"
 #include "points.h"
+
+struct qcow2_image;
 
 #define MIB	(1024u * 1024)
 
@@ -30,6 +34,10 @@ enum merge_state state_of(const struct points *p, struct chain_merge *m);
 
 /* Turns a byte over of what an image itself has from 8 MiB of the volume on. */
 void poke(const struct points *p, const char *file);
+
+/* Where in its file the L2 entry of a byte of the volume is, which has a table; a number there. */
+uint64_t l2_place(struct qcow2_image *img, uint64_t at);
+uint64_t read_be(FILE *f, uint64_t place);
 
 int run_merges(const char *name, const struct CMUnitTest *tests, size_t nr);
 

@@ -32,33 +32,22 @@ static void lose_zero(const struct points *p, const char *file)
 {
 	char *path = xasprintf("%s/%s", p->dir, file), zero[8] = { 0 };
 	struct qcow2_run r = { .type = QCOW2_RUN_DATA };
-	unsigned char entry[8];
 	struct qcow2_image *img;
-	struct qcow2_layer l;
 	struct qcow2_error err;
-	uint64_t at, next, l2, nr;
+	uint64_t at, next, place;
 	FILE *f;
-	size_t i;
 
 	assert_int_equal(qcow2_open(path, QCOW2_OPEN_NO_BACKING, &img, &err), 0);
 	for (at = next = 0; r.type != QCOW2_RUN_ZERO; next += r.length) {
 		at = next;
 		assert_int_equal(qcow2_map_layer(img, 0, at, qcow2_size(img) - at, &r, &err), 0);
 	}
-	assert_int_equal(qcow2_get_layer(img, 0, &l), 0);
-	nr = at / l.cluster_size;
+	place = l2_place(img, at);
+	qcow2_close(img);
 	f = fopen(path, "r+");
 	assert_non_null(f);
-	assert_int_equal(fseek(f, (long)(l.l1_offset + nr / (l.cluster_size / 8) * 8), SEEK_SET), 0);
-	assert_int_equal(fread(entry, 1, 8, f), 8);
-	for (l2 = 0, i = 0; i < 8; i++)
-		l2 = l2 << 8 | entry[i];
-	l2 = (l2 & 0x00fffffffffffe00ull) + nr % (l.cluster_size / 8) * 8;
-	qcow2_close(img);
-	assert_int_equal(fseek(f, (long)l2, SEEK_SET), 0);
-	assert_int_equal(fread(entry, 1, 8, f), 8);
-	assert_int_equal(entry[7] & 1, 1);
-	assert_int_equal(fseek(f, (long)l2, SEEK_SET), 0);
+	assert_int_equal(read_be(f, place) & 1, 1);
+	assert_int_equal(fseek(f, (long)place, SEEK_SET), 0);
 	assert_int_equal(fwrite(zero, 1, 8, f), 8);
 	assert_int_equal(fclose(f), 0);
 	free(path);
