@@ -184,7 +184,7 @@ static int parse_entry(struct json_object *o, const struct chain *chain,
 /* The journal of a merge, if there is one. */
 static int parse_merge(struct json_object *root, struct chain *chain)
 {
-	struct json_object *o, *punch;
+	struct json_object *o, *punch, *doubt = NULL;
 	struct chain_merge *m = &chain->merge;
 	const struct entry *into, *from;
 	const char *state, *file;
@@ -212,6 +212,10 @@ static int parse_merge(struct json_object *root, struct chain *chain)
 	    !number_if(o, "sums_crc32c", UINT32_MAX, &id))
 		return -1;
 	m->sums_crc = (uint32_t)id;
+	if (json_object_object_get_ex(o, "doubt", &doubt) &&
+	    json_object_get_type(doubt) != json_type_boolean)
+		return -1;
+	m->doubt = json_object_get_boolean(doubt);
 	into = chain_by_id(chain, m->into);
 	from = chain_by_id(chain, m->from);
 	if (!into)
@@ -266,6 +270,7 @@ int chain_parse(const char *text, size_t len, struct chain *chain,
 	chain->entry = NULL;
 	chain->nr = 0;
 	chain->merge = (struct chain_merge){ 0 };
+	chain->doubtful = false;
 	if (!tok)
 		return fail_with(err, ENOMEM, "out of memory");
 	json_tokener_set_flags(tok, JSON_TOKENER_STRICT);
@@ -400,6 +405,8 @@ static struct json_object *json_merge(const struct chain_merge *m)
 	put_number(o, "into", m->into);
 	put_text(o, "file", m->file);
 	json_object_object_add(o, "punch", json_object_new_boolean(m->punch));
+	if (m->doubt)
+		json_object_object_add(o, "doubt", json_object_new_boolean(true));
 	if (m->sums_size) {
 		put_number(o, "sums_size", m->sums_size);
 		put_number(o, "sums_crc32c", m->sums_crc);

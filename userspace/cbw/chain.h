@@ -89,11 +89,12 @@ enum merge_state {
  * @sums_size: bytes of the file with the checksums that the result will have; 0: an older
  *	version began it, and there is none
  * @sums_crc: CRC-32C of that
+ * @doubt: what it ends with is damaged in part, or was not checked: who ends it says so
  */
 struct chain_merge {
 	enum merge_state state;
 	uint32_t from, into;
-	bool punch;
+	bool punch, doubt;
 	char file[64];
 	uint64_t sums_size;
 	uint32_t sums_crc;
@@ -108,6 +109,7 @@ struct chain_merge {
  * @bitmap: its bitmap
  * @entry: in order of ids, the newest last
  * @merge: what the next command that locks the chain has to end
+ * @doubtful: a merge with .doubt was ended since the chain was opened
  */
 struct chain {
 	char *dir;
@@ -118,6 +120,7 @@ struct chain {
 	struct entry *entry;
 	size_t nr;
 	struct chain_merge merge;
+	bool doubtful;
 };
 
 /**

@@ -192,7 +192,7 @@ static void check_entry(struct run *r, struct entry *e)
 
 static void check_merge(struct run *r)
 {
-	const struct merge_opts o = { .repair = true, .doubtful = &r->distrust };
+	const struct merge_opts o = { .repair = true };
 	struct cbw_error err;
 
 	if (r->chain.merge.state == MERGE_NONE)
@@ -249,6 +249,8 @@ static int check_dir(const char *dir, bool fix)
 		return distrust(ret) ? EXIT_DISTRUST : EXIT_FAILED;
 	}
 	check_merge(&r);
+	/* it may have been ended when the chain was opened */
+	r.distrust |= r.chain.doubtful;
 	for (i = 0; i < r.chain.nr; i++)
 		check_entry(&r, &r.chain.entry[i]);
 	if (r.dirty && chain_save(&r.chain, NULL, &err))

@@ -92,14 +92,15 @@ static int end_merge(const char *what, struct chain *chain,
 	struct cbw_error err;
 	int ret;
 
+	/* when the chain was opened, and it has said so */
 	if (was.state == MERGE_NONE)
-		return EXIT_OK;
+		return chain->doubtful ? EXIT_DISTRUST : EXIT_OK;
 	ret = merge_resume(chain, opts, &err);
 	if (ret)
 		return fail_status(what, ret, &err);
 	say("%s: the merge of %u into %u, which had been cut off, was ended",
 	    esc(chain->dir), was.from, was.into);
-	return EXIT_OK;
+	return chain->doubtful ? EXIT_DISTRUST : EXIT_OK;
 }
 
 /* What an unfinished backup goes on top of must not change, and its image has no entry yet. */

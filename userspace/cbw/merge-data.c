@@ -242,7 +242,7 @@ static int count(struct merge_run *m, struct entry *result, struct cbw_error *er
 int merge_data(const struct chain *chain, const struct entry *lower,
 	       const struct entry *upper, const struct details *lower_d,
 	       const struct details *upper_d, const struct sums *after,
-	       const struct merge_opts *opts, struct entry *result,
+	       const struct merge_opts *opts, struct entry *result, bool *doubt,
 	       struct cbw_error *err)
 {
 	struct merge_run m = {
@@ -274,7 +274,6 @@ int merge_data(const struct chain *chain, const struct entry *lower,
 		ret = count(&m, result, err);
 	progress_end(&m.progress);
 	merge_close(&m);
-	if (m.doubtful && opts->doubtful)
-		*opts->doubtful = true;
+	*doubt |= m.doubtful;
 	return ret;
 }

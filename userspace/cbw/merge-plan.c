@@ -94,6 +94,11 @@ int merge_names(struct chain *chain, struct cbw_error *err)
 		ret = fail_with(err, errno, "%s: %s", esc(chain->dir), strerror(errno));
 	if (ret)
 		return ret;
+	if (chain->merge.doubt) {
+		say("%s: the merge of %u into %u has ended; what it took in is damaged in part, or was not checked: 'cbw verify %s' says what is known of that",
+		    esc(chain->dir), chain->merge.from, chain->merge.into, esc(chain->dir));
+		chain->doubtful = true;
+	}
 	chain->merge = (struct chain_merge){ 0 };
 	ret = chain_save(chain, NULL, err);
 	return ret ? ret : chain_clean(chain, NULL, err);

@@ -117,7 +117,8 @@ static int run(struct chain *chain, const struct merge_opts *opts, struct cbw_er
 	chain_file_name(result.id, result.type, result.file);
 	low = if_details(chain, &lower, &lower_d);
 	up = if_details(chain, &upper, &upper_d);
-	ret = merge_data(chain, &lower, &upper, low, up, &after, &o, &result, err);
+	ret = merge_data(chain, &lower, &upper, low, up, &after, &o, &result,
+			 &chain->merge.doubt, err);
 	if (!ret)
 		ret = merge_plan(chain, &lower, &upper, &result, &after, opts->json, err);
 	details_free(&lower_d);
@@ -280,8 +281,7 @@ static int resume_without(struct chain *chain, const struct merge_opts *opts,
 				 esc(chain->dir));
 	say("%s: what the merge of %u into %u has to end with is not known any more (%s): it is ended with what is there, and nothing tells whether that is damaged",
 	    esc(chain->dir), chain->merge.from, chain->merge.into, why.msg);
-	if (opts->doubtful)
-		*opts->doubtful = true;
+	chain->merge.doubt = true;
 	return run_held(chain, RUN_SAVE | RUN_LOST, opts, err);
 }
 

@@ -17,7 +17,7 @@
  *    is begun anew, and whatever was punched: the lower image under what the upper one still
  *    has is the result, whose checksum is known; so damage never gets one that fits. Who has lost
  *    the checksums and goes on all the same first writes down others, which do not fit what is
- *    known to be damaged. What cannot be decompressed stays so, or is left out of what can be
+ *    known to be damaged, and, with them, that there is a doubt, until the journal goes. What cannot be decompressed stays so, or is left out of what can be
  *    read beside it (enum loss): only with repair, and its range keeps the old checksum.
  * 3. Details of the result are written, and of those images that will have another
  *    backing file name, beside the old ones.
@@ -39,15 +39,13 @@
  * @json: progress as JSON lines
  * @batch: made durable, and punched, after so many bytes; 0: 64 MiB
  * @repair: merge_resume() ends the merge with what is there, also if that is not what it was
- *	or that cannot be told
- * @doubtful: set if it came to that; with @repair
+ *	or that cannot be told; if it comes to that, chain.doubtful is set
  */
 struct merge_opts {
 	bool punch;
 	bool json;
 	uint64_t batch;
 	bool repair;
-	bool *doubtful;
 };
 
 /**
@@ -103,11 +101,12 @@ int merge_guess(struct chain *chain, const struct entry *lower, const struct ent
  * @lower_d, @upper_d: what there is of details, or NULL
  * @after: sums that the result has to have, from merge_verify() or merge_guess()
  * @result: .copied, .zero and .crc are filled in
+ * @doubt: set if a range is not what it has to be
  */
 int merge_data(const struct chain *chain, const struct entry *lower,
 	       const struct entry *upper, const struct details *lower_d,
 	       const struct details *upper_d, const struct sums *after,
-	       const struct merge_opts *opts, struct entry *result,
+	       const struct merge_opts *opts, struct entry *result, bool *doubt,
 	       struct cbw_error *err);
 
 /**
