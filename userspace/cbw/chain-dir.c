@@ -285,6 +285,7 @@ int chain_clean(struct chain *chain, unsigned int *removed,
 int chain_save(const struct chain *chain, bool *named, struct cbw_error *err)
 {
 	char *text = chain_format(chain);
+	bool renamed = false;
 	int fd, ret;
 
 	fd = openat(chain->dirfd, MANIFEST_TMP,
@@ -306,11 +307,15 @@ int chain_save(const struct chain *chain, bool *named, struct cbw_error *err)
 			     CHAIN_MANIFEST))
 		ret = -errno;
 	if (!ret) {
+		renamed = true;
 		if (named)
 			*named = true;
 		if (fsync(chain->dirfd))
 			ret = -errno;
 	}
+	/* half of it would take the room that there was not */
+	if (!renamed)
+		(void)unlinkat(chain->dirfd, MANIFEST_TMP, 0);
 out:
 	free(text);
 	if (ret)

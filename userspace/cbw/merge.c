@@ -153,23 +153,22 @@ enum {
 static int run_held(struct chain *chain, unsigned int how, const struct merge_opts *opts,
 		    struct cbw_error *err)
 {
-	bool fresh = how & RUN_FRESH;
+	bool fresh = how & RUN_FRESH, named = false;
 	int lower = -1, upper = -1, ret;
 
 	ret = hold(chain, chain_by_id(chain, chain->merge.from), &lower, err);
 	if (!ret)
 		ret = hold(chain, chain_by_id(chain, chain->merge.into), &upper, err);
-	if (ret && fresh) {
-		merge_sums_remove(chain);
-		chain->merge = (struct chain_merge){ 0 };
-	}
 	if (!ret && how & RUN_LOST)
 		ret = write_guess(chain, opts->json, err);
 	/* only now is anything said to have begun */
-	if (!ret && how & (RUN_FRESH | RUN_SAVE)) {
-		ret = chain_save(chain, NULL, err);
-		if (ret && fresh)
-			chain->merge = (struct chain_merge){ 0 };
+	if (!ret && how & (RUN_FRESH | RUN_SAVE))
+		ret = chain_save(chain, &named, err);
+	if (ret && fresh) {
+		/* a manifest that is there, if not durably, needs them */
+		if (!named)
+			merge_sums_remove(chain);
+		chain->merge = (struct chain_merge){ 0 };
 	}
 	if (!ret)
 		ret = run(chain, opts, err);
@@ -247,8 +246,11 @@ int merge_into(struct chain *chain, uint32_t id, const struct merge_opts *opts,
 	ret = merge_children(chain, lower, upper, opts->json, err);
 	if (!ret)
 		ret = sound(chain, lower, upper, opts->json, err);
-	if (ret)
+	if (ret) {
+		merge_sums_remove(chain);
+		chain->merge = (struct chain_merge){ 0 };
 		return ret;
+	}
 	chain->merge.state = MERGE_DATA;
 	chain->merge.from = lower->id;
 	chain->merge.into = upper->id;

@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include "cutoff.h"
-#include "faults.h"
 #include "qcow2.h"
 
 char top[64] = "/dev/shm/cbw-unit-XXXXXX";
@@ -37,7 +36,8 @@ void build(struct points *p, const char *name)
 	free(dir);
 }
 
-bool cut_off(const struct points *p, uint32_t id, const struct merge_opts *o, unsigned int n)
+bool hit_at(const struct points *p, uint32_t id, const struct merge_opts *o, enum fault kind,
+	    unsigned int n)
 {
 	int status;
 	pid_t pid;
@@ -48,15 +48,22 @@ bool cut_off(const struct points *p, uint32_t id, const struct merge_opts *o, un
 	if (!pid) {
 		struct cbw_error err;
 		struct chain c;
+		int ret;
 
 		if (chain_open_locked(p->dir, &c, &err))
 			_exit(1);
-		faults_begin(FAULT_KILL, n, NULL);
-		_exit(c.merge.state ? !!merge_resume(&c, o, &err) : !!merge_into(&c, id, o, &err));
+		faults_begin(kind, n, NULL);
+		ret = c.merge.state ? merge_resume(&c, o, &err) : merge_into(&c, id, o, &err);
+		_exit(faults_happened() ? FAULT_EXIT : !!ret);
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_true(WIFEXITED(status));
 	return WEXITSTATUS(status) == FAULT_EXIT;
+}
+
+bool cut_off(const struct points *p, uint32_t id, const struct merge_opts *o, unsigned int n)
+{
+	return hit_at(p, id, o, FAULT_KILL, n);
 }
 
 void poke(const struct points *p, const char *file)

@@ -5,6 +5,7 @@
 
 #include <stdio.h>
 
+#include "faults.h"
 #include "merge.h"
 #include "points.h"
 
@@ -28,6 +29,10 @@ void build(struct points *p, const char *name);
 
 /* Dies at call @n of a merge of @id into what it stands on, or of ending one; whether it got there. */
 bool cut_off(const struct points *p, uint32_t id, const struct merge_opts *o, unsigned int n);
+
+/* The same with another fault: an error is what the merge ends with, then. */
+bool hit_at(const struct points *p, uint32_t id, const struct merge_opts *o, enum fault kind,
+	    unsigned int n);
 
 /* How far the merge is; just before its end there is no chain to be read. @m: NULL: not wanted */
 enum merge_state state_of(const struct points *p, struct chain_merge *m);

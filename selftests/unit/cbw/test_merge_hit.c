@@ -132,6 +132,33 @@ static void child_same_name(void **state)
 	run("rm -r %s/*", top);
 }
 
+/* One that cannot begin, as without space, leaves nothing that takes more of it. */
+static void nothing_left(void **state)
+{
+	const struct merge_opts o = { 0 };
+	enum merge_state now = MERGE_NONE;
+	struct points p;
+	unsigned int n;
+
+	(void)state;
+	build(&p, "left");
+	run("cp -a --sparse=always '%1$s' '%1$s.orig'", p.dir);
+	for (n = 0; now == MERGE_NONE; n++) {
+		assert_true(hit_at(&p, 2, &o, FAULT_ERROR, n));
+		now = state_of(&p, NULL);
+		if (now == MERGE_NONE)
+			run("diff -r '%1$s' '%1$s.orig'", p.dir);
+	}
+	printf("# %u calls until it begins\n", n);
+	/* what is named, if not durably, has what it needs */
+	assert_int_equal(now, MERGE_DATA);
+	tool(cmd_chain, &p, "chain merge DIR", EXIT_OK, "was ended");
+	points_are(&p, "2 3 4");
+	points_check(&p, true);
+	points_free(&p);
+	run("rm -r %s/*", top);
+}
+
 /* ---- while it is under way ------------------------------------------------ */
 
 /* What the upper image does not have any more was not taken in because of that. */
@@ -270,6 +297,7 @@ int main(void)
 		cmocka_unit_test(child_header),
 		cmocka_unit_test(child_missing),
 		cmocka_unit_test(child_same_name),
+		cmocka_unit_test(nothing_left),
 		cmocka_unit_test(l1_meanwhile),
 		cmocka_unit_test(l1_unknown),
 		cmocka_unit_test(header_meanwhile),
