@@ -36,8 +36,7 @@ void build(struct points *p, const char *name)
 	free(dir);
 }
 
-bool hit_at(const struct points *p, uint32_t id, const struct merge_opts *o, enum fault kind,
-	    unsigned int n)
+int forked(int (*fn)(const void *arg), const void *arg)
 {
 	int status;
 	pid_t pid;
@@ -45,20 +44,41 @@ bool hit_at(const struct points *p, uint32_t id, const struct merge_opts *o, enu
 	fflush(NULL);
 	pid = fork();
 	assert_true(pid >= 0);
-	if (!pid) {
-		struct cbw_error err;
-		struct chain c;
-		int ret;
-
-		if (chain_open_locked(p->dir, &c, &err))
-			_exit(1);
-		faults_begin(kind, n, NULL);
-		ret = c.merge.state ? merge_resume(&c, o, &err) : merge_into(&c, id, o, &err);
-		_exit(faults_happened() ? FAULT_EXIT : !!ret);
-	}
+	if (!pid)
+		_exit(fn(arg));
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_true(WIFEXITED(status));
-	return WEXITSTATUS(status) == FAULT_EXIT;
+	return WEXITSTATUS(status);
+}
+
+struct hit {
+	const struct points *p;
+	const struct merge_opts *o;
+	uint32_t id;
+	enum fault kind;
+	unsigned int n;
+};
+
+static int merge_hit(const void *arg)
+{
+	const struct hit *h = arg;
+	struct cbw_error err;
+	struct chain c;
+	int ret;
+
+	if (chain_open_locked(h->p->dir, &c, &err))
+		return 1;
+	faults_begin(h->kind, h->n, NULL);
+	ret = c.merge.state ? merge_resume(&c, h->o, &err) : merge_into(&c, h->id, h->o, &err);
+	return faults_happened() ? FAULT_EXIT : !!ret;
+}
+
+bool hit_at(const struct points *p, uint32_t id, const struct merge_opts *o, enum fault kind,
+	    unsigned int n)
+{
+	const struct hit h = { .p = p, .o = o, .id = id, .kind = kind, .n = n };
+
+	return forked(merge_hit, &h) == FAULT_EXIT;
 }
 
 bool cut_off(const struct points *p, uint32_t id, const struct merge_opts *o, unsigned int n)
@@ -66,58 +86,105 @@ bool cut_off(const struct points *p, uint32_t id, const struct merge_opts *o, un
 	return hit_at(p, id, o, FAULT_KILL, n);
 }
 
-void poke(const struct points *p, const char *file)
+void begun(const struct points *p, uint32_t id, bool punch, unsigned int more)
 {
-	char *path = xasprintf("%s/%s", p->dir, file), byte;
-	struct qcow2_run r = { .type = QCOW2_RUN_ZERO };
-	struct qcow2_image *img;
-	struct qcow2_error err;
-	uint64_t at;
-	FILE *f;
+	const struct merge_opts o = { .punch = punch, .batch = 4 * MIB };
+	unsigned int n;
 
-	assert_int_equal(qcow2_open(path, QCOW2_OPEN_NO_BACKING, &img, &err), 0);
-	for (at = 8 * MIB; r.type != QCOW2_RUN_DATA; at += r.length)
-		assert_int_equal(qcow2_map_layer(img, 0, at, qcow2_size(img) - at, &r, &err), 0);
-	qcow2_close(img);
-	f = fopen(path, "r+");
-	assert_non_null(f);
-	assert_int_equal(fseek(f, (long)r.host_offset + 100, SEEK_SET), 0);
-	byte = (char)~fgetc(f);
-	assert_int_equal(fseek(f, (long)r.host_offset + 100, SEEK_SET), 0);
-	fputc(byte, f);
-	assert_int_equal(fclose(f), 0);
-	free(path);
+	for (n = 0; state_of(p, NULL) == MERGE_NONE; n++)
+		assert_true(cut_off(p, id, &o, n));
+	if (more)
+		assert_true(cut_off(p, id, &o, more));
+	assert_int_equal(state_of(p, NULL), MERGE_DATA);
 }
 
-uint64_t read_be(FILE *f, uint64_t place)
+struct qcow2_image *image_of(const struct points *p, const char *file)
 {
+	char *path = xasprintf("%s/%s", p->dir, file);
+	struct qcow2_image *img;
+	struct qcow2_error err;
+
+	if (qcow2_open(path, QCOW2_OPEN_NO_BACKING, &img, &err))
+		fail_msg("%s", err.msg);
+	free(path);
+	return img;
+}
+
+static FILE *file_of(const struct points *p, const char *file)
+{
+	char *path = xasprintf("%s/%s", p->dir, file);
+	FILE *f = fopen(path, "r+");
+
+	assert_non_null(f);
+	free(path);
+	return f;
+}
+
+void put_at(const struct points *p, const char *file, uint64_t place, const void *bytes, size_t len)
+{
+	FILE *f = file_of(p, file);
+
+	assert_int_equal(fseek(f, (long)place, SEEK_SET), 0);
+	assert_int_equal(fwrite(bytes, 1, len, f), len);
+	assert_int_equal(fclose(f), 0);
+}
+
+uint64_t number_at(const struct points *p, const char *file, uint64_t place)
+{
+	FILE *f = file_of(p, file);
 	unsigned char b[8];
 	uint64_t n = 0;
 	size_t i;
 
 	assert_int_equal(fseek(f, (long)place, SEEK_SET), 0);
 	assert_int_equal(fread(b, 1, sizeof(b), f), sizeof(b));
+	assert_int_equal(fclose(f), 0);
 	for (i = 0; i < sizeof(b); i++)
 		n = n << 8 | b[i];
 	return n;
 }
 
-uint64_t l2_place(struct qcow2_image *img, uint64_t at)
+uint64_t l2_place(const struct points *p, const char *file, uint64_t at)
 {
+	struct qcow2_image *img = image_of(p, file);
 	struct qcow2_layer l;
 	uint64_t nr, table;
-	char path[40];
-	FILE *f;
 
 	assert_int_equal(qcow2_get_layer(img, 0, &l), 0);
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", l.fd);
-	f = fopen(path, "r");
-	assert_non_null(f);
 	nr = at / l.cluster_size;
-	table = read_be(f, l.l1_offset + nr / (l.cluster_size / 8) * 8) & 0x00fffffffffffe00ull;
-	assert_int_equal(fclose(f), 0);
+	table = number_at(p, file, l.l1_offset + nr / (l.cluster_size / 8) * 8) & 0x00fffffffffffe00ull;
 	assert_true(table);
-	return table + nr % (l.cluster_size / 8) * 8;
+	table += nr % (l.cluster_size / 8) * 8;
+	qcow2_close(img);
+	return table;
+}
+
+void poke(const struct points *p, const char *file)
+{
+	struct qcow2_image *img = image_of(p, file);
+	struct qcow2_run r = { .type = QCOW2_RUN_ZERO };
+	struct qcow2_error err;
+	unsigned char byte;
+	uint64_t at;
+
+	for (at = 8 * MIB; r.type != QCOW2_RUN_DATA; at += r.length)
+		assert_int_equal(qcow2_map_layer(img, 0, at, qcow2_size(img) - at, &r, &err), 0);
+	qcow2_close(img);
+	byte = (unsigned char)~(number_at(p, file, r.host_offset + 100) >> 56);
+	put_at(p, file, r.host_offset + 100, &byte, 1);
+}
+
+void sound(const struct points *p, const char *ids)
+{
+	points_are(p, ids);
+	points_check(p, true);
+	tool(cmd_verify, p, "verify DIR", EXIT_OK, NULL);
+}
+
+void drop(struct points *p)
+{
+	points_free(p);
+	run("rm -r %s/*", top);
 }
 
 void tool(int (*fn)(int, char **), const struct points *p, const char *line, int status,

@@ -3,8 +3,6 @@
 #ifndef CUTOFF_H
 #define CUTOFF_H
 
-#include <stdio.h>
-
 #include "faults.h"
 #include "merge.h"
 #include "points.h"
@@ -34,15 +32,34 @@ bool cut_off(const struct points *p, uint32_t id, const struct merge_opts *o, un
 bool hit_at(const struct points *p, uint32_t id, const struct merge_opts *o, enum fault kind,
 	    unsigned int n);
 
+/*
+ * A merge of @id that dies when it has just begun, and again after @more calls that change files;
+ * 0: not again.
+ */
+void begun(const struct points *p, uint32_t id, bool punch, unsigned int more);
+
+/* What @fn returns in a process of its own, in which it may die. */
+int forked(int (*fn)(const void *arg), const void *arg);
+
 /* How far the merge is; just before its end there is no chain to be read. @m: NULL: not wanted */
 enum merge_state state_of(const struct points *p, struct chain_merge *m);
 
 /* Turns a byte over of what an image itself has from 8 MiB of the volume on. */
 void poke(const struct points *p, const char *file);
 
-/* Where in its file the L2 entry of a byte of the volume is, which has a table; a number there. */
-uint64_t l2_place(struct qcow2_image *img, uint64_t at);
-uint64_t read_be(FILE *f, uint64_t place);
+/* These points in time are there, read as they have to, and all that is there is good. */
+void sound(const struct points *p, const char *ids);
+
+/* The chain goes, and all else that is at @top. */
+void drop(struct points *p);
+
+/* An image by itself; bytes of its file, and a number there as the format has them. */
+struct qcow2_image *image_of(const struct points *p, const char *file);
+void put_at(const struct points *p, const char *file, uint64_t place, const void *bytes, size_t len);
+uint64_t number_at(const struct points *p, const char *file, uint64_t place);
+
+/* Where in its file the L2 entry of a byte of the volume is, which has a table. */
+uint64_t l2_place(const struct points *p, const char *file, uint64_t at);
 
 int run_merges(const char *name, const struct CMUnitTest *tests, size_t nr);
 

@@ -21,36 +21,22 @@ static void build_through(struct points *p, const char *name)
 	free(dir);
 }
 
-static void end(struct points *p)
-{
-	points_free(p);
-	run("rm -r %s/*", top);
-}
-
 /* The L2 entry of the first zero cluster that an image has: to be as if it had nothing there. */
 static void lose_zero(const struct points *p, const char *file)
 {
-	char *path = xasprintf("%s/%s", p->dir, file), zero[8] = { 0 };
 	struct qcow2_run r = { .type = QCOW2_RUN_DATA };
-	struct qcow2_image *img;
+	struct qcow2_image *img = image_of(p, file);
 	struct qcow2_error err;
 	uint64_t at, next, place;
-	FILE *f;
 
-	assert_int_equal(qcow2_open(path, QCOW2_OPEN_NO_BACKING, &img, &err), 0);
 	for (at = next = 0; r.type != QCOW2_RUN_ZERO; next += r.length) {
 		at = next;
 		assert_int_equal(qcow2_map_layer(img, 0, at, qcow2_size(img) - at, &r, &err), 0);
 	}
-	place = l2_place(img, at);
 	qcow2_close(img);
-	f = fopen(path, "r+");
-	assert_non_null(f);
-	assert_int_equal(read_be(f, place) & 1, 1);
-	assert_int_equal(fseek(f, (long)place, SEEK_SET), 0);
-	assert_int_equal(fwrite(zero, 1, 8, f), 8);
-	assert_int_equal(fclose(f), 0);
-	free(path);
+	place = l2_place(p, file, at);
+	assert_int_equal(number_at(p, file, place) & 1, 1);
+	put_at(p, file, place, "\0\0\0\0\0\0\0", 8);
 }
 
 /* It is refused before anything is changed; with a good file again it ends well. */
@@ -82,7 +68,7 @@ static void data(void **state)
 	poke(&p, "000001-full.qcow2");
 	refused(&p, "chain merge DIR 2..3", "000001-full.qcow2", "good", "the merge would read that");
 	points_are(&p, "1 3 4");
-	end(&p);
+	drop(&p);
 }
 
 /* Without its details it is compared with the sum of it all, and gets them if it is good. */
@@ -97,7 +83,7 @@ static void no_details(void **state)
 	refused(&p, "chain merge DIR 2..3", "000001-full.qcow2", "good", "content has changed");
 	points_are(&p, "1 3 4");
 	run_in(&p, "test -e 000001-full.json");
-	end(&p);
+	drop(&p);
 }
 
 /* What hides something below with zeros has no checksum, but there is a number of them. */
@@ -126,7 +112,7 @@ static void zeros(void **state)
 		lose_zero(&p, file[i]);
 		tool(cmd_verify, &p, "verify DIR", EXIT_DISTRUST, "zero clusters have changed");
 		refused(&p, line[i], file[i], "good", "zero clusters have changed");
-		end(&p);
+		drop(&p);
 	}
 }
 
@@ -145,7 +131,7 @@ static void not_read(void **state)
 	run_in(&p, "cp ../good 000001-full.qcow2");
 	points_check(&p, true);
 	tool(cmd_verify, &p, "verify DIR", EXIT_OK, NULL);
-	end(&p);
+	drop(&p);
 }
 
 /* A merge that has begun, and lost what it ends with: the range stays known as damaged. */
@@ -153,16 +139,13 @@ static void lost(void **state)
 {
 	static const char *const lose[] = { "rm merge.json", "rm merge.json 000003-*.json",
 		"rm merge.json 000001-*.json" };
-	const struct merge_opts o = { .batch = 4 * MIB };
 	struct points p;
-	unsigned int n;
 	size_t i;
 
 	(void)state;
 	for (i = 0; i < 3; i++) {
 		build_through(&p, "lost");
-		for (n = 0; state_of(&p, NULL) == MERGE_NONE; n++)
-			assert_true(cut_off(&p, 3, &o, n));
+		begun(&p, 3, false, 0);
 		run_in(&p, "cp 000001-full.qcow2 ../good");
 		run_in(&p, lose[i]);
 		poke(&p, "000001-full.qcow2");
@@ -174,7 +157,7 @@ static void lost(void **state)
 		/* with no details of it nothing tells which part that was */
 		tool(cmd_verify, &p, "verify DIR", EXIT_DISTRUST, i < 2 ?
 		     "000003-inc.qcow2: damaged: bytes 8388608 to" : "000003-inc.qcow2: damaged: bytes 0 to");
-		end(&p);
+		drop(&p);
 	}
 }
 

@@ -8,13 +8,13 @@
 #include "cutoff.h"
 #include "restore.h"
 
-struct hit {
+struct bad {
 	const char *how, *says;
 	int status;
 };
 
 /* Refused, with nothing changed; and with the files put back it ends well. */
-static void refused(const struct hit *h, size_t nr)
+static void refused(const struct bad *h, size_t nr)
 {
 	struct points p;
 	size_t i;
@@ -31,18 +31,15 @@ static void refused(const struct hit *h, size_t nr)
 		points_are(&p, "1 2 3 4");
 		run_in(&p, "rm -rf 000003* && cp -a ../good/000003* .");
 		tool(cmd_chain, &p, "chain merge DIR 1..2", EXIT_OK, NULL);
-		points_are(&p, "2 3 4");
-		points_check(&p, true);
-		tool(cmd_verify, &p, "verify DIR", EXIT_OK, NULL);
-		points_free(&p);
-		run("rm -r %s/*", top);
+		sound(&p, "2 3 4");
+		drop(&p);
 	}
 }
 
 /* Without details nothing would be left that tells what its header has to be. */
 static void no_details(void **state)
 {
-	static const struct hit hit[] = {
+	static const struct bad hit[] = {
 		{ "rm 000003-inc.qcow2 000003-inc.json", "No such file", EXIT_FAILED },
 		{ "cp 000004-inc.qcow2 000003-inc.qcow2 && rm 000003-inc.json",
 		  "another point in time", EXIT_DISTRUST },
@@ -59,7 +56,7 @@ static void no_details(void **state)
 /* Nor could it be gone on with when its turn comes. */
 static void unreadable(void **state)
 {
-	static const struct hit hit[] = {
+	static const struct bad hit[] = {
 		{ "rm 000003-inc.qcow2 && mkdir 000003-inc.qcow2", "Is a directory", EXIT_FAILED },
 	};
 
@@ -79,35 +76,29 @@ static void altered(void **state)
 	tool(cmd_chain, &p, "chain merge DIR 1..2", EXIT_DISTRUST, "content has changed");
 	run_in(&p, "diff -r . ../hit");
 	/* of one that has its details nothing is needed */
-	points_free(&p);
-	run("rm -r %s/*", top);
+	drop(&p);
 	build(&p, "altered");
 	poke(&p, "000003-inc.qcow2");
 	tool(cmd_chain, &p, "chain merge DIR 1..2", EXIT_OK, NULL);
 	tool(cmd_verify, &p, "verify DIR", EXIT_DISTRUST, "000003-inc.qcow2: damaged");
 	poke(&p, "000003-inc.qcow2");
 	points_check(&p, true);
-	points_free(&p);
-	run("rm -r %s/*", top);
+	drop(&p);
 }
 
 /* One without details that is sound gets them before it begins. */
 static void old(void **state)
 {
-	const struct merge_opts o = { 0 };
 	struct points p;
-	unsigned int n;
 
 	(void)state;
 	build(&p, "old");
 	run_in(&p, "rm 000003-inc.json");
-	for (n = 0; state_of(&p, NULL) == MERGE_NONE; n++)
-		assert_true(cut_off(&p, 2, &o, n));
+	begun(&p, 2, false, 0);
 	run_in(&p, "ls 000003-inc.json* >/dev/null && rm 000003-inc.qcow2 && cp 000004-inc.qcow2 ../other");
 	tool(cmd_chain, &p, "chain merge DIR", EXIT_OK, "cannot be read until");
 	points_are(&p, "2 3 4");
-	points_free(&p);
-	run("rm -r %s/*", top);
+	drop(&p);
 }
 
 /* What its details can bring back does not keep it from being merged, but is said at once. */
@@ -129,8 +120,7 @@ static void said_first(void **state)
 		if (!strstr(out, "000003-inc.qcow2") || !strstr(out, "its details have what its header will be"))
 			fail_msg("%s", out);
 		points_are(&p, "1 2 3 4");
-		points_free(&p);
-		run("rm -r %s/*", top);
+		drop(&p);
 	}
 }
 

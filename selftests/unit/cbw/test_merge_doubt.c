@@ -22,13 +22,8 @@ static bool ended(const struct points *p)
 /* A merge of 2 into 1 that dies half way, and loses that; as an older version had it, or not. */
 static void begin(struct points *p, bool punch, bool old)
 {
-	const struct merge_opts o = { .punch = punch, .batch = 4 * MIB };
-	unsigned int n;
-
 	build(p, "doubt");
-	for (n = 0; ended(p); n++)
-		assert_true(cut_off(p, 2, &o, n));
-	assert_true(cut_off(p, 2, &o, 12));
+	begun(p, 2, punch, 12);
 	run_in(p, old ? "rm merge.json && sed -i '/\"sums_/d; s/\\(\"punch\": *[a-z]*\\),/\\1/' manifest.json" :
 	       "rm merge.json");
 	assert_int_equal(state_of(p, NULL), MERGE_DATA);
@@ -62,8 +57,7 @@ static void forgotten(bool punch, bool old)
 	}
 	printf("# %s, %s: %u times\n", punch ? "punched" : "not punched",
 	       old ? "of an older version" : "merge.json lost", tries);
-	points_free(&p);
-	run("rm -r %s/*", top);
+	drop(&p);
 }
 
 static void at_each(void **state)
@@ -110,8 +104,7 @@ static void others(void **state)
 		tool(cmd_chain, &p, "chain merge DIR 2..3", EXIT_OK, NULL);
 		points_are(&p, "3 4");
 		points_check(&p, true);
-		points_free(&p);
-		run("rm -r %s/*", top);
+		drop(&p);
 	}
 }
 

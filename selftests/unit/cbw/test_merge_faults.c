@@ -3,43 +3,20 @@
  * Merges of chains with a kill, a power cut or an error at any call that changes a file:
  * every point in time that stays reads as before, and what was begun is ended.
  */
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "faults.h"
-#include "fixture.h"
-#include "points.h"
+#include "cutoff.h"
 #include "prune.h"
 #include "qcow2.h"
 #include "restore.h"
 
-#define MIB	(1024u * 1024)
-
-/* for what is made anew again and again; there is no O_DIRECT on it */
-static char fast[64] = "/dev/shm/cbw-unit-XXXXXX";
-
-static char *in_fast(const char *name)
+static char *in_top(const char *name)
 {
 	static char path[128];
 
-	snprintf(path, sizeof(path), "%s/%s", fast, name);
+	snprintf(path, sizeof(path), "%s/%s", top, name);
 	return path;
-}
-
-static int begin(void **state)
-{
-	(void)state;
-	if (access("/dev/shm", W_OK))
-		snprintf(fast, sizeof(fast), "/tmp/cbw-unit-XXXXXX");
-	return mkdtemp(fast) ? 0 : -1;
-}
-
-static int end(void **state)
-{
-	(void)state;
-	fx_shell("rm -rf %s", fast);
-	return 0;
 }
 
 /* Readers go on meanwhile: all that is not given up reads as it has to. */
@@ -74,43 +51,49 @@ static void readable(const struct points *p, unsigned int n)
 	free(buf);
 }
 
+struct try {
+	const struct points *p;
+	uint32_t id;
+	bool punch;
+	enum fault kind;
+	unsigned int n;
+};
+
+static int merge_try(const void *arg)
+{
+	const struct try *t = arg;
+	struct cbw_error err;
+	int ret;
+
+	srand(t->n * 7 + 1);
+	faults_begin(t->kind, t->n, in_top("kept"));
+	ret = points_merge(t->p->dir, t->id, t->id - 2, t->punch, &err);
+	if (t->kind == FAULT_ERROR && faults_happened() && !ret) {
+		fprintf(stderr, "call %u: an error was not noticed\n", t->n);
+		return 1;
+	}
+	if (ret && !faults_happened()) {
+		fprintf(stderr, "call %u: %s\n", t->n, err.msg);
+		return 1;
+	}
+	return faults_happened() ? FAULT_EXIT : 0;
+}
+
 /* One merge, with a fault at call @n; whether there was a call @n. */
 static bool one_fault(const struct points *p, uint32_t id, bool punch, enum fault kind,
 		      unsigned int n)
 {
-	int status;
-	pid_t pid;
+	const struct try t = { .p = p, .id = id, .punch = punch, .kind = kind, .n = n };
+	int status = forked(merge_try, &t);
 
-	fflush(NULL);
-	pid = fork();
-	assert_true(pid >= 0);
-	if (!pid) {
-		struct cbw_error err;
-		int ret;
-
-		srand(n * 7 + 1);
-		faults_begin(kind, n, in_fast("kept"));
-		ret = points_merge(p->dir, id, id - 2, punch, &err);
-		if (kind == FAULT_ERROR && faults_happened() && !ret) {
-			fprintf(stderr, "call %u: an error was not noticed\n", n);
-			_exit(1);
-		}
-		if (ret && !faults_happened()) {
-			fprintf(stderr, "call %u: %s\n", n, err.msg);
-			_exit(1);
-		}
-		_exit(faults_happened() ? FAULT_EXIT : 0);
-	}
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_true(WIFEXITED(status));
-	if (WEXITSTATUS(status) && WEXITSTATUS(status) != FAULT_EXIT)
-		fail_msg("call %u: status %d", n, WEXITSTATUS(status));
-	return WEXITSTATUS(status);
+	if (status && status != FAULT_EXIT)
+		fail_msg("call %u: status %d", n, status);
+	return status;
 }
 
 static void restore_copy(const char *dir)
 {
-	fx_shell("rm -rf %s; cp -a --sparse=always %s.orig %s", dir, dir, dir);
+	run("rm -rf %1$s; cp -a --sparse=always %1$s.orig %1$s", dir);
 }
 
 /*
@@ -125,8 +108,15 @@ static unsigned int fault_step(void)
 	return step ? step : 1;
 }
 
-static void at_each_call(const char *name, enum fault kind, bool punch, bool twice)
+struct plan {
+	const char *name;
+	enum fault kind;
+	bool punch, twice;	/* twice: and once more while it is ended */
+};
+
+static void at_each_call(void **state)
 {
+	const struct plan *f = *state;
 	static const uint32_t cluster[] = { 65536, 4096, 65536 };
 	static const unsigned int flags[] = { 0, 0, POINT_ZSTD };
 	static const uint32_t targets[] = { 2, 3 };
@@ -137,11 +127,11 @@ static void at_each_call(const char *name, enum fault kind, bool punch, bool twi
 	size_t t;
 
 	srand(11);
-	points_build(&p, in_fast(name), 5 * MIB + 512, 4, cluster, flags, 3);
+	points_build(&p, in_top(f->name), 5 * MIB + 512, 4, cluster, flags, 3);
 	/* one more branch, so that two images get another backing file */
 	points_add(&p, 2, 4096, 0, 1700100000);
-	fx_shell("mv %s %s.orig", p.dir, p.dir);
-	fx_shell("mkdir -p %s", in_fast("kept"));
+	run("mv %1$s %1$s.orig", p.dir);
+	run("mkdir -p %s", in_top("kept"));
 	for (t = 0; t < 2; t++) {
 		/* 2 into the full image, which gets another name; 4 into 3 */
 		uint32_t id = targets[t] == 2 ? 2 : 4;
@@ -149,56 +139,19 @@ static void at_each_call(const char *name, enum fault kind, bool punch, bool twi
 
 		for (n = start; more; n += step, calls++) {
 			restore_copy(p.dir);
-			more = one_fault(&p, id, punch, kind, n);
+			more = one_fault(&p, id, f->punch, f->kind, n);
 			readable(&p, n);
-			/* and once more while it is ended */
-			if (more && twice)
-				one_fault(&p, id, punch, kind, n / 2);
+			if (more && f->twice)
+				one_fault(&p, id, f->punch, f->kind, n / 2);
 			readable(&p, n);
-			if (points_merge(p.dir, id, id - 2, punch, &err))
+			if (points_merge(p.dir, id, id - 2, f->punch, &err))
 				fail_msg("call %u: %s", n, err.msg);
 			points_check(&p, !(n % 32));
 			points_are(&p, id == 2 ? "2 3 4 5" : "1 2 4 5");
 		}
 	}
-	printf("# %s: %u faults, from %u on each %u\n", name, calls, start, step);
+	printf("# %s: %u faults, from %u on each %u\n", f->name, calls, start, step);
 	points_free(&p);
-}
-
-static void killed(void **state)
-{
-	(void)state;
-	at_each_call("killed", FAULT_KILL, false, false);
-}
-
-static void killed_punch(void **state)
-{
-	(void)state;
-	at_each_call("killed-punch", FAULT_KILL, true, true);
-}
-
-static void power(void **state)
-{
-	(void)state;
-	at_each_call("power", FAULT_POWER, false, true);
-}
-
-static void power_punch(void **state)
-{
-	(void)state;
-	at_each_call("power-punch", FAULT_POWER, true, true);
-}
-
-static void errors(void **state)
-{
-	(void)state;
-	at_each_call("errors", FAULT_ERROR, false, false);
-}
-
-static void errors_punch(void **state)
-{
-	(void)state;
-	at_each_call("errors-punch", FAULT_ERROR, true, false);
 }
 
 static uint64_t used(const char *dir)
@@ -214,10 +167,25 @@ static uint64_t used(const char *dir)
 	return (uint64_t)kib * 1024;
 }
 
+static const struct merge_opts small = { .punch = true, .batch = 4 * MIB };
+
+/* Dies at a call, those that open the chain and end what is almost through among them. */
+static int merge_killed(const void *arg)
+{
+	const struct try *t = arg;
+	struct cbw_error err;
+	struct chain c;
+
+	faults_begin(FAULT_KILL, t->n, NULL);
+	if (chain_open_locked(t->p->dir, &c, &err))
+		return 1;
+	return c.merge.state ? !!merge_resume(&c, &small, &err) :
+		c.nr == 2 ? !!merge_into(&c, 2, &small, &err) : 0;
+}
+
 /* While it is punched, a batch is there twice, no more; killed wherever. */
 static void space(void **state)
 {
-	const struct merge_opts o = { .punch = true, .batch = 4 * MIB };
 	uint64_t before, now, most = 0;
 	struct cbw_error err;
 	struct points p;
@@ -226,36 +194,24 @@ static void space(void **state)
 
 	(void)state;
 	srand(14);
-	points_init(&p, in_fast("space"), 64 * MIB);
+	points_init(&p, in_top("space"), 64 * MIB);
 	points_add(&p, 0, 65536, 0, 1);
 	points_add(&p, 1, 65536, POINT_DENSE, 2);
 	before = used(p.dir);
 	for (n = 0;; n += 5) {
-		int status;
-		pid_t pid;
+		const struct try t = { .p = &p, .n = n };
+		int status = forked(merge_killed, &t);
 
-		fflush(NULL);
-		pid = fork();
-		assert_true(pid >= 0);
-		if (!pid) {
-			faults_begin(FAULT_KILL, n, NULL);
-			if (chain_open_locked(p.dir, &c, &err))
-				_exit(1);
-			_exit(c.merge.state ? !!merge_resume(&c, &o, &err) :
-			      c.nr == 2 ? !!merge_into(&c, 2, &o, &err) : 0);
-		}
-		assert_int_equal(waitpid(pid, &status, 0), pid);
-		assert_true(WIFEXITED(status));
 		now = used(p.dir);
 		most = now > most ? now : most;
-		if (WEXITSTATUS(status) != FAULT_EXIT)
+		if (status != FAULT_EXIT)
 			break;
 	}
 	printf("# %llu KiB before, %llu at most, %llu in the end\n", (ull)before / 1024,
 	       (ull)most / 1024, (ull)used(p.dir) / 1024);
 	assert_true(most < before + 10 * MIB);
 	assert_int_equal(chain_open_locked(p.dir, &c, &err), 0);
-	assert_int_equal(merge_resume(&c, &o, &err), 0);
+	assert_int_equal(merge_resume(&c, &small, &err), 0);
 	chain_close(&c);
 	points_are(&p, "2");
 	points_check(&p, true);
@@ -264,17 +220,19 @@ static void space(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(space),
-		cmocka_unit_test(killed),
-		cmocka_unit_test(killed_punch),
-		cmocka_unit_test(power),
-		cmocka_unit_test(power_punch),
-		cmocka_unit_test(errors),
-		cmocka_unit_test(errors_punch),
+	static struct plan plans[] = {
+		{ "killed", FAULT_KILL, false, false },
+		{ "killed_punch", FAULT_KILL, true, true },
+		{ "power", FAULT_POWER, false, true },
+		{ "power_punch", FAULT_POWER, true, true },
+		{ "errors", FAULT_ERROR, false, false },
+		{ "errors_punch", FAULT_ERROR, true, false },
 	};
+	struct CMUnitTest tests[1 + sizeof(plans) / sizeof(plans[0])] = { cmocka_unit_test(space) };
+	size_t i;
 
-	if (getenv("CBW_TEST"))
-		cmocka_set_test_filter(getenv("CBW_TEST"));
-	return cmocka_run_group_tests_name("cbw merges with faults", tests, begin, end);
+	for (i = 0; i < sizeof(plans) / sizeof(plans[0]); i++)
+		tests[1 + i] = (struct CMUnitTest){ .name = plans[i].name,
+			.test_func = at_each_call, .initial_state = &plans[i] };
+	return run_merges("cbw merges with faults", tests, sizeof(tests) / sizeof(tests[0]));
 }
