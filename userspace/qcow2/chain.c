@@ -245,6 +245,16 @@ int q2_open_chain(struct qcow2_image *img, struct q2_layer *top, unsigned int fl
 	return 0;
 }
 
+/* Only who has it open knows that the file is the one that was made, if it still is. */
+void q2_unlink_made(const struct q2_layer *l)
+{
+	struct stat own, now;
+
+	if (l->made && !fstat(l->fd, &own) && !lstat(l->path, &now) &&
+	    own.st_dev == now.st_dev && own.st_ino == now.st_ino)
+		unlink(l->path);
+}
+
 static struct qcow2_image *image_new(struct qcow2_error *err)
 {
 	struct qcow2_image *img = calloc(1, sizeof(*img));
@@ -418,9 +428,8 @@ int qcow2_create(const char *path, const struct qcow2_create_opts *opts,
 	struct qcow2_image *img = NULL, *backing = NULL;
 	struct q2_layer fake = { .fd = -1 }, *l = NULL;
 	unsigned int mode, i;
-	bool arrange, made = false;
-	struct stat own, now;
 	uint32_t cluster;
+	bool arrange;
 	int ret;
 
 	if (!path || !opts || !out)
@@ -453,8 +462,9 @@ int qcow2_create(const char *path, const struct qcow2_create_opts *opts,
 	}
 	mode = opts->mode ? opts->mode : 0600;
 	ret = q2_open_file(path, O_RDWR | O_CREAT | O_EXCL, mode, &l, err);
-	made = !ret;
-	if (ret == -EEXIST && !(opts->flags & QCOW2_CREATE_EXCL))
+	if (!ret)
+		l->made = true;
+	else if (ret == -EEXIST && !(opts->flags & QCOW2_CREATE_EXCL))
 		ret = q2_open_file(path, O_RDWR | O_CREAT, mode, &l, err);
 	if (ret)
 		goto out;
@@ -501,10 +511,10 @@ int qcow2_create(const char *path, const struct qcow2_create_opts *opts,
 	*out = img;
 	img = NULL;
 out:
-	/* only who has it open knows that it is ours, if it still is */
-	if (ret && made && l && !fstat(l->fd, &own) && !stat(path, &now) &&
-	    own.st_dev == now.st_dev && own.st_ino == now.st_ino)
-		unlink(path);
+	if (ret && l) {
+		q2_data_undo(l);
+		q2_unlink_made(l);
+	}
 	q2_layer_free(l);
 	qcow2_close(img);
 	qcow2_close(backing);

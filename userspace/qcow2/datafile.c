@@ -9,6 +9,7 @@
  */
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "qcow2-int.h"
@@ -52,22 +53,30 @@ static int check_alone(const struct qcow2_image *img, const struct q2_layer *l,
 	return 0;
 }
 
-static int open_file(struct qcow2_image *img, struct q2_layer *l, int oflags, unsigned int mode,
-		     struct qcow2_error *err)
+/* @create: it is made if it is not there; then only who made it may remove it */
+static int open_file(struct qcow2_image *img, struct q2_layer *l, int oflags, bool create,
+		     unsigned int mode, struct qcow2_error *err)
 {
 	struct qcow2_error inner;
 	struct q2_layer *data;
+	bool made = false;
 	char *path;
 	int ret;
 
 	path = q2_resolve(l->path, l->data_file);
 	if (!path)
 		return q2_err(err, ENOMEM, "%s: out of memory", l->name);
-	ret = q2_open_file(path, oflags, mode, &data, &inner);
+	ret = q2_open_file(path, oflags | (create ? O_CREAT | O_EXCL : 0), mode, &data, &inner);
+	if (create) {
+		made = !ret;
+		if (ret == -EEXIST)
+			ret = q2_open_file(path, oflags | O_CREAT, mode, &data, &inner);
+	}
 	free(path);
 	if (ret)
 		return q2_err(err, inner.code, "%s: data file: %s", l->name, inner.msg);
 	data->format = QCOW2_FORMAT_RAW;
+	data->made = made;
 	ret = check_alone(img, l, data, err);
 	if (ret) {
 		q2_layer_free(data);
@@ -96,7 +105,7 @@ int q2_data_open(struct qcow2_image *img, struct q2_layer *l, unsigned int flags
 		free(shown);
 		return ret;
 	}
-	return open_file(img, l, l->w ? O_RDWR : O_RDONLY, 0, err);
+	return open_file(img, l, l->w ? O_RDWR : O_RDONLY, false, 0, err);
 }
 
 /* long enough for the guest's data below @end */
@@ -122,8 +131,31 @@ int q2_data_create(struct qcow2_image *img, struct q2_layer *l, const struct qco
 
 	if (!o->data_file || (o->flags & QCOW2_CREATE_NO_DATA_FILE))
 		return 0;
-	ret = open_file(img, l, O_RDWR | O_CREAT, o->mode ? o->mode : 0600, err);
-	return ret ? ret : extend(l->data, l->size, err);
+	ret = open_file(img, l, O_RDWR, true, o->mode ? o->mode : 0600, err);
+	if (ret)
+		return ret;
+	l->data->was = l->data->file_size;
+	return extend(l->data, l->size, err);
+}
+
+/* the image will not be: what was done for it to the data file is undone */
+void q2_data_undo(struct q2_layer *l)
+{
+	struct q2_layer *data = l->data;
+	struct stat st;
+
+	if (!data || data->rdev)
+		return;
+	if (data->made) {
+		q2_unlink_made(data);
+		return;
+	}
+	if (data->file_size <= data->was || fstat(data->fd, &st) ||
+	    (uint64_t)st.st_size != data->file_size)
+		return;
+	/* nothing was written: if it cannot be made shorter, it has zeros at its end */
+	if (!ftruncate(data->fd, (off_t)data->was))
+		data->file_size = data->was;
 }
 
 /*

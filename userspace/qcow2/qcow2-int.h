@@ -127,6 +127,8 @@ struct q2_layer {
 	ino_t ino;
 	uint64_t size;
 	uint64_t file_size;
+	bool made;		/* by qcow2_create(), which removes it if it fails; else ... */
+	uint64_t was;		/* ... the size of a data file before that */
 	/* qcow2 only, from here on */
 	unsigned int cluster_bits;
 	unsigned int l2_bits;
@@ -224,6 +226,7 @@ int q2_own_load(struct q2_layer *l, struct q2_bitmaps *bm, struct q2_own **own, 
 
 /* chain.c */
 bool q2_same_file(const struct q2_layer *a, const struct q2_layer *b);
+void q2_unlink_made(const struct q2_layer *l);
 int q2_open_file(const char *path, int oflags, unsigned int mode,
 		 struct q2_layer **out, struct qcow2_error *err);
 void q2_layer_free(struct q2_layer *l);
@@ -258,6 +261,7 @@ int q2_data_open(struct qcow2_image *img, struct q2_layer *l,
 		 unsigned int flags, struct qcow2_error *err);
 int q2_data_create(struct qcow2_image *img, struct q2_layer *l,
 		   const struct qcow2_create_opts *o, struct qcow2_error *err);
+void q2_data_undo(struct q2_layer *l);
 int q2_data_fill(struct q2_layer *l, struct qcow2_error *err);
 int q2_data_alloc(struct q2_layer *l, uint64_t off, uint64_t len,
 		  uint64_t *host, uint64_t *got, struct qcow2_error *err);

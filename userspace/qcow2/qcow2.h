@@ -165,7 +165,8 @@ struct qcow2_create_opts {
  * The header reaches the file in the first qcow2_flush(), last of all: until
  * then the file is no qcow2 image for anybody, so what a crash leaves is
  * recognised as incomplete. After a failure the file, if it was created, is
- * gone again (not a data file). The caller makes the directory entry durable
+ * gone again, and so is a data file; one that was there has the size that it had.
+ * The caller makes the directory entry durable
  * (fsync of the directory), and uses a temporary name and rename() if it
  * flushes more than once before the content is complete.
  */

@@ -306,6 +306,50 @@ static void create_arguments(void **state)
 	qcow2_close(img);
 }
 
+static off_t size_of(const char *path)
+{
+	struct stat st;
+
+	assert_int_equal(stat(path, &st), 0);
+	return st.st_size;
+}
+
+/* Whatever fails: a data file that was made for the image goes with it, another is as it was. */
+static void create_fails(void **state)
+{
+	struct qcow2_create_opts o = { .virtual_size = MIB, .data_file = "made", .data_file_raw = true,
+		.cluster_size = 4096 };
+	struct qcow2_image *img = NULL;
+	struct qcow2_error e;
+	unsigned int there, n;
+	int ret = -EIO;
+
+	(void)state;
+	write_file("there", "abc", 3);
+	for (there = 0; there < 2; there++, ret = -EIO) {
+		o.data_file = there ? "there" : "made";
+		for (n = 0; ret; n++) {
+			unlink("c.qcow2");
+			record_fail(n, EIO);
+			ret = qcow2_create("c.qcow2", &o, &img, &e);
+			assert_int_equal(!ret, !record_failed());
+			record_fail(0, 0);
+			if (!ret)
+				break;
+			assert_int_equal(access("c.qcow2", F_OK), -1);
+			assert_int_equal(access("made", F_OK), -1);
+			assert_int_equal(size_of("there"), 3);
+		}
+		/* the file is extended, and an L2 table is written */
+		assert_true(n >= 2);
+		assert_int_equal(size_of(o.data_file), MIB);
+		qcow2_close(img);
+		unlink("made");
+	}
+	unlink("there");
+	unlink("c.qcow2");
+}
+
 /* ---- hostile ---- */
 
 #define CS	65536u
@@ -572,6 +616,7 @@ int main(void)
 		cmocka_unit_test(chain),
 		cmocka_unit_test(metadata_alone),
 		cmocka_unit_test(create_arguments),
+		cmocka_unit_test(create_fails),
 		cmocka_unit_test(names),
 		cmocka_unit_test(loops),
 		cmocka_unit_test(tables),
