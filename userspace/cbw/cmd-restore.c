@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* restore */
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "cbw.h"
 #include "engine.h"
@@ -55,9 +56,24 @@ static int open_sink(const struct args *a, uint64_t size, struct sink **dst,
 	return sink_file(a->to, &o, dst, err);
 }
 
-static void said_incomplete(const struct args *a)
+/* @ret: of all that was written to @dst, which is closed. What was made goes if it is not complete. */
+static int ended(const struct args *a, struct sink *dst, int ret, const struct cbw_error *err)
 {
-	fprintf(stderr, "cbw: restore: %s is incomplete now\n", esc(a->to));
+	bool gone = false;
+
+	/* as long as it is locked: nobody may take it and then find it gone */
+	if (ret && dst->made) {
+		gone = !unlink(a->to) || errno == ENOENT;
+		if (!gone)
+			say("restore: %s: %s", esc(a->to), strerror(errno));
+	}
+	sink_close(dst);
+	if (!ret)
+		return EXIT_OK;
+	if (!gone)
+		fprintf(stderr, "cbw: restore: %s is incomplete now\n", esc(a->to));
+	say("restore: %s", err->msg);
+	return distrust(ret) ? EXIT_DISTRUST : EXIT_FAILED;
 }
 
 static int run(const struct args *a, const struct chain *chain, const struct entry *entry,
@@ -76,7 +92,7 @@ static int run(const struct args *a, const struct chain *chain, const struct ent
 	};
 	struct cbw_error err;
 	struct stat st;
-	int ret;
+	int ret, status;
 
 	e.src = source_qcow2(entry->file, img);
 	if (!stat(a->to, &st) && source_uses(e.src, &st))
@@ -92,14 +108,11 @@ static int run(const struct args *a, const struct chain *chain, const struct ent
 	if (!ret)
 		ret = e.dst->ops->flush(e.dst, &err);
 	source_close(e.src);
-	sink_close(e.dst);
 	if (!e.stuck)
 		qcow2_close(img);
-	if (ret) {
-		said_incomplete(a);
-		say("restore: %s", err.msg);
-		return distrust(ret) ? EXIT_DISTRUST : EXIT_FAILED;
-	}
+	status = ended(a, e.dst, ret, &err);
+	if (status)
+		return status;
 	if (report.nr) {
 		say("restore: %s of the volume could not be read, %s has zeros there",
 		    human(e.unreadable), esc(a->to));
@@ -146,7 +159,7 @@ static int from_stream(const struct args *a)
 	struct stream_in in;
 	struct cbw_error err;
 	struct sink *dst;
-	int ret = stream_open(&in, 0, &err);
+	int ret = stream_open(&in, 0, &err), status;
 
 	if (!ret)
 		ret = open_sink(a, in.size, &dst, &err);
@@ -155,15 +168,10 @@ static int from_stream(const struct args *a)
 	ret = stream_restore(&in, dst, &err);
 	if (!ret)
 		ret = dst->ops->flush(dst, &err);
-	sink_close(dst);
-	if (ret) {
-		said_incomplete(a);
-		say("restore: %s", err.msg);
-		return distrust(ret) ? EXIT_DISTRUST : EXIT_FAILED;
-	}
-	if (!a->json)
+	status = ended(a, dst, ret, &err);
+	if (!status && !a->json)
 		printf("%s: %s, from a stream\n", esc(a->to), human(in.size));
-	return EXIT_OK;
+	return status;
 }
 
 int cmd_restore(int argc, char **argv)

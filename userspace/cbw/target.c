@@ -89,7 +89,7 @@ static int lock_old(const struct target *t, struct cbw_error *err)
 	return ret == -ESTALE ? -ENOENT : ret;
 }
 
-static int make_image(struct target *t, const char *name, const struct qcow2_create_opts *o,
+static int make_image(struct target *t, const char *name, struct qcow2_create_opts *o,
 		      struct cbw_error *err)
 {
 	int old = o->flags & QCOW2_CREATE_EXCL ? -ENOENT : lock_old(t, err), ret;
@@ -97,22 +97,27 @@ static int make_image(struct target *t, const char *name, const struct qcow2_cre
 
 	if (old < 0 && old != -ENOENT)
 		return old;
+	/* two that make it at once: it is one's, and only that one may remove it again */
+	if (old < 0)
+		o->flags |= QCOW2_CREATE_EXCL;
 	ret = qcow2_create(name, o, &t->img, &qerr);
 	if (ret)
-		fail_with(err, ret, "%s%s", qerr.msg, ret == -EEXIST ?
-			  "; --force if it is to be overwritten" : "");
+		fail_with(err, ret, "%s%s", qerr.msg, ret != -EEXIST ? "" : !t->force ?
+			  "; --force if it is to be overwritten" :
+			  "; it was made meanwhile, or is a link to what is not there");
 	if (old >= 0)
 		close(old);
 	if (!ret)
 		ret = sink_lock(qcow2_fd(t->img), name, err);
-	t->made = !ret;
+	/* one that was there is empty now, and stays */
+	t->made = !ret && old < 0;
 	return ret;
 }
 
 static int open_image(struct target *t, const struct target_opts *o, uint64_t size,
 		      struct cbw_error *err)
 {
-	const struct qcow2_create_opts create = {
+	struct qcow2_create_opts create = {
 		.virtual_size = size,
 		.cluster_size = o->cluster ? o->cluster : QCOW2_DEFAULT_CLUSTER,
 		.backing_file = o->backing,

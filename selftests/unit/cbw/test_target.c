@@ -7,6 +7,7 @@
 
 #include "common.h"
 #include "qcow2.h"
+#include "stream.h"
 #include "target.h"
 
 #define SIZE	(1u << 20)
@@ -170,6 +171,66 @@ static void not_made(void **state)
 	assert_int_equal(access(path_of("x.raw"), F_OK), -1);
 }
 
+/* What was there before is not ours to remove, nor is the link that leads to it. */
+static void not_ours(void **state)
+{
+	const struct target_opts o = { .force = true };
+	struct cbw_error err;
+	struct target t;
+	struct stat st;
+
+	(void)state;
+	put(path_of("n.qcow2"), "abc");
+	assert_int_equal(symlink("n.qcow2", path_of("link.qcow2")), 0);
+	assert_int_equal(target_open(&t, path_of("link.qcow2"), &o, SIZE, &err), 0);
+	target_close(&t, true);
+	assert_int_equal(lstat(path_of("link.qcow2"), &st), 0);
+	assert_true(S_ISLNK(st.st_mode));
+	assert_int_equal(access(path_of("n.qcow2"), F_OK), 0);
+	/* to nothing: as for a raw file, nothing is made there */
+	assert_int_equal(unlink(path_of("n.qcow2")), 0);
+	assert_int_equal(target_open(&t, path_of("link.qcow2"), &o, SIZE, &err), -EEXIST);
+	assert_non_null(strstr(err.msg, "a link to what is not there"));
+	target_close(&t, true);
+	assert_int_equal(access(path_of("n.qcow2"), F_OK), -1);
+	/* and what is ours goes */
+	assert_int_equal(unlink(path_of("link.qcow2")), 0);
+	assert_int_equal(target_open(&t, path_of("n.qcow2"), &o, SIZE, &err), 0);
+	assert_int_equal(access(path_of("n.qcow2"), F_OK), 0);
+	target_close(&t, true);
+	assert_int_equal(access(path_of("n.qcow2"), F_OK), -1);
+}
+
+/* A stream that is cut off: a file that was made for it goes. */
+static void restore_fails(void **state)
+{
+	char *argv[] = { "restore", "-", "--to", path_of("r.raw"), "--force", NULL };
+	char data[4096] = "data", text[4096];
+	int fd = open(path_of("stream"), O_CREAT | O_RDWR, 0600), in = dup(STDIN_FILENO);
+	struct sink *s = sink_stream(fd, SIZE);
+	struct xfer_write w;
+	struct cbw_error err;
+
+	(void)state;
+	assert_true(fd >= 0 && in >= 0);
+	assert_int_equal(s->ops->data(s, 0, data, sizeof(data), &w, 1, &err), 0);
+	assert_int_equal(lseek(fd, 0, SEEK_SET), 0);
+	assert_int_equal(dup2(fd, STDIN_FILENO), STDIN_FILENO);
+	assert_int_equal(run_quiet(cmd_restore, 4, argv, text), EXIT_DISTRUST);
+	assert_null(strstr(text, "is incomplete now"));
+	assert_int_equal(access(argv[3], F_OK), -1);
+	/* one that was there stays, and that is said */
+	put(argv[3], "old");
+	assert_int_equal(lseek(fd, 0, SEEK_SET), 0);
+	assert_int_equal(run_quiet(cmd_restore, 5, argv, text), EXIT_DISTRUST);
+	assert_non_null(strstr(text, "is incomplete now"));
+	assert_true(has(argv[3], "data"));
+	assert_int_equal(dup2(in, STDIN_FILENO), STDIN_FILENO);
+	close(in);
+	sink_close(s);
+	close(fd);
+}
+
 static int begin(void **state)
 {
 	(void)state;
@@ -194,6 +255,8 @@ int main(void)
 		cmocka_unit_test(replaced),
 		cmocka_unit_test(dead_run),
 		cmocka_unit_test(not_made),
+		cmocka_unit_test(not_ours),
+		cmocka_unit_test(restore_fails),
 	};
 
 	return cmocka_run_group_tests(tests, begin, end);
