@@ -358,9 +358,13 @@ kept_store()
 	dm_remove "$(snapshot)" && expect "stores" "$(stores)" 1 &&
 		tool 0 snapshot create dut --store auto && says "is removed" &&
 		expect "stores" "$(stores)" 1 && tool 0 snapshot remove "$(snapshot)" || return
-	# a store of somebody else stays
+	# a store of somebody else stays, whatever its name is
 	tool 0 snapshot create dut --store "$store" && tool 0 snapshot remove "$(snapshot)" &&
 		[[ -b $store ]] || return
+	truncate -s 64M /var/tmp/cbw-store-mine01
+	tool 0 snapshot create dut --store /var/tmp/cbw-store-mine01 &&
+		tool 0 snapshot remove "$(snapshot)" && expect "stores" "$(stores)" 1 &&
+		rm /var/tmp/cbw-store-mine01 || return
 	mount -t tmpfs -o size=80M none /var/tmp || return
 	tool 1 snapshot create dut --store auto && says "nobody makes it larger" && no_snapshots &&
 		expect "stores" "$(stores)" 0

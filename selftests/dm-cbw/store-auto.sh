@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# budget: 90
+# budget: 110
 # long
 #
 # cbw backup --store auto: a logical volume in the group of the volume, or a sparse file; it
@@ -122,16 +122,31 @@ killed()
 	unset "BG[tool]"
 }
 
+# What a killed run has left goes; what only has such a name is somebody else's.
 leftovers()
 {
+	local snap
+
+	lvm lvcreate -q -y -Zn -Wn -n cbw_store_mine -L 8M cbwvg || return
+	truncate -s 8M "$files/cbw-store-mine01"
+	leftovers_go && [[ -e $files/cbw-store-mine01 ]] || wrong "a file of somebody else is gone" || return
+	# as the store of a snapshot, too
+	tool 0 snapshot create $VOL --store /dev/mapper/cbwvg-cbw_store_mine && any_snapshot &&
+		tool 0 snapshot remove $snap || return
+	[[ $(lvs_left) == *cbw_store_mine* ]] || wrong "a logical volume of somebody else is gone" || return
+	lvm lvremove -q -y cbwvg/cbw_store_mine && rm "$files/cbw-store-mine01"
+}
+
+leftovers_go()
+{
 	killed --store auto || return
-	[[ $(lvs_left) == *cbw_store_* ]] || wrong "no logical volume: $(lvs_left)" || return
+	[[ $(lvs_left) == *cbw_store_[0-9a-f]* ]] || wrong "no logical volume: $(lvs_left)" || return
 	tool 0 backup $VOL --to "$TO/k" || return
-	expect "logical volumes" "$(lvs_left)" vol || return
+	expect "logical volumes" "$(lvs_left)" cbw_store_minevol || return
 	killed --full --store-dir "$files" || return
-	expect "files" "$(find "$files" -name 'cbw-store-*' | wc -l)" 1 || return
+	expect "files" "$(find "$files" -name 'cbw-store-*' | wc -l)" 2 || return
 	tool 0 backup $VOL --to "$TO/k" --store-dir "$files" && says "is removed" || return
-	expect "files" "$(ls -A "$files")" "" && no_snapshots
+	expect "files" "$(ls -A "$files")" cbw-store-mine01 && no_snapshots
 }
 
 refuses()

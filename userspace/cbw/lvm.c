@@ -214,6 +214,18 @@ int lvm_remove(const char *lv, struct cbw_error *err)
 	return run(argv, text, err);
 }
 
+bool lvm_is_ours(const char *lv)
+{
+	char text[TEXT_MAX], vg[128], name[128], both[260];
+	char *argv[] = { "lvm", "lvs", "--noheadings", "-o", "vg_name,lv_name", "--select",
+			 "lv_tags=" LVM_TAG, "--", (char *)lv, NULL };
+
+	if (run(argv, text, NULL) || sscanf(last_line(text), "%127s %127s", vg, name) != 2)
+		return false;
+	snprintf(both, sizeof(both), "%s/%s", vg, name);
+	return !strcmp(both, lv) && !strncmp(name, LVM_NAME, sizeof(LVM_NAME) - 1);
+}
+
 int lvm_unused(const struct lvm_group *group, void (*fn)(const char *lv, void *arg), void *arg,
 	       struct cbw_error *err)
 {

@@ -24,6 +24,8 @@ int lvm_create(const struct lvm_group *group, const char *name, uint64_t size, c
 /* @lv: "group/name" */
 int lvm_extend(const char *lv, uint64_t size, struct cbw_error *err);
 int lvm_remove(const char *lv, struct cbw_error *err);
+/* Whether it has our name and tag; if LVM does not say so, it is not. */
+bool lvm_is_ours(const char *lv);
 
 /* Calls @fn with "group/name" of each of ours in the group that nobody has open. */
 int lvm_unused(const struct lvm_group *group, void (*fn)(const char *lv, void *arg), void *arg,

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * A store of our own: free space in the volume's group, or a sparse file. It is given back
- * at the end; what a run that was killed has left, the next one finds by name.
+ * at the end; what a run that was killed has left, the next one finds by name, and knows by
+ * its tag or mark: what only has such a name is somebody else's.
  *
  * A logical volume of ours is in use while somebody has it open, a file while somebody has
  * it locked, or a loop device has it. Between making and opening lies a moment; a lock keeps
@@ -196,11 +197,10 @@ static void drop_files(const char *dir)
 	free(pattern);
 	for (i = 0; i < g.gl_pathc; i++) {
 		int fd = open(g.gl_pathv[i], O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-		struct stat st;
 
 		if (fd < 0)
 			continue;
-		if (!fstat(fd, &st) && S_ISREG(st.st_mode) && st.st_uid == geteuid() &&
+		if (store_marked(g.gl_pathv[i], fd) &&
 		    !store_file_free(g.gl_pathv[i], fd, &err)) {
 			if (unlink(g.gl_pathv[i]))
 				say("leftover of an interrupted backup: %s: %s",
@@ -251,12 +251,22 @@ static int make_file(const char *dir, const struct store_wish *wish,
 	store->kind = STORE_FILE;
 	store->lock = fd;
 	ret = file_room(fd, &room, err);
-	store->size = affordable(wish, room);
+	/* a loop device has whole sectors, and the mark comes behind them */
+	store->size = affordable(wish, room) / 512 * 512;
 	if (!ret && !store->size)
 		ret = fail_with(err, ENOSPC, "%s: there is room for %s, %s are wanted for the store",
 				esc(dir), human(room), human(wish->first));
-	if (!ret && (flock(fd, LOCK_EX | LOCK_NB) || ftruncate(fd, (off_t)store->size)))
+	if (!ret && flock(fd, LOCK_EX | LOCK_NB))
 		ret = fail_with(err, errno, "%s: %s", esc(store->path), strerror(errno));
+	if (!ret) {
+		int code = store_mark(store->path, fd, store->size);
+
+		/* after a power cut, too, it is to be known as ours */
+		if (!code && fdatasync(fd))
+			code = -errno;
+		if (code)
+			ret = fail_with(err, code, "%s: %s", esc(store->path), strerror(-code));
+	}
 	if (ret)
 		store_drop(store);
 	return ret;
@@ -296,22 +306,28 @@ void store_again(enum store_kind kind, const char *path, const char *lv, uint64_
 		 struct store *store)
 {
 	int fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	bool ours = (kind == STORE_FILE && fd >= 0 && store_marked(path, fd)) ||
+		(kind == STORE_LV && lvm_is_ours(lv));
 	struct stat st;
 
-	*store = (struct store){ .kind = kind, .path = xstrdup(path),
-		.lv = kind == STORE_LV ? xstrdup(lv) : NULL, .most = most,
+	*store = (struct store){ .kind = ours ? kind : STORE_GIVEN, .path = xstrdup(path),
+		.lv = ours && kind == STORE_LV ? xstrdup(lv) : NULL, .most = most,
 		.fd = -1, .loop = -1, .lock = -1 };
 	if (fd < 0 || fstat(fd, &st)) {
 		if (fd >= 0)
 			close(fd);
 		return;
 	}
-	store->size = (uint64_t)st.st_size;
+	/* as a loop device has it */
+	store->size = (uint64_t)st.st_size / 512 * 512;
+	if (S_ISBLK(st.st_mode) && ioctl(fd, BLKGETSIZE64, &store->size))
+		store->size = 0;
+	/* somebody else's, and not one that was given: it is not to be wiped either */
+	if (!ours && kind != STORE_GIVEN)
+		store->size = 0;
 	if (S_ISBLK(st.st_mode)) {
-		if (ioctl(fd, BLKGETSIZE64, &store->size))
-			store->size = 0;
 		/* as take_lv() keeps it; a given device is wiped by who can have it alone */
-		if (kind == STORE_LV)
+		if (store->kind == STORE_LV)
 			store->fd = fd;
 		else
 			close(fd);
@@ -323,11 +339,20 @@ void store_again(enum store_kind kind, const char *path, const char *lv, uint64_
 	store->lock = fd;
 }
 
+/* The file that we have open is the one of that name. */
+static bool still_there(const struct store *store)
+{
+	struct stat st, now;
+
+	return !fstat(store->lock, &st) && !lstat(store->path, &now) &&
+		st.st_dev == now.st_dev && st.st_ino == now.st_ino;
+}
+
 void store_drop(struct store *store)
 {
 	struct cbw_error err;
 
-	if (store->kind == STORE_FILE && unlink(store->path) && errno != ENOENT)
+	if (store->kind == STORE_FILE && still_there(store) && unlink(store->path))
 		say("%s: the store stays behind: %s", esc(store->path), strerror(errno));
 	if (store->kind == STORE_LV) {
 		if (store->fd >= 0)
@@ -369,8 +394,14 @@ static int grow_file(struct store *store, uint64_t *size, struct cbw_error *err)
 		*size = room / STORE_ALIGN * STORE_ALIGN;
 	if (!ret && *size <= store->size)
 		ret = fail_with(err, ENOSPC, "%s: the file system has no more room", esc(store->path));
-	if (!ret && (ftruncate(fd, (off_t)*size) || ioctl(loop, LOOP_SET_CAPACITY, 0)))
-		ret = fail_with(err, errno, "%s: %s", esc(store->path), strerror(errno));
+	if (!ret) {
+		int code = store_mark(store->path, fd, *size);
+
+		if (!code && ioctl(loop, LOOP_SET_CAPACITY, 0))
+			code = -errno;
+		if (code)
+			ret = fail_with(err, code, "%s: %s", esc(store->path), strerror(-code));
+	}
 out:
 	if (loop >= 0)
 		close(loop);

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <libdevmapper.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "cbw.h"
@@ -49,31 +50,38 @@ static int store_dev(const struct cbw_dm_dev *snap, struct cbw_devno *dev)
 	return ret;
 }
 
-/* As mkostemp() has made it, where we have it made. */
-static bool is_file_of_ours(const char *path)
+/* What has a name as ours is one of ours if store_again() finds that it is marked as such. */
+static bool is_ours(struct store *store)
 {
-	static const char begin[] = STORE_DIR "/" STORE_NAME;
-	struct stat st;
-
-	return !strncmp(path, begin, sizeof(begin) - 1) && strlen(path) == sizeof(begin) - 1 + 6 &&
-		!strchr(path + sizeof(begin) - 1, '/') && !lstat(path, &st) &&
-		S_ISREG(st.st_mode) && st.st_uid == geteuid();
+	if (store->kind != STORE_GIVEN)
+		return true;
+	store_leave(store);
+	return false;
 }
 
+/* Where we have it made; not another file of that name, which the loop device has not. */
 static bool file_of(struct cbw_devno dev, struct store *store)
 {
-	char *path = loop_file(dev);
-	bool ours = path && is_file_of_ours(path);
+	static const char begin[] = STORE_DIR "/" STORE_NAME;
+	char *path = loop_file(dev), node[32];
+	struct stat st;
+	bool ours = false;
 
-	if (ours)
+	if (path && !strncmp(path, begin, sizeof(begin) - 1)) {
+		snprintf(node, sizeof(node), "/dev/loop%d", store_loop(path));
+		ours = !stat(node, &st) && S_ISBLK(st.st_mode) &&
+			st.st_rdev == makedev(dev.major, dev.minor);
+	}
+	if (ours) {
 		store_again(STORE_FILE, path, NULL, 0, store);
+		ours = is_ours(store);
+	}
 	free(path);
 	return ours;
 }
 
 static bool lv_of(struct cbw_devno devno, struct store *store)
 {
-	static const char begin[] = "-" LVM_NAME;
 	struct lvm_group group;
 	struct cbw_dm_dev dev;
 	char *lv, *path, number[32];
@@ -82,8 +90,10 @@ static bool lv_of(struct cbw_devno devno, struct store *store)
 	snprintf(number, sizeof(number), "%u:%u", devno.major, devno.minor);
 	if (cbw_dm_find(number, &dev, NULL))
 		return false;
-	name = strstr(dev.name, begin);
-	if (!name || lvm_group_of(&dev, &group, NULL))
+	/* ours have no hyphen, which would stand there twice */
+	name = strrchr(dev.name, '-');
+	if (!name || name == dev.name || name[-1] == '-' ||
+	    strncmp(name + 1, LVM_NAME, sizeof(LVM_NAME) - 1) || lvm_group_of(&dev, &group, NULL))
 		return false;
 	lv = xasprintf("%s/%s", group.name, name + 1);
 	path = xasprintf("/dev/mapper/%s", dev.name);
@@ -91,7 +101,7 @@ static bool lv_of(struct cbw_devno devno, struct store *store)
 	free(path);
 	free(lv);
 	lvm_group_free(&group);
-	return true;
+	return is_ours(store);
 }
 
 bool store_kept_by(const struct cbw_dm_dev *snap, struct store *store)

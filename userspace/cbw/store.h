@@ -76,7 +76,8 @@ void store_leave(struct store *store);
 int store_grow(struct store *store, uint64_t size, struct cbw_error *err);
 /*
  * A store that a run which is dead has made, or was given, and that a snapshot still has:
- * what store_drop(), store_grow() and store_wipe() need of it.
+ * what store_drop(), store_grow() and store_wipe() need of it. What is not marked as one
+ * of ours is one that was given.
  */
 void store_again(enum store_kind kind, const char *path, const char *lv, uint64_t most,
 		 struct store *store);
@@ -85,6 +86,12 @@ int store_auto_kept(const struct cbw_dm_dev *vol, const struct cbw_dm_dev *volum
 		    uint64_t size, struct store *store, struct cbw_error *err);
 /* Whether a snapshot has such a one: then what store_drop() needs when that is gone. */
 bool store_kept_by(const struct cbw_dm_dev *snap, struct store *store);
+/*
+ * A file that is ours has a mark at its end, behind the @size bytes that its loop device has: only
+ * such a one is ever removed. @fd: of @path; -errno. (store-mark.c)
+ */
+int store_mark(const char *path, int fd, uint64_t size);
+bool store_marked(const char *path, int fd);
 /* What to begin with, for a volume, and at most @most. */
 uint64_t store_first_size(uint64_t volume, uint64_t most);
 /* The size that is wanted when so much is used, and @rate bytes come per second. */
