@@ -4,7 +4,8 @@
  * says that they see each other's writes, else one for all of them.
  *
  * A server may never answer, so nothing waits in libnbd: a signal ends each wait. What was asked
- * then is still under way, with our buffers, so its connection is not used any more.
+ * then is still under way, with our buffers, so its connection is not used any more. Only the
+ * lookup of a server's name waits there, so it has a thread of its own.
  */
 #include <libnbd.h>
 #include <pthread.h>
@@ -22,6 +23,7 @@ struct conn {
 	struct nbd_handle *h;
 	pthread_mutex_t lock;	/* one request at a time */
 	bool left;		/* a request was given up */
+	bool looking;		/* a thread may be in it for ever: it is not closed */
 };
 
 /**
@@ -100,12 +102,109 @@ static int finish(const struct nbd *n, struct conn *c, int64_t cookie, const cha
 	return done < 0 ? nbd_fail(n, what, err) : 0;
 }
 
+/**
+ * struct lookup - the beginning of a connection
+ * @done: by the thread; or nobody waits any more, and it takes all with it
+ * @code, @text: why it failed
+ */
+struct lookup {
+	struct nbd_handle *h;
+	char *uri;
+	pthread_mutex_t lock;
+	pthread_cond_t ended;
+	bool done, alone;
+	int ret, code;
+	char text[300];
+};
+
+static void free_lookup(struct lookup *l)
+{
+	pthread_mutex_destroy(&l->lock);
+	pthread_cond_destroy(&l->ended);
+	free(l->uri);
+	free(l);
+}
+
+static void *look_up(void *arg)
+{
+	struct lookup *l = arg;
+	int ret = nbd_aio_connect_uri(l->h, l->uri);
+	bool alone;
+
+	pthread_mutex_lock(&l->lock);
+	l->ret = ret;
+	if (ret) {
+		/* a thread has its own errors */
+		l->code = nbd_get_errno();
+		snprintf(l->text, sizeof(l->text), "%s",
+			 nbd_get_error() ? nbd_get_error() : "it failed");
+	}
+	l->done = true;
+	alone = l->alone;
+	pthread_cond_signal(&l->ended);
+	pthread_mutex_unlock(&l->lock);
+	if (alone) {
+		nbd_close(l->h);
+		free_lookup(l);
+	}
+	return NULL;
+}
+
+/* Until it has ended, or a signal comes; then false: it goes on alone. */
+static bool wait_for(struct lookup *l)
+{
+	struct timespec end;
+	bool done;
+
+	pthread_mutex_lock(&l->lock);
+	while (!l->done && !stop_signal) {
+		clock_gettime(CLOCK_REALTIME, &end);
+		end.tv_nsec += TICK_MS * 1000000l;
+		end.tv_sec += end.tv_nsec / 1000000000l;
+		end.tv_nsec %= 1000000000l;
+		pthread_cond_timedwait(&l->ended, &l->lock, &end);
+	}
+	done = l->done;
+	l->alone = !done;
+	pthread_mutex_unlock(&l->lock);
+	return done;
+}
+
+/* @c is not to be touched when a signal has come: a thread is in it */
+static int begin_connect(const struct nbd *n, struct conn *c, struct cbw_error *err)
+{
+	struct lookup *l = xcalloc(1, sizeof(*l));
+	pthread_t thread;
+	int ret;
+
+	l->h = c->h;
+	l->uri = xstrdup(n->name);
+	pthread_mutex_init(&l->lock, NULL);
+	pthread_cond_init(&l->ended, NULL);
+	ret = pthread_create(&thread, NULL, look_up, l);
+	if (ret) {
+		free_lookup(l);
+		return fail_with(err, ret, "%s: connecting: no thread: %s", esc(n->name),
+				 strerror(ret));
+	}
+	if (!wait_for(l)) {
+		pthread_detach(thread);
+		c->looking = true;
+		return stopped(c, err);
+	}
+	pthread_join(thread, NULL);
+	ret = l->ret ? fail_with(err, l->code ? l->code : EIO, "%s: connecting: %s", esc(n->name),
+				 l->text) : 0;
+	free_lookup(l);
+	return ret;
+}
+
 static int connect_to(const struct nbd *n, struct conn *c, struct cbw_error *err)
 {
-	int ret = 0;
+	int ret = begin_connect(n, c, err);
 
-	if (nbd_aio_connect_uri(c->h, n->name))
-		return nbd_fail(n, "connecting", err);
+	if (ret)
+		return ret;
 	while (!ret && nbd_aio_is_connecting(c->h))
 		ret = wait_tick(n, c, "connecting", err);
 	return ret || nbd_aio_is_ready(c->h) ? ret : nbd_fail(n, "connecting", err);
@@ -120,7 +219,8 @@ static void leave(struct conn *c)
 		while (!nbd_aio_is_closed(c->h) && !nbd_aio_is_dead(c->h) && !stop_signal &&
 		       waited < GOODBYE_MS && nbd_poll(c->h, TICK_MS) >= 0)
 			waited += TICK_MS;
-	nbd_close(c->h);
+	if (!c->looking)
+		nbd_close(c->h);
 	pthread_mutex_destroy(&c->lock);
 }
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* an NBD server that stops answering: a signal ends what waits for it, whatever that is */
+#include <dlfcn.h>
 #include <endian.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -177,6 +179,22 @@ static int begin_server(int hang)
 	return told[0];
 }
 
+/* ---- names ------------------------------------------------------------------------- */
+
+/* In place of the C library's, for libnbd too: a name server that does not answer. */
+int getaddrinfo(const char *name, const char *service, const struct addrinfo *hints,
+		struct addrinfo **res)
+{
+	int (*real)(const char *n, const char *s, const struct addrinfo *h, struct addrinfo **r);
+
+	while (name && !strcmp(name, "hang.invalid"))
+		nanosleep(&(struct timespec){ .tv_sec = 1 }, NULL);
+	*(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
+	if (name && !strcmp(name, "unknown.invalid"))
+		return EAI_NONAME;
+	return real(name, service, hints, res);
+}
+
 /* ---- the tool ---------------------------------------------------------------------- */
 
 static void begin_tool(const char *src, const char *dst)
@@ -246,6 +264,33 @@ static void from_server(void **state)
 	stopped_at(NBD_CMD_READ, uri, path_of("new"), SIGINT);
 	/* what was made is gone */
 	assert_int_equal(access(path_of("new"), F_OK), -1);
+}
+
+/* Nor a name that is looked up for ever. */
+static void name(void **state)
+{
+	char text[300] = "";
+	int fd;
+
+	(void)state;
+	begin_tool("nbd://hang.invalid", path_of("new"));
+	nanosleep(&(struct timespec){ .tv_nsec = 300000000 }, NULL);
+	assert_int_equal(waitpid(tool, NULL, WNOHANG), 0);
+	assert_int_equal(kill(tool, SIGTERM), 0);
+	assert_int_equal(end_of_tool(), EXIT_FAILED);
+	assert_int_equal(access(path_of("new"), F_OK), -1);
+	begin_tool(path_of("data"), "nbd://hang.invalid");
+	nanosleep(&(struct timespec){ .tv_nsec = 300000000 }, NULL);
+	assert_int_equal(kill(tool, SIGINT), 0);
+	assert_int_equal(end_of_tool(), EXIT_FAILED);
+	/* that there is none is said as before */
+	begin_tool(path_of("data"), "nbd://unknown.invalid");
+	assert_int_equal(end_of_tool(), EXIT_FAILED);
+	fd = open(path_of("out"), O_RDONLY);
+	assert_true(read(fd, text, sizeof(text) - 1) > 0);
+	close(fd);
+	assert_non_null(strstr(text, "unknown.invalid: connecting: "));
+	assert_non_null(strstr(text, "getaddrinfo"));
 }
 
 /* The server is one: what does not hang is copied. */
@@ -330,6 +375,7 @@ int main(void)
 		cmocka_unit_test_teardown(no_hang, tidy),
 		cmocka_unit_test_teardown(to_server, tidy),
 		cmocka_unit_test_teardown(from_server, tidy),
+		cmocka_unit_test_teardown(name, tidy),
 	};
 
 	return cmocka_run_group_tests(tests, begin, end);
