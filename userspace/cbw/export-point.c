@@ -82,16 +82,27 @@ static int read_any(struct point *p, uint64_t offset, char *buf, size_t length,
 {
 	const uint64_t block = p->source.block;
 	uint64_t from = offset / block * block, to = (offset + length + block - 1) / block * block;
+	uint64_t wide_len = to - from < NBD_PIECE ? to - from : NBD_PIECE;
 	void *wide;
-	int ret;
+	int ret = 0;
 
 	if (from == offset && to == offset + length && (uintptr_t)buf % block == 0)
 		return read_blocks(p, offset, buf, length, err);
-	if (posix_memalign(&wide, 4096, to - from))
+	if (posix_memalign(&wide, 4096, wide_len))
 		return fail_with(err, ENOMEM, "out of memory");
-	ret = read_blocks(p, from, wide, to - from, err);
-	if (!ret)
-		memcpy(buf, (char *)wide + (offset - from), length);
+	while (length && !ret) {
+		uint64_t now = to - from < wide_len ? to - from : wide_len;
+		size_t skip = (size_t)(offset - from);
+		size_t use = now - skip < length ? (size_t)(now - skip) : length;
+
+		ret = read_blocks(p, from, wide, now, err);
+		if (!ret)
+			memcpy(buf, (char *)wide + skip, use);
+		from += now;
+		offset += use;
+		buf += use;
+		length -= use;
+	}
 	free(wide);
 	return ret;
 }

@@ -33,6 +33,8 @@ static bool send_locked(struct nbd_conn *conn, const void *head, size_t head_len
 
 	pthread_mutex_lock(&conn->send_lock);
 	ok = nbd_send(conn, head, head_len, data, len);
+	if (!ok)
+		__atomic_store_n(&conn->cut_off, true, __ATOMIC_RELAXED);
 	pthread_mutex_unlock(&conn->send_lock);
 	return ok;
 }
@@ -198,24 +200,36 @@ static bool read_structured(const struct job *j)
 }
 
 /* All of it has to be there before the reply begins, since that cannot say that it failed. */
-static bool read_simple(const struct job *j)
+static bool read_whole(const struct job *j, void *buf)
 {
 	const struct nbd_source *s = j->conn->server->source;
 	struct cbw_error err;
-	void *buf = j->buf, *own = NULL;
-	bool ok;
-	int ret;
+	int ret = s->read(s, j->offset, buf, j->length, &err);
+	bool ok = ret ? source_failed(j, ret, j->offset, err.msg) : simple(j, 0, buf, j->length);
 
-	if (j->length > NBD_PIECE) {
-		if (posix_memalign(&own, 4096, j->length))
-			return fail(j, NBD_ENOMEM, UINT64_MAX, "out of memory");
-		buf = own;
-	}
-	ret = s->read(s, j->offset, buf, j->length, &err);
-	ok = ret ? source_failed(j, ret, j->offset, err.msg) : simple(j, 0, buf, j->length);
 	if (ok && !ret)
 		sent(j, j->offset, j->length);
-	free(own);
+	return ok;
+}
+
+/* One at a time of a connection: else who asks, and takes nothing, has gigabytes of memory. */
+static bool read_simple(const struct job *j)
+{
+	struct nbd_conn *conn = j->conn;
+	bool ok = false;
+	void *buf;
+
+	if (j->length <= NBD_PIECE)
+		return read_whole(j, j->buf);
+	pthread_mutex_lock(&conn->big_lock);
+	/* what was waited for may be that nobody takes it any more */
+	if (!__atomic_load_n(&conn->cut_off, __ATOMIC_RELAXED)) {
+		if (posix_memalign(&buf, 4096, j->length))
+			buf = NULL;
+		ok = buf ? read_whole(j, buf) : fail(j, NBD_ENOMEM, UINT64_MAX, "out of memory");
+		free(buf);
+	}
+	pthread_mutex_unlock(&conn->big_lock);
 	return ok;
 }
 

@@ -8,6 +8,7 @@
 
 #include "cbw.h"
 #include "nbd.h"
+#include "xfer.h"
 
 #define HANDSHAKE_S	10
 /* how long requests have that are under way at the end */
@@ -15,12 +16,17 @@
 
 /* ---- bytes ---------------------------------------------------------------- */
 
+static bool too_late(const struct nbd_conn *conn)
+{
+	return conn->deadline && now_ns() > conn->deadline;
+}
+
 bool nbd_recv(struct nbd_conn *conn, void *buf, size_t len)
 {
 	char *p = buf;
 
 	while (len) {
-		ssize_t n = recv(conn->fd, p, len, 0);
+		ssize_t n = too_late(conn) ? 0 : recv(conn->fd, p, len, 0);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -55,9 +61,9 @@ bool nbd_send(struct nbd_conn *conn, const void *buf, size_t len, const void *bu
 		ssize_t n = sendmsg(conn->fd, &msg, MSG_NOSIGNAL);
 		size_t first;
 
-		if (n < 0 && errno == EINTR)
+		if (n < 0 && errno == EINTR && !too_late(conn))
 			continue;
-		if (n < 0)
+		if (n < 0 || too_late(conn))
 			return false;
 		first = (size_t)n < v[0].iov_len ? (size_t)n : v[0].iov_len;
 		v[0].iov_base = (char *)v[0].iov_base + first;
@@ -86,6 +92,7 @@ static void conn_put(struct nbd_conn *conn)
 	close(conn->fd);
 	pthread_mutex_destroy(&conn->recv_lock);
 	pthread_mutex_destroy(&conn->send_lock);
+	pthread_mutex_destroy(&conn->big_lock);
 	free(conn->context_name);
 	free(conn);
 	server->active--;
@@ -124,13 +131,15 @@ static void *first_worker(void *arg)
 	const struct timeval bound = { .tv_sec = HANDSHAKE_S }, none = { 0 };
 	unsigned int i;
 
-	/* who says nothing, or listens to nothing, shall not keep others out */
+	/* who says nothing, or a byte now and then, or listens to nothing, shall not keep others out */
+	conn->deadline = now_ns() + HANDSHAKE_S * 1000000000ull;
 	setsockopt(conn->fd, SOL_SOCKET, SO_RCVTIMEO, &bound, sizeof(bound));
 	setsockopt(conn->fd, SOL_SOCKET, SO_SNDTIMEO, &bound, sizeof(bound));
 	if (!nbd_handshake(conn)) {
 		conn_put(conn);
 		return NULL;
 	}
+	conn->deadline = 0;
 	setsockopt(conn->fd, SOL_SOCKET, SO_RCVTIMEO, &none, sizeof(none));
 	setsockopt(conn->fd, SOL_SOCKET, SO_SNDTIMEO, &none, sizeof(none));
 	pthread_mutex_lock(&server->lock);
@@ -164,6 +173,7 @@ static void take_client(struct nbd_server *server, int listen_fd)
 	conn->threads = 1;
 	pthread_mutex_init(&conn->recv_lock, NULL);
 	pthread_mutex_init(&conn->send_lock, NULL);
+	pthread_mutex_init(&conn->big_lock, NULL);
 	pthread_mutex_lock(&server->lock);
 	for (i = 0; server->conn[i]; i++)
 		;

@@ -93,18 +93,23 @@ int nbd_serve(struct nbd_server *server, int listen_fd, struct cbw_error *err);
 /**
  * struct nbd_conn - a connection
  * @recv_lock: who reads the next request; @send_lock: who sends a reply
+ * @big_lock: who has a whole reply of more than NBD_PIECE in memory
+ * @deadline: of the handshake, by now_ns(); 0: none
  * @threads: that use it; the last one frees it
  * @structured: structured replies were negotiated
  * @context: that were negotiated, for export @context_name
  * @transmission: the handshake is over
  * @done: no more requests: disconnected, or broken
  * @clean: by NBD_CMD_DISC
+ * @cut_off: nothing can be sent any more
  */
 struct nbd_conn {
 	struct nbd_server *server;
 	int fd;
 	pthread_mutex_t recv_lock;
 	pthread_mutex_t send_lock;
+	pthread_mutex_t big_lock;
+	uint64_t deadline;
 	unsigned int threads;
 	unsigned int slot;
 	bool structured;
@@ -113,6 +118,7 @@ struct nbd_conn {
 	bool transmission;
 	bool done;
 	bool clean;
+	bool cut_off;
 };
 
 /* Handshake; true: transmission begins (nbd-option.c) */

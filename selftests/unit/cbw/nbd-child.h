@@ -12,6 +12,8 @@ struct told {
 	uint64_t trimmed[8][2];
 	unsigned int trims;
 	unsigned int readers, broken, failures;
+	/* reads of more than a piece, of all at a time; the most there were */
+	unsigned int big, big_most;
 	int ret;
 };
 

@@ -26,9 +26,14 @@ static unsigned char content(uint64_t at)
 static int t_read(const struct nbd_source *s, uint64_t offset, void *buf, size_t length,
 		  struct cbw_error *err)
 {
+	bool big = length > NBD_PIECE;
 	unsigned char *p = buf;
+	unsigned int now;
 	size_t i;
 
+	now = big ? __atomic_add_fetch(&told->big, 1, __ATOMIC_SEQ_CST) : 0;
+	if (now > told->big_most)
+		told->big_most = now;
 	assert_true(offset + length <= s->size && (uintptr_t)buf % 4096 == 0);
 	if (offset <= BAD && BAD < offset + length)
 		return fail_with(err, EIO, "a bad sector");
@@ -36,6 +41,8 @@ static int t_read(const struct nbd_source *s, uint64_t offset, void *buf, size_t
 		return fail_with(err, ENODATA, "it was released");
 	for (i = 0; i < length; i++)
 		p[i] = content(offset + i);
+	if (big)
+		__atomic_sub_fetch(&told->big, 1, __ATOMIC_SEQ_CST);
 	return 0;
 }
 
@@ -607,6 +614,47 @@ static void stuck_reader(void **state)
 	close(fd);
 }
 
+/* Who asks for a lot at once without structured replies has one reply in memory, not eight. */
+static void greedy(void **state)
+{
+	static unsigned char buf[8 << 20];
+	int fd, i, k;
+
+	(void)state;
+	start(false, false);
+	fd = client(false, false);
+	for (i = 0; i < 12; i++)
+		request(fd, NBD_CMD_READ, 0, HOLES, sizeof(buf));
+	for (i = 0; i < 6; i++) {
+		assert_int_equal(simple_error(fd), 0);
+		get(fd, buf, sizeof(buf));
+		for (k = 0; k < 8; k++)
+			assert_int_equal(buf[k << 20], content(HOLES + ((uint64_t)k << 20)));
+	}
+	assert_int_equal(told->big_most, 1);
+	/* what is waited for does not keep the server */
+	assert_int_equal(stop(SIGTERM), 0);
+	assert_int_equal(told->ret, -EINTR);
+	close(fd);
+}
+
+/* A handshake has an end, also of one who says a byte now and then. */
+static void slow_handshake(void **state)
+{
+	static const char list[16] = "IHAVEOPT\0\0\0\3";
+	int fd, i;
+
+	(void)state;
+	start(false, false);
+	fd = client_hello(NBD_FLAG_FIXED_NEWSTYLE);
+	for (i = 0; i < 28 && send(fd, list + i % 16, 1, MSG_NOSIGNAL) == 1; i++)
+		nanosleep(&(struct timespec){ .tv_nsec = 500000000 }, NULL);
+	assert_true(i > 16 && i < 28);
+	close(fd);
+	assert_int_equal(stop(SIGTERM), 0);
+	assert_int_equal(told->readers, 0);
+}
+
 /* Many more readers than there is room for come one after the other, all served. */
 static void crowd(void **state)
 {
@@ -628,6 +676,8 @@ int main(void)
 		cmocka_unit_test_teardown(trims, tidy),
 		cmocka_unit_test_teardown(readers, tidy),
 		cmocka_unit_test_teardown(stuck_reader, tidy),
+		cmocka_unit_test_teardown(greedy, tidy),
+		cmocka_unit_test_teardown(slow_handshake, tidy),
 		cmocka_unit_test_teardown(crowd, tidy),
 	};
 
