@@ -15,6 +15,7 @@
 #include "cbw.h"
 
 #define DEPTH_MAX	32
+#define SAME_TRIES	100
 
 bool read_devno(const char *path, struct cbw_devno *dev)
 {
@@ -142,6 +143,25 @@ bool same_figures(const char *a, const char *b)
 		(uint64_t)y.f_blocks * (uint64_t)y.f_frsize;
 }
 
+bool same_now(const char *a, const char *b)
+{
+	struct statfs x, y, z;
+	int tries;
+
+	if (!same_figures(a, b))
+		return false;
+	for (tries = 0; tries < SAME_TRIES; tries++) {
+		if (statfs(a, &x) || statfs(b, &y) || statfs(a, &z))
+			return false;
+		if (x.f_bfree == y.f_bfree && x.f_ffree == y.f_ffree)
+			return true;
+		/* somebody writes there: once more, until nothing has changed in between */
+		if (x.f_bfree == z.f_bfree && x.f_ffree == z.f_ffree)
+			return false;
+	}
+	return false;
+}
+
 bool btrfs_has(const char *dir, struct cbw_devno dev)
 {
 	struct cbw_devno one;
@@ -236,33 +256,83 @@ static bool is_claimed(struct cbw_devno dev)
 	return fd < 0;
 }
 
-static enum answer carries(struct cbw_devno dev, const char *path, int depth);
+/**
+ * struct use - who uses a volume
+ * @path: in the file system that is looked for; NULL: it is not to be seen
+ * @loops, @nr: the devices of all loop devices, and what each has; those that were looked at are 0
+ */
+struct use {
+	const char *path;
+	struct loop *loops;
+	size_t nr;
+};
 
-/* Loop devices of it, which do not claim it. */
-static enum answer loops_carry(struct cbw_devno dev, const char *path, int depth)
-{
+struct loop {
+	struct cbw_devno dev;
 	struct loop_info64 info;
-	enum answer all = NO;
+};
+
+static enum answer carries(struct use *u, struct cbw_devno dev, int depth);
+
+static void find_loops(struct use *u)
+{
+	struct loop l;
 	struct stat st;
 	glob_t g;
 	size_t i;
 
 	if (glob("/dev/loop[0-9]*", 0, NULL, &g))
-		return NO;
+		return;
+	u->loops = xcalloc(g.gl_pathc, sizeof(*u->loops));
 	for (i = 0; i < g.gl_pathc; i++) {
 		int fd = open(g.gl_pathv[i], O_RDONLY | O_CLOEXEC);
 
 		if (fd < 0)
 			continue;
-		if (!ioctl(fd, LOOP_GET_STATUS64, &info) && !fstat(fd, &st) &&
-		    info.lo_rdevice == makedev(dev.major, dev.minor))
-			all = either(all, depth < DEPTH_MAX ?
-				     carries((struct cbw_devno){ major(st.st_rdev),
-								 minor(st.st_rdev) },
-					     path, depth + 1) : UNKNOWN);
+		if (!ioctl(fd, LOOP_GET_STATUS64, &l.info) && !fstat(fd, &st)) {
+			l.dev = (struct cbw_devno){ major(st.st_rdev), minor(st.st_rdev) };
+			u->loops[u->nr++] = l;
+		}
 		close(fd);
 	}
 	globfree(&g);
+}
+
+/*
+ * A file in a file system whose device number is made up: that may stand on any volume, if it is
+ * not known to stand on none.
+ */
+static bool in_some(const struct loop *l)
+{
+	struct cbw_devno dev = { major(l->info.lo_device), minor(l->info.lo_device) };
+	struct mount m;
+	bool none;
+
+	if (dev.major || l->info.lo_rdevice || !mount_by_dev(dev, &m))
+		return !dev.major && !l->info.lo_rdevice;
+	none = has_no_device(m.type);
+	mount_free(&m);
+	return !none;
+}
+
+/* Loop devices of it, which do not claim it; @files: of files in the file system on it. */
+static enum answer loops_carry(struct use *u, struct cbw_devno dev, bool files, int depth)
+{
+	enum answer all = NO;
+	size_t i;
+
+	for (i = 0; i < u->nr && all != UNKNOWN; i++) {
+		struct loop *l = &u->loops[i];
+		uint64_t on = files ? l->info.lo_device : l->info.lo_rdevice;
+		struct cbw_devno above = l->dev;
+
+		if (!above.major || (files && l->info.lo_rdevice) ||
+		    (on != makedev(dev.major, dev.minor) && !(files && in_some(l))))
+			continue;
+		/* once is enough, whichever way it was come to */
+		l->dev = (struct cbw_devno){ 0 };
+		all = either(all, depth < DEPTH_MAX ? carries(u, above, depth + 1) : UNKNOWN);
+	}
 	return all;
 }
 
@@ -273,9 +343,9 @@ static bool figures_tell(const struct mount *m)
 		!strstr(m->opts, "pqnoenforce");
 }
 
-static enum answer carries(struct cbw_devno dev, const char *path, int depth)
+static enum answer carries(struct use *u, struct cbw_devno dev, int depth)
 {
-	enum answer all = loops_carry(dev, path, depth);
+	enum answer all = loops_carry(u, dev, false, depth);
 	char dir[64], file[PATH_MAX];
 	struct cbw_devno above;
 	bool any = false;
@@ -293,7 +363,7 @@ static enum answer carries(struct cbw_devno dev, const char *path, int depth)
 		any = true;
 		snprintf(file, sizeof(file), "%s/%s/dev", dir, de->d_name);
 		all = either(all, depth < DEPTH_MAX && read_devno(file, &above) ?
-			     carries(above, path, depth + 1) : UNKNOWN);
+			     carries(u, above, depth + 1) : UNKNOWN);
 	}
 	if (d)
 		closedir(d);
@@ -301,15 +371,22 @@ static enum answer carries(struct cbw_devno dev, const char *path, int depth)
 		return all;
 	if (is_swap(dev))
 		return NO;
-	/* a file system: if it is to be seen, and is another one, that is all there is */
-	if (!path || !find_mount(stands_on, &dev, &m))
+	/* a file system: if it is to be seen, and is another one, only its files can carry more */
+	if (!u->path || !find_mount(stands_on, &dev, &m))
 		return UNKNOWN;
-	all = same_figures(path, m.at) || !figures_tell(&m) ? UNKNOWN : NO;
+	if (same_figures(u->path, m.at) || !figures_tell(&m))
+		all = UNKNOWN;
 	mount_free(&m);
-	return all;
+	return all == UNKNOWN ? all : loops_carry(u, dev, true, depth);
 }
 
 enum answer volume_carries(struct cbw_devno dev, const char *path)
 {
-	return carries(dev, path, 0);
+	struct use u = { .path = path };
+	enum answer a;
+
+	find_loops(&u);
+	a = carries(&u, dev, 0);
+	free(u.loops);
+	return a;
 }

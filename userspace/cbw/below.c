@@ -38,6 +38,9 @@ struct search {
 	char why[300];
 };
 
+/* that what cannot be told lies elsewhere: who runs us says so */
+static bool elsewhere;
+
 static enum answer device_is_on(struct search *s, struct cbw_devno dev, int depth);
 static enum answer path_is_on(struct search *s, const char *path, int depth);
 
@@ -131,8 +134,7 @@ static enum answer loop_file_is_on(struct search *s, const char *dir, const char
 	if (known && major(info.lo_device))
 		return device_is_on(s, devno(info.lo_device), depth + 1);
 	/* of that name there may be another one here */
-	if (!stat(file, &st) &&
-	    (!known || (st.st_dev == info.lo_device && st.st_ino == info.lo_inode)))
+	if (known && !stat(file, &st) && st.st_dev == info.lo_device && st.st_ino == info.lo_inode)
 		return path_is_on(s, file, depth + 1);
 	if (known && mount_by_dev(devno(info.lo_device), &m)) {
 		enum answer a = mount_is_on(s, &m, m.at, depth);
@@ -142,8 +144,11 @@ static enum answer loop_file_is_on(struct search *s, const char *dir, const char
 	}
 	snprintf(path, sizeof(path), "the file of a loop device below it, %.80s, is not to be seen from here",
 		 esc(file));
-	/* it may be a device, which a loop device leaves to others, too */
-	return known ? by_use(s, NULL, path) : not_known(s, "%s", path);
+	if (known)
+		/* it may be a device, which a loop device leaves to others, too */
+		return by_use(s, NULL, path);
+	return !stat(file, &st) && path_is_on(s, file, depth + 1) == YES ? YES :
+		not_known(s, "%s", path);
 }
 
 static enum answer loop_is_on(struct search *s, const char *dir, struct cbw_devno dev, int depth)
@@ -236,7 +241,7 @@ static enum answer overlay_is_on(struct search *s, char *opts, const char *path,
 		at += 9;
 		unescape(at);
 		/* of that name there may be another one here */
-		if (*at == '/' && same_figures(path, at))
+		if (*at == '/' && same_now(path, at))
 			return path_is_on(s, at, depth + 1);
 		return by_use(s, path, "the directory that the overlay below it writes to is not to be seen from here");
 	}
@@ -245,7 +250,7 @@ static enum answer overlay_is_on(struct search *s, char *opts, const char *path,
 }
 
 /* Memory, and other machines. */
-static bool has_no_device(const char *type)
+bool has_no_device(const char *type)
 {
 	static const char *const types[] = {
 		"tmpfs", "ramfs", "rootfs", "devtmpfs", "hugetlbfs", "nfs", "nfs4", "cifs", "smb3",
@@ -327,6 +332,11 @@ static enum answer path_is_on(struct search *s, const char *path, int depth)
 	return nodev_is_on(s, path, depth);
 }
 
+void assume_elsewhere(void)
+{
+	elsewhere = true;
+}
+
 int check_not_on(const char *path, const char *what, const struct cbw_dm_dev *volumes, size_t nr,
 		 struct cbw_error *err)
 {
@@ -343,8 +353,10 @@ int check_not_on(const char *path, const char *what, const struct cbw_dm_dev *vo
 				 "%s: the %s lies on volume %s itself, which it must not; take another place",
 				 esc(path), what, esc(volumes[s.which].name));
 	default:
+		if (elsewhere)
+			return 0;
 		return fail_with(err, EBUSY,
-				 "%s: the %s may lie on %s%s itself, which it must not: %s; take another place",
+				 "%s: the %s may lie on %s%s itself, which it must not: %s; take another place, or --elsewhere if you know that it does not",
 				 esc(path), what, s.which < 0 ? "a volume" : "volume ",
 				 s.which < 0 ? "" : esc(volumes[s.which].name), s.why);
 	}

@@ -41,6 +41,10 @@ bool read_devno(const char *path, struct cbw_devno *dev);
 bool btrfs_has(const char *dir, struct cbw_devno dev);
 /* whether two paths may be in one file system, or one above the other that tells its figures */
 bool same_figures(const char *a, const char *b);
+/* whether they are, as far as that can be told: what is free is the same at the same time */
+bool same_now(const char *a, const char *b);
+/* of a file system: it is in memory, or on another machine */
+bool has_no_device(const char *type);
 
 /*
  * Whether the file system of @path may stand on a volume, by who uses that: NO, if nobody does

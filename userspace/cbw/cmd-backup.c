@@ -16,7 +16,7 @@ struct args {
 	const char *resume;
 	const char *format, *backing;
 	uint64_t rate, chunk, store_size, store_max;
-	bool full, incremental, differential, autom, freeze, force, json, resumable;
+	bool full, incremental, differential, autom, freeze, force, elsewhere, json, resumable;
 };
 
 static bool is_auto(const char *store)
@@ -276,6 +276,8 @@ int cmd_backup(int argc, char **argv)
 		  "freeze the file systems on the volumes for the cut" },
 		{ "force", OPT_FLAG, &a.force, NULL,
 		  "use a store, or overwrite a file, although it holds data" },
+		{ "elsewhere", OPT_FLAG, &a.elsewhere, NULL,
+		  "store and target lie on no volume that is backed up, where cbw cannot tell" },
 		{ "json", OPT_FLAG, &a.json, NULL, "lines of JSON on stdout" },
 		{ 0 }
 	};
@@ -298,6 +300,8 @@ int cmd_backup(int argc, char **argv)
 		status = check_args(&a, cl.nr_args);
 	if (status >= 0)
 		return status;
+	if (a.elsewhere)
+		assume_elsewhere();
 	catch_signals();
 	umask(077);
 	b.rate = a.rate;

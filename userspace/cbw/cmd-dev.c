@@ -16,6 +16,8 @@
 	  "hold a write no longer for the container (5000)" }, \
 	{ "force", OPT_FLAG, &(o).force, NULL, \
 	  "make the container on a device that holds something else" }, \
+	{ "elsewhere", OPT_FLAG, &(o).elsewhere, NULL, \
+	  "the container does not lie on the volume, where cbw cannot tell" }, \
 	{ "force-full", OPT_FLAG, &(o).force_full, NULL, \
 	  "start with empty bitmaps if what is there cannot be trusted" }
 

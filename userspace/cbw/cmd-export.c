@@ -16,7 +16,7 @@ struct export_args {
 	const char *id;
 	const char *commit;
 	uint64_t chunk;
-	bool release, resume, once, only_changed, freeze, force, json;
+	bool release, resume, once, only_changed, freeze, force, elsewhere, json;
 	bool on_success;
 };
 
@@ -50,8 +50,9 @@ static int check_args(struct export_args *a)
 /* What only makes sense with a snapshot that is made here. */
 static int refuse_dev_options(const struct export_args *a, const char *why)
 {
-	if (a->store || a->commit || a->only_changed || a->freeze || a->chunk || a->force)
-		return usage("cbw export: %s: --store, --commit, --only-changed, --freeze, --chunk and --force are for a tracked device",
+	if (a->store || a->commit || a->only_changed || a->freeze || a->chunk || a->force ||
+	    a->elsewhere)
+		return usage("cbw export: %s: --store, --commit, --only-changed, --freeze, --chunk, --force and --elsewhere are for a tracked device",
 			     why);
 	return -1;
 }
@@ -326,6 +327,8 @@ int cmd_export(int argc, char **argv)
 		{ "freeze", OPT_FLAG, &a.freeze, NULL,
 		  "of DEV: freeze the file systems on it for the cut" },
 		{ "force", OPT_FLAG, &a.force, NULL, "of DEV: use a store although it holds data" },
+		{ "elsewhere", OPT_FLAG, &a.elsewhere, NULL,
+		  "of DEV: the store does not lie on it, where cbw cannot tell" },
 		{ "json", OPT_FLAG, &a.json, NULL, "say that it is ready in JSON" },
 		{ 0 }
 	};
@@ -348,6 +351,8 @@ int cmd_export(int argc, char **argv)
 	status = check_args(&a);
 	if (status >= 0)
 		return status;
+	if (a.elsewhere)
+		assume_elsewhere();
 	catch_signals();
 	return run(&a);
 }

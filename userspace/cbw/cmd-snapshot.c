@@ -176,7 +176,7 @@ static int snapshot_create(int argc, char **argv)
 	struct text_list stores = { 0 };
 	const char *bitmap = NULL;
 	uint64_t chunk = 0;
-	bool force = false, json = false;
+	bool force = false, elsewhere = false, json = false;
 	struct opt opts[] = {
 		{ "store", OPT_LIST, &stores, "S",
 		  "block device or file for preserved data, or auto: one that has room for all, and goes with the snapshot; one per DEV, in order" },
@@ -186,6 +186,8 @@ static int snapshot_create(int argc, char **argv)
 		  "unit of preserving: power of two, 4K (default) to 1M" },
 		{ "force", OPT_FLAG, &force, NULL,
 		  "also on a store that holds data" },
+		{ "elsewhere", OPT_FLAG, &elsewhere, NULL,
+		  "the store lies on none of the devices, where cbw cannot tell" },
 		{ "json", OPT_FLAG, &json, NULL, "a line of JSON per snapshot" },
 		{ 0 }
 	};
@@ -215,6 +217,8 @@ static int snapshot_create(int argc, char **argv)
 			     (ull)chunk);
 	if (bitmap && cbw_name_check(bitmap, &err))
 		return usage("cbw snapshot create: %s", err.msg);
+	if (elsewhere)
+		assume_elsewhere();
 	items = xcalloc(nr, sizeof(*items));
 	volumes = xcalloc(nr, sizeof(*volumes));
 	for (i = 0; i < nr; i++) {

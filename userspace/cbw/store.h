@@ -100,7 +100,11 @@ uint64_t store_next_size(uint64_t size, uint64_t used, uint64_t rate, uint64_t m
 /* -EEXIST with a text if libblkid knows what is on it; @what would overwrite it */
 int check_blank(const char *path, int fd, const char *what, struct cbw_error *err);
 
-/* -EBUSY with a text if what @path lies on is, or stands on, one of the volumes */
+/*
+ * -EBUSY with a text if what @path lies on is, or stands on, one of the volumes, or may, as far as
+ * can be told; but for assume_elsewhere(): what cannot be told does not
+ */
+void assume_elsewhere(void);
 int check_not_on(const char *path, const char *what,
 		 const struct cbw_dm_dev *volumes, size_t nr,
 		 struct cbw_error *err);

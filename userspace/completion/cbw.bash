@@ -63,24 +63,25 @@ _cbw()
 		case $command in
 		attach)
 			words="$(_cbw_devices) --container --region --size --policy --timeout
-				--force --force-full --help" ;;
+				--force --force-full --elsewhere --help" ;;
 		remove)		words="$(_cbw_devices) --help" ;;
 		detach)		words="$(_cbw_devices) --force --help" ;;
 		create)
 			words='--container --region --size --policy --timeout --force
-				--force-full --help' ;;
+				--force-full --elsewhere --help' ;;
 		map)
 			words="$(_cbw_devices) --bitmap --format --id --output --block-size --help" ;;
 		export)
 			words="$(_cbw_devices) --socket --bitmap --name --release --resume
-				--persistent --once --id --store --only-changed --commit --chunk --freeze --force --json --help" ;;
+				--persistent --once --id --store --only-changed --commit --chunk --freeze --force
+				--elsewhere --json --help" ;;
 		check)		words='-r --repair --remove-inconsistent --help' ;;
 		status|list)	words="$(_cbw_devices) --json --help" ;;
 		backup)
 			words="$(_cbw_devices) --to --store --auto --full --incremental
 				--differential --store-dir --store-size --store-max --resumable
 				--resume --bitmap --format --backing --chunk --compress --rate --freeze
-				--force --json --help" ;;
+				--force --elsewhere --json --help" ;;
 		copy)
 			words='--map --format --source-format --compress --cluster --backing --only-changed
 				--salvage --rate --threads --ioprio --force --json --help' ;;
@@ -100,7 +101,7 @@ _cbw()
 				words='create remove'
 			else
 				words=$(_cbw_devices)
-				[[ $verb != create ]] || words+=' --store --bitmap --chunk --force --json'
+				[[ $verb != create ]] || words+=' --store --bitmap --chunk --force --elsewhere --json'
 				[[ $verb != remove ]] || words+=' --commit'
 			fi ;;
 		chain)

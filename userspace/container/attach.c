@@ -35,8 +35,9 @@ int container_opts_check(const char *command, const struct container_opts *o)
 {
 	uint64_t r = o->region;
 
-	if (!o->path && (r || o->size || o->timeout_ms || o->policy || o->force || o->force_full))
-		return usage("%s: --region, --size, --timeout, --policy, --force and --force-full need --container",
+	if (!o->path && (r || o->size || o->timeout_ms || o->policy || o->force || o->force_full ||
+			 o->elsewhere))
+		return usage("%s: --region, --size, --timeout, --policy, --force, --force-full and --elsewhere need --container",
 			     command);
 	if (r && (r & (r - 1) || r < 1ull << CBW_REGION_SHIFT_MIN ||
 		  r > 1ull << CBW_REGION_SHIFT_MAX))
@@ -393,6 +394,8 @@ int container_attach(const char *dev, const char *origin, const struct container
 	struct cbw_error err = { 0 };
 	int status;
 
+	if (opts->elsewhere)
+		assume_elsewhere();
 	a.d.c = &a.c;
 	a.d.policy = opts->policy && !strcmp(opts->policy, "hold") ? CBW_CONTAINER_HOLD :
 								     CBW_CONTAINER_CONTINUE;

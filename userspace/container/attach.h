@@ -18,6 +18,7 @@ struct container_opts {
 	const char *policy;
 	bool force;
 	bool force_full;
+	bool elsewhere;
 };
 
 /* What is wrong with them: EXIT_USAGE and said; else -1. */
