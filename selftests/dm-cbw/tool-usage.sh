@@ -85,7 +85,8 @@ refusals()
 1|it has no cbw target|backup plain --to $TO/new --store $store
 1|not a block device|backup /dev/null --to $TO/new --store $store
 2|dut is named twice|backup dut /dev/mapper/dut --to $TO/new --store $store --store $TO/file
-1|not a directory|backup dut --to $TO/text --store $store
+1|text is there; --force if it is to be overwritten|backup dut --to $TO/text --store $store
+1|Not a directory|backup dut --to $TO/text/new --store $store
 1|No such file or directory|backup dut --to $TO/a/b --store $store
 1|it has no bitmap 'nosuch'|backup dut --to $TO --store $store --bitmap nosuch
 4|no increment is possible: the chain is empty|backup dut2 --to $TO --store $store --incremental
