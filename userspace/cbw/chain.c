@@ -212,6 +212,9 @@ static int parse_merge(struct json_object *root, struct chain *chain)
 	    !number_if(o, "sums_crc32c", UINT32_MAX, &id))
 		return -1;
 	m->sums_crc = (uint32_t)id;
+	m->zero_known = json_object_object_get_ex(o, "zero", NULL);
+	if (!number_if(o, "zero", INT64_MAX, &m->zero))
+		return -1;
 	if (json_object_object_get_ex(o, "doubt", &doubt) &&
 	    json_object_get_type(doubt) != json_type_boolean)
 		return -1;
@@ -410,6 +413,8 @@ static struct json_object *json_merge(const struct chain_merge *m)
 	if (m->sums_size) {
 		put_number(o, "sums_size", m->sums_size);
 		put_number(o, "sums_crc32c", m->sums_crc);
+		if (m->zero_known)
+			put_number(o, "zero", m->zero);
 	}
 	return o;
 }

@@ -89,15 +89,18 @@ enum merge_state {
  * @sums_size: bytes of the file with the checksums that the result will have; 0: an older
  *	version began it, and there is none
  * @sums_crc: CRC-32C of that
+ * @zero: bytes in zero clusters that the result will have, if it stands on another image
+ * @zero_known: whether that was written down
  * @doubt: what it ends with is damaged in part, or was not checked: who ends it says so
  */
 struct chain_merge {
 	enum merge_state state;
 	uint32_t from, into;
-	bool punch, doubt;
+	bool punch, doubt, zero_known;
 	char file[64];
 	uint64_t sums_size;
 	uint32_t sums_crc;
+	uint64_t zero;
 };
 
 /**

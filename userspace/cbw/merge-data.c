@@ -207,6 +207,29 @@ static int merge_range(struct merge_run *m, uint64_t nr, struct cbw_error *err)
 	return m->moved_bytes >= m->batch ? settle(m, err) : 0;
 }
 
+/*
+ * Zero clusters over what is below have no checksum. Of one that was lost since the merge began
+ * the range is as it has to be, and what is below shows.
+ */
+static int compare_zeros(struct merge_run *m, uint64_t zeros, struct entry *result,
+			 struct cbw_error *err)
+{
+	const struct chain_merge *merge = &m->chain->merge;
+	const char *dir = esc(m->chain->dir);
+
+	if (!m->backed || !merge->zero_known || zeros == merge->zero)
+		return 0;
+	if (!m->repair)
+		return fail_with(err, EUCLEAN, "%s: zero clusters of %s or %s are not any more what they were when the merge began: %llu bytes, not %llu; put back the one that is damaged, or 'cbw check -r %s' ends the merge with what is there, and the image stays known as damaged",
+				 dir, m->lower->file, m->upper->file, (ull)zeros, (ull)merge->zero,
+				 dir);
+	say("%s: zero clusters were damaged while they were merged into %u: 'cbw verify' goes on to say so",
+	    dir, m->upper->id);
+	result->zero = merge->zero;
+	m->doubtful = true;
+	return 0;
+}
+
 /* Whatever the lower image has now, all of it. */
 static int count(struct merge_run *m, struct entry *result, struct cbw_error *err)
 {
@@ -236,7 +259,7 @@ static int count(struct merge_run *m, struct entry *result, struct cbw_error *er
 	result->copied = copied;
 	result->zero = m->backed ? zeros : m->size - copied;
 	result->crc = total;
-	return 0;
+	return compare_zeros(m, zeros, result, err);
 }
 
 int merge_data(const struct chain *chain, const struct entry *lower,

@@ -54,6 +54,7 @@ struct merge_run {
 	struct scan_source low_src, up_src;
 	struct merge_below *below;	/* has what is below compared; NULL: as it comes */
 	uint64_t low_zeros, up_zeros;	/* bytes that merge_map() has seen in zero clusters */
+	uint64_t new_zeros;	/* that the result will have */
 	uint32_t cluster, up_cluster;
 	bool *low_bad, *up_bad;	/* of the range's clusters, from scan_one() */
 	uint64_t size;
@@ -107,6 +108,9 @@ int merge_lay(struct merge_run *m, uint64_t start, uint64_t end, struct cbw_erro
 
 /** merge_new_sum - of the range as it will be in the lower image */
 uint32_t merge_new_sum(const struct merge_run *m, uint64_t start, uint64_t end);
+
+/** merge_new_zeros - bytes that it will have in zero clusters there, if that stands on another */
+uint64_t merge_new_zeros(const struct merge_run *m, uint64_t start, uint64_t end);
 
 /* ---- merge-below.c ------------------------------------------------------- */
 

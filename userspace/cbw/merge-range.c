@@ -330,6 +330,20 @@ uint32_t merge_new_sum(const struct merge_run *m, uint64_t start, uint64_t end)
 	return crc;
 }
 
+uint64_t merge_new_zeros(const struct merge_run *m, uint64_t start, uint64_t end)
+{
+	uint64_t at, zeros = 0;
+
+	for (at = start; at < end; at += m->cluster) {
+		const struct cluster *c = &m->map[(at - start) / m->cluster];
+
+		if (c->loss != LOSS_ALL && (c->touched ?
+		    merge_all_zero(m->buf + (at - start), m->cluster) : c->content == ZEROS))
+			zeros += valid_of(m, at, end);
+	}
+	return zeros;
+}
+
 int merge_map(struct merge_run *m, uint64_t start, uint64_t end, bool *any,
 	      struct cbw_error *err)
 {

@@ -15,6 +15,13 @@ static uint64_t end_of(const struct merge_run *m, uint64_t nr)
 	return m->size - start < SUMS_RANGE ? m->size : start + SUMS_RANGE;
 }
 
+/* Those of the result have no checksum either: one that is lost meanwhile is missing at the end. */
+static void note_zeros(struct chain *chain, const struct merge_run *m)
+{
+	chain->merge.zero = m->new_zeros;
+	chain->merge.zero_known = m->backed;
+}
+
 /* ---- before it begins ---------------------------------------------------- */
 
 static int verify_range(struct merge_run *m, uint64_t nr, struct cbw_error *err)
@@ -27,8 +34,12 @@ static int verify_range(struct merge_run *m, uint64_t nr, struct cbw_error *err)
 	m->moved.nr = 0;
 	m->after->crc[nr] = m->lower_d->sums.crc[nr];
 	ret = merge_map(m, start, end, &any, err);
-	if (ret || (!any && !m->upper_d->sums.crc[nr]))
+	if (ret)
 		return ret;
+	if (!any && !m->upper_d->sums.crc[nr]) {
+		m->new_zeros += merge_new_zeros(m, start, end);
+		return 0;
+	}
 	ret = scan_one(&m->up_src, nr, m->up_buf, NULL, &r, err);
 	if (!ret && r.crc != m->upper_d->sums.crc[nr])
 		ret = merge_damaged(m->chain, m->upper, start, end, err);
@@ -38,8 +49,10 @@ static int verify_range(struct merge_run *m, uint64_t nr, struct cbw_error *err)
 		ret = merge_damaged(m->chain, m->lower, start, end, err);
 	if (!ret)
 		ret = merge_lay(m, start, end, err);
-	if (!ret)
+	if (!ret) {
 		m->after->crc[nr] = merge_new_sum(m, start, end);
+		m->new_zeros += merge_new_zeros(m, start, end);
+	}
 	m->done += r.copied;
 	progress_tick(&m->progress, m->done);
 	if (!ret && stop_signal)
@@ -72,6 +85,8 @@ int merge_verify(struct chain *chain, const struct entry *lower, const struct en
 		ret = scan_compare_zeros(chain, lower, m.low_zeros, &why);
 	if (!ret)
 		ret = scan_compare_zeros(chain, upper, m.up_zeros, &why);
+	if (!ret)
+		note_zeros(chain, &m);
 	progress_end(&m.progress);
 	merge_close(&m);
 	if (distrust(ret))
@@ -107,6 +122,7 @@ static int guess_range(struct merge_run *m, uint64_t nr, struct cbw_error *err)
 		return ret;
 	if (as_it_was(m, nr, any)) {
 		m->after->crc[nr] = m->lower_d->sums.crc[nr];
+		m->new_zeros += merge_new_zeros(m, start, end);
 		return 0;
 	}
 	ret = merge_read(m, nr, &up, err);
@@ -128,6 +144,7 @@ static int guess_range(struct merge_run *m, uint64_t nr, struct cbw_error *err)
 	crc = merge_new_sum(m, start, end);
 	bad |= merge_losses(m, start, end, NULL);
 	m->after->crc[nr] = bad ? ~crc : crc;
+	m->new_zeros += merge_new_zeros(m, start, end);
 	m->done += up.copied;
 	progress_tick(&m->progress, m->done);
 	return stop_signal ? fail_with(err, EINTR, "stopped by signal %d", (int)stop_signal) : 0;
@@ -145,6 +162,7 @@ int merge_guess(struct chain *chain, const struct entry *lower, const struct ent
 		.buf = scan_buffer(), .up_buf = scan_buffer(), .below_buf = scan_buffer(),
 		.below = merge_below_open(chain, lower, json),
 	};
+	struct cbw_error why;
 	uint64_t nr;
 	int ret;
 
@@ -153,6 +171,14 @@ int merge_guess(struct chain *chain, const struct entry *lower, const struct ent
 	ret = merge_open(&m, 0, 0, err);
 	for (nr = 0; nr < after->nr && !ret; nr++)
 		ret = guess_range(&m, nr, err);
+	/* nothing punches them, and what is known to be damaged gets a number that no image has */
+	if (!ret && scan_compare_zeros(chain, upper, m.up_zeros, &why)) {
+		say("%s: %s", why.msg, m.backed ? "'cbw verify' goes on to say so" :
+		    "what the lower image has shows in their place, and a full image tells nothing of that");
+		m.new_zeros |= 1;
+	}
+	if (!ret)
+		note_zeros(chain, &m);
 	progress_end(&m.progress);
 	merge_close(&m);
 	return ret;

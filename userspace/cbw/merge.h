@@ -79,7 +79,8 @@ struct sums;
  * @after: sums that the result will have
  *
  * What shows through the lower image is compared too, with details of the images below, which
- * are made where they are missing.
+ * are made where they are missing. How much the result will have in zero clusters goes to
+ * chain->merge.
  */
 int merge_verify(struct chain *chain, const struct entry *lower, const struct entry *upper,
 		 const struct details *lower_d, const struct details *upper_d, bool json,

@@ -78,7 +78,7 @@ static void version_2(void **state)
 	c.entry[0].details_size = 4711;
 	c.entry[0].details_crc = 0x89abcdef;
 	c.merge = (struct chain_merge){ .state = MERGE_DATA, .from = 1, .into = 3,
-		.punch = true, .doubt = true, .file = "000001-full.qcow2" };
+		.punch = true, .doubt = true, .sums_size = 9, .zero_known = true, .file = "000001-full.qcow2" };
 	text = chain_format(&c);
 	assert_non_null(strstr(text, "\"version\":2"));
 	assert_int_equal(chain_parse(text, strlen(text), &d, &err), 0);
@@ -88,6 +88,7 @@ static void version_2(void **state)
 	assert_int_equal(d.merge.state, MERGE_DATA);
 	assert_true(d.merge.punch && d.merge.from == 1 && d.merge.into == 3);
 	assert_true(d.merge.doubt);
+	assert_true(d.merge.zero_known && !d.merge.zero);
 	assert_true(chain_giving_up(&d, &d.entry[0]));
 	assert_false(chain_giving_up(&d, &d.entry[1]));
 	again = chain_format(&d);
@@ -102,11 +103,11 @@ static void version_2(void **state)
 	c.entry[0].type = ENTRY_FULL;
 	chain_file_name(3, ENTRY_FULL, c.entry[0].file);
 	c.merge.state = MERGE_NAMES;
-	c.merge.doubt = false;
+	c.merge.doubt = c.merge.zero_known = false;
 	text = chain_format(&c);
 	assert_int_equal(chain_parse(text, strlen(text), &d, &err), 0);
 	assert_int_equal(d.merge.state, MERGE_NAMES);
-	assert_false(d.merge.doubt);
+	assert_false(d.merge.doubt || d.merge.zero_known);
 	free(text);
 	drop(&c);
 	drop(&d);
@@ -143,6 +144,8 @@ static void hostile(void **state)
 		  "\"file\":\"../../etc/passwd\",\"punch\":true}}", "journal" },
 		{ "}]}", "}],\"merge\":{\"state\":\"data\",\"from\":1,\"into\":3,"
 		  "\"file\":\"000001-full.qcow2\",\"punch\":true,\"doubt\":1}}", "journal" },
+		{ "}]}", "}],\"merge\":{\"state\":\"data\",\"from\":1,\"into\":3,"
+		  "\"file\":\"000001-full.qcow2\",\"punch\":true,\"zero\":-1}}", "journal" },
 		{ "}]}", "}],\"merge\":{\"state\":\"done\",\"from\":1,\"into\":3,"
 		  "\"file\":\"000001-full.qcow2\",\"punch\":true}}", "journal" },
 		{ "}]}", "}],\"merge\":{\"state\":\"data\",\"from\":1,\"into\":3,"
