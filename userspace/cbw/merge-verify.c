@@ -27,7 +27,7 @@ static void note_zeros(struct chain *chain, const struct merge_run *m)
 static int verify_range(struct merge_run *m, uint64_t nr, struct cbw_error *err)
 {
 	uint64_t start = nr * SUMS_RANGE, end = end_of(m, nr);
-	struct scan_range r;
+	struct scan_range up, low;
 	bool any;
 	int ret;
 
@@ -40,12 +40,12 @@ static int verify_range(struct merge_run *m, uint64_t nr, struct cbw_error *err)
 		m->new_zeros += merge_new_zeros(m, start, end);
 		return 0;
 	}
-	ret = scan_one(&m->up_src, nr, m->up_buf, NULL, &r, err);
-	if (!ret && r.crc != m->upper_d->sums.crc[nr])
+	ret = scan_one(&m->up_src, nr, m->up_buf, NULL, &up, err);
+	if (!ret && up.crc != m->upper_d->sums.crc[nr])
 		ret = merge_damaged(m->chain, m->upper, start, end, err);
 	if (!ret)
-		ret = scan_one(&m->low_src, nr, m->buf, NULL, &r, err);
-	if (!ret && r.crc != m->lower_d->sums.crc[nr])
+		ret = scan_one(&m->low_src, nr, m->buf, NULL, &low, err);
+	if (!ret && low.crc != m->lower_d->sums.crc[nr])
 		ret = merge_damaged(m->chain, m->lower, start, end, err);
 	if (!ret)
 		ret = merge_lay(m, start, end, err);
@@ -53,7 +53,7 @@ static int verify_range(struct merge_run *m, uint64_t nr, struct cbw_error *err)
 		m->after->crc[nr] = merge_new_sum(m, start, end);
 		m->new_zeros += merge_new_zeros(m, start, end);
 	}
-	m->done += r.copied;
+	m->done += up.copied;
 	progress_tick(&m->progress, m->done);
 	if (!ret && stop_signal)
 		ret = fail_with(err, EINTR, "stopped by signal %d", (int)stop_signal);

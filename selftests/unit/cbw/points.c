@@ -6,9 +6,21 @@
 #include "details.h"
 #include "merge.h"
 #include "points.h"
+#include "progress.h"
 #include "qcow2.h"
 #include "restore.h"
 #include "scan.h"
+
+unsigned int points_beyond;
+
+void __real_progress_tick(struct progress *p, uint64_t now);
+void __wrap_progress_tick(struct progress *p, uint64_t now);
+
+void __wrap_progress_tick(struct progress *p, uint64_t now)
+{
+	points_beyond += now > p->total;
+	__real_progress_tick(p, now);
+}
 
 /* 64 bytes that name offset and generation; many of a kind, so that they compress */
 static void stamp(unsigned char *buf, uint64_t offset, uint64_t len, unsigned int gen)

@@ -38,6 +38,9 @@ void points_add(struct points *p, uint32_t parent, uint32_t cluster,
 void points_build(struct points *p, const char *dir, uint64_t size, unsigned int nr,
 		  const uint32_t *cluster, const unsigned int *flags, size_t kinds);
 
+/* Calls of progress_tick() that said more than all of it. */
+extern unsigned int points_beyond;
+
 /* Ends what was begun; then @id goes to what it stands on, if that is not @done. */
 int points_merge(const char *dir, uint32_t id, uint32_t done, bool punch,
 		 struct cbw_error *err);

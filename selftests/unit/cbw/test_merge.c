@@ -27,6 +27,7 @@ static void ok_merge(const char *dir, uint32_t id, bool punch)
 
 	if (merge(dir, id, punch, &err))
 		fail_msg("%s", err.msg);
+	assert_int_equal(points_beyond, 0);
 }
 
 /* ---- all kinds of clusters ---------------------------------------------- */
