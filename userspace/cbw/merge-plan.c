@@ -112,7 +112,7 @@ static int plan_at(const char *path, const struct qcow2_header_change *change, b
 {
 	struct qcow2_image *img;
 	struct qcow2_error qerr;
-	void *header;
+	void *header = NULL;
 	size_t len;
 	int ret;
 
@@ -125,8 +125,10 @@ static int plan_at(const char *path, const struct qcow2_header_change *change, b
 	else if (take)
 		ret = details_take(img, path, d, err);
 	qcow2_close(img);
-	if (ret)
+	if (ret) {
+		free(header);
 		return ret;
+	}
 	while (len && !((uint8_t *)header)[len - 1])
 		len--;
 	free(d->header);
