@@ -10,7 +10,9 @@ set -u
 ktap_header
 ktap_plan 2
 : "${CBW_TMP:=$(mktemp -d)}" "${CBW_TOP:=${0%/*}/../..}"
-modprobe loop
+modprobe -a dm_mod loop
+# what modprobe would bring along; newer kernels have it built in
+modprobe libcrc32c 2>/dev/null
 if ! insmod "$CBW_MODULE"; then
 	echo "Bail out! the module cannot be loaded"
 	exit 1
