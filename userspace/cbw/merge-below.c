@@ -13,6 +13,8 @@ struct level {
 	struct qcow2_image *img;
 	struct scan_source src;
 	struct details d;
+	int lost;		/* what compare_zeros() said, and its text */
+	struct cbw_error why;
 };
 
 struct merge_below {
@@ -79,8 +81,9 @@ static int open_level(struct merge_below *b, struct level *l, struct cbw_error *
 	char *path;
 	int ret;
 
+	/* who goes on after an error asks for the next range: nothing of it is any better */
 	if (l->shown)
-		return 0;
+		return l->lost ? fail_with(err, l->lost, "%s", l->why.msg) : 0;
 	ret = details_need(b->chain, l->e, b->json, &l->d, err);
 	if (ret)
 		return ret;
@@ -92,7 +95,9 @@ static int open_level(struct merge_below *b, struct level *l, struct cbw_error *
 	} else {
 		l->shown = xstrdup(esc(path));
 		scan_source_open(&l->src, l->img, l->shown);
-		ret = compare_zeros(b->chain, l, err);
+		ret = l->lost = compare_zeros(b->chain, l, &l->why);
+		if (ret)
+			fail_with(err, ret, "%s", l->why.msg);
 	}
 	free(path);
 	return ret;

@@ -212,6 +212,23 @@ static void zeros_meanwhile(void **state)
 	drop(&p);
 }
 
+/* Zeros lost below one that has begun, without what it ends with: in any range they may be missing. */
+static void zeros_below(void **state)
+{
+	struct points p;
+
+	(void)state;
+	build_zeros(&p);
+	begun(&p, 4, false, 0);
+	run_in(&p, "rm merge.json");
+	lose_zero(&p, "000002-inc.qcow2");
+	run_in(&p, "cp -a . ../again");
+	tool(cmd_check, &p, "check -r DIR", EXIT_DISTRUST, "bytes 0 to 4194303 of the volume in 4 go on");
+	run_in(&p, "rm -r * && cp -a ../again/. .");
+	tool(cmd_check, &p, "check -r DIR", EXIT_DISTRUST, "bytes 4194304 to 8388607 of the volume in 4 go on");
+	drop(&p);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -219,6 +236,7 @@ int main(void)
 		cmocka_unit_test(no_details),
 		cmocka_unit_test(zeros),
 		cmocka_unit_test(zeros_meanwhile),
+		cmocka_unit_test(zeros_below),
 		cmocka_unit_test(not_read),
 		cmocka_unit_test(lost),
 	};
