@@ -158,11 +158,11 @@ static bool wait_for(struct lookup *l)
 
 	pthread_mutex_lock(&l->lock);
 	while (!l->done && !stop_signal) {
-		clock_gettime(CLOCK_REALTIME, &end);
+		clock_gettime(CLOCK_MONOTONIC, &end);
 		end.tv_nsec += TICK_MS * 1000000l;
 		end.tv_sec += end.tv_nsec / 1000000000l;
 		end.tv_nsec %= 1000000000l;
-		pthread_cond_timedwait(&l->ended, &l->lock, &end);
+		pthread_cond_clockwait(&l->ended, &l->lock, CLOCK_MONOTONIC, &end);
 	}
 	done = l->done;
 	l->alone = !done;
