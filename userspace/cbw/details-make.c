@@ -40,13 +40,9 @@ int details_make(const struct chain *chain, struct entry *e, bool json,
 	struct details d = { .cut = e->cut, .size = e->size };
 	char *path = chain_path(chain, e->file);
 	struct qcow2_image *img;
-	struct qcow2_error qerr;
-	int ret;
+	int ret = open_alone(path, &img, err);
 
-	ret = qcow2_open(path, QCOW2_OPEN_NO_BACKING, &img, &qerr);
-	if (ret) {
-		fail_with(err, ret, "%s", qerr.msg);
-	} else {
+	if (!ret) {
 		ret = from_image(chain, e, img, path, json, &d, err);
 		qcow2_close(img);
 	}

@@ -6,6 +6,7 @@
 #include "cbw.h"
 #include "details.h"
 #include "merge-int.h"
+#include "restore.h"
 
 struct level {
 	struct entry *e;
@@ -77,7 +78,6 @@ static int compare_zeros(const struct chain *chain, const struct level *l, struc
 
 static int open_level(struct merge_below *b, struct level *l, struct cbw_error *err)
 {
-	struct qcow2_error qerr;
 	char *path;
 	int ret;
 
@@ -88,9 +88,8 @@ static int open_level(struct merge_below *b, struct level *l, struct cbw_error *
 	if (ret)
 		return ret;
 	path = chain_path(b->chain, l->e->file);
-	ret = qcow2_open(path, QCOW2_OPEN_NO_BACKING, &l->img, &qerr);
+	ret = open_alone(path, &l->img, err);
 	if (ret) {
-		merge_qfail(err, ret, &qerr);
 		details_free(&l->d);
 	} else {
 		l->shown = xstrdup(esc(path));

@@ -114,11 +114,10 @@ static int plan_at(const char *path, const struct qcow2_header_change *change, b
 	struct qcow2_error qerr;
 	void *header = NULL;
 	size_t len;
-	int ret;
+	int ret = open_alone(path, &img, err);
 
-	ret = qcow2_open(path, QCOW2_OPEN_NO_BACKING, &img, &qerr);
 	if (ret)
-		return fail_with(err, ret, "%s", qerr.msg);
+		return ret;
 	ret = qcow2_plan_header(img, change, &header, &len, &qerr);
 	if (ret)
 		fail_with(err, ret, "%s", qerr.msg);
@@ -208,13 +207,9 @@ static int is_child(const struct chain *chain, const struct entry *child,
 {
 	char *path = chain_path(chain, child->file);
 	struct qcow2_image *img;
-	struct qcow2_error qerr;
-	int ret;
+	int ret = open_alone(path, &img, err);
 
-	ret = qcow2_open(path, QCOW2_OPEN_NO_BACKING, &img, &qerr);
-	if (ret) {
-		fail_with(err, ret, "%s", qerr.msg);
-	} else {
+	if (!ret) {
 		ret = check_layer(img, 0, chain, child, upper, err);
 		qcow2_close(img);
 	}

@@ -15,6 +15,23 @@ static uint64_t end_of(const struct merge_run *m, uint64_t nr)
 	return m->size - start < SUMS_RANGE ? m->size : start + SUMS_RANGE;
 }
 
+/* Both images are only read, and what is below is compared; merge_open() comes next. */
+static void begin(struct merge_run *m, struct chain *chain, const struct entry *lower,
+		  const struct entry *upper, const char *what, bool json)
+{
+	m->chain = chain;
+	m->lower = lower;
+	m->upper = upper;
+	m->size = upper->size;
+	m->low_src.fd = m->up_src.fd = -1;
+	m->buf = scan_buffer();
+	m->up_buf = scan_buffer();
+	m->below_buf = scan_buffer();
+	m->below = merge_below_open(chain, lower, json);
+	sums_init(m->after, upper->size);
+	progress_begin(&m->progress, what, upper->file, upper->copied, json);
+}
+
 /* Those of the result have no checksum either: one that is lost meanwhile is missing at the end. */
 static void note_zeros(struct chain *chain, const struct merge_run *m)
 {
@@ -64,19 +81,12 @@ int merge_verify(struct chain *chain, const struct entry *lower, const struct en
 		 const struct details *lower_d, const struct details *upper_d, bool json,
 		 struct sums *after, struct cbw_error *err)
 {
-	struct merge_run m = {
-		.chain = chain, .lower = lower, .upper = upper,
-		.lower_d = lower_d, .upper_d = upper_d, .size = upper->size,
-		.after = after, .low_src.fd = -1, .up_src.fd = -1,
-		.buf = scan_buffer(), .up_buf = scan_buffer(), .below_buf = scan_buffer(),
-		.below = merge_below_open(chain, lower, json),
-	};
+	struct merge_run m = { .lower_d = lower_d, .upper_d = upper_d, .after = after };
 	struct cbw_error why;
 	uint64_t nr;
 	int ret;
 
-	sums_init(after, upper->size);
-	progress_begin(&m.progress, "verify", upper->file, upper->copied, json);
+	begin(&m, chain, lower, upper, "verify", json);
 	ret = merge_open(&m, 0, 0, &why);
 	for (nr = 0; nr < after->nr && !ret; nr++)
 		ret = verify_range(&m, nr, &why);
@@ -154,20 +164,13 @@ int merge_guess(struct chain *chain, const struct entry *lower, const struct ent
 		const struct details *lower_d, const struct details *upper_d, bool json,
 		struct sums *after, struct cbw_error *err)
 {
-	struct merge_run m = {
-		.chain = chain, .lower = lower, .upper = upper,
-		.lower_d = lower_d, .upper_d = upper_d, .size = upper->size,
-		.punch = chain->merge.punch,
-		.after = after, .low_src.fd = -1, .up_src.fd = -1,
-		.buf = scan_buffer(), .up_buf = scan_buffer(), .below_buf = scan_buffer(),
-		.below = merge_below_open(chain, lower, json),
-	};
+	struct merge_run m = { .lower_d = lower_d, .upper_d = upper_d, .after = after };
 	struct cbw_error why;
 	uint64_t nr;
 	int ret;
 
-	sums_init(after, upper->size);
-	progress_begin(&m.progress, "read", upper->file, upper->copied, json);
+	m.punch = chain->merge.punch;
+	begin(&m, chain, lower, upper, "read", json);
 	ret = merge_open(&m, 0, 0, err);
 	for (nr = 0; nr < after->nr && !ret; nr++)
 		ret = guess_range(&m, nr, err);

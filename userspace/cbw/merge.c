@@ -59,13 +59,9 @@ static int take_header(const struct chain *chain, const char *file, struct detai
 {
 	char *path = chain_path(chain, file);
 	struct qcow2_image *img;
-	struct qcow2_error qerr;
-	int ret;
+	int ret = open_alone(path, &img, err);
 
-	ret = qcow2_open(path, QCOW2_OPEN_NO_BACKING, &img, &qerr);
-	if (ret) {
-		fail_with(err, ret, "%s", qerr.msg);
-	} else {
+	if (!ret) {
 		ret = details_take(img, path, d, err);
 		qcow2_close(img);
 	}

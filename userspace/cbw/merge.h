@@ -8,17 +8,18 @@
  *
  * 1. All that will be touched, and what shows through it from below, is read and compared, and
  *    the checksums are written down that the result will have. Images on top that will have
- *    another backing file name have details, or get them. Then the manifest says that it has begun (%MERGE_DATA). From now on the
- *    lower point in time cannot be restored. All others can: what the upper image has hides
- *    what becomes of the lower one.
+ *    another backing file name have details, or get them. Then the manifest says that it has
+ *    begun (%MERGE_DATA). From now on the lower point in time cannot be restored. All others
+ *    can: what the upper image has hides what becomes of the lower one.
  * 2. The lower image takes in what the upper one has, range by range, and is made
  *    durable. With punching, what was taken in is then taken out of the upper one: in its
  *    tables first, so that the lower one shows through, then in the file. However often that
  *    is begun anew, and whatever was punched: the lower image under what the upper one still
- *    has is the result, whose checksum is known; so damage never gets one that fits. Who has lost
- *    the checksums and goes on all the same first writes down others, which do not fit what is
- *    known to be damaged, and, with them, that there is a doubt, until the journal goes. What cannot be decompressed stays so, or is left out of what can be
- *    read beside it (enum loss): only with repair, and its range keeps the old checksum.
+ *    has is the result, whose checksum is known; so damage never gets one that fits. Who has
+ *    lost the checksums and goes on all the same first writes down others, which do not fit
+ *    what is known to be damaged, and, with them, that there is a doubt, until the journal
+ *    goes. What cannot be decompressed stays so, or is left out of what can be read beside it
+ *    (enum loss): only with repair, and its range keeps the old checksum.
  * 3. Details of the result are written, and of those images that will have another
  *    backing file name, beside the old ones.
  * 4. The manifest says what the chain is then (%MERGE_NAMES). Files get their names,

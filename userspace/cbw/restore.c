@@ -48,6 +48,14 @@ int check_layer(struct qcow2_image *img, unsigned int layer,
 	return 0;
 }
 
+int open_alone(const char *path, struct qcow2_image **img, struct cbw_error *err)
+{
+	struct qcow2_error qerr;
+	int ret = qcow2_open(path, QCOW2_OPEN_NO_BACKING, img, &qerr);
+
+	return ret ? fail_with(err, ret, "%s", qerr.msg) : 0;
+}
+
 int open_entry(const struct chain *chain, const struct entry *e,
 	       struct qcow2_image **img, struct cbw_error *err)
 {

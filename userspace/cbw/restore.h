@@ -19,6 +19,9 @@ struct qcow2_image;
 int open_entry(const struct chain *chain, const struct entry *e,
 	       struct qcow2_image **img, struct cbw_error *err);
 
+/** open_alone - an image of which only its own header and tables count, and its own data */
+int open_alone(const char *path, struct qcow2_image **img, struct cbw_error *err);
+
 /**
  * check_layer - whether a layer of an open image is that of an entry
  * @parent: entry below, NULL: @e is a full one
